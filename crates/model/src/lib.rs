@@ -1,0 +1,13 @@
+//! The vocabulary of Levee: names, positions, epochs, and what an operator asks for.
+//!
+//! Nothing here does I/O, reads a clock or starts a thread. Every other crate speaks in these types.
+
+mod epoch;
+mod names;
+mod position;
+pub mod postgres;
+pub mod protection;
+
+pub use epoch::Epoch;
+pub use names::{AgentId, AppName, AssetId, AssetName, InvalidName, RunId, SiteName};
+pub use position::{LogPosition, Position};

@@ -1,0 +1,359 @@
+//! The protection file: what an operator wants protected, where, and how well.
+//!
+//! It is TOML; unknown keys are errors, and every error names its line and column.
+
+mod quantity;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{AppName, AssetName, SiteName};
+pub use quantity::{InvalidQuantity, Period, Size};
+
+/// A whole protection file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProtectionFile {
+    pub app: BTreeMap<AppName, AppSpec>,
+}
+
+/// One app: the assets and entries that move together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AppSpec {
+    /// The site that writes when the app is first applied.
+    pub home: SiteName,
+    /// The site that keeps the copies and takes over.
+    pub recovery: SiteName,
+    #[serde(default)]
+    pub objective: Objective,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub postgres: BTreeMap<AssetName, PostgresSpec>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<AssetName, FilesSpec>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub entry: BTreeMap<AssetName, EntrySpec>,
+}
+
+impl AppSpec {
+    /// The names of all assets, databases first.
+    pub fn asset_names(&self) -> impl Iterator<Item = &AssetName> {
+        self.postgres.keys().chain(self.files.keys())
+    }
+
+    /// The other of the app's two sites.
+    pub fn peer_of(&self, site: &SiteName) -> &SiteName {
+        if *site == self.home { &self.recovery } else { &self.home }
+    }
+
+    /// Whether the app may live at this site.
+    pub fn has_site(&self, site: &SiteName) -> bool {
+        *site == self.home || *site == self.recovery
+    }
+}
+
+/// What must hold; measured figures are judged against it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Objective {
+    /// How old the newest recovery point may be (RPO).
+    pub recovery_point: Period,
+    /// How long bringing the app back may take (RTO).
+    pub recovery_time: Period,
+}
+
+impl Default for Objective {
+    fn default() -> Self {
+        Self { recovery_point: Period::from_seconds(60), recovery_time: Period::from_seconds(15 * 60) }
+    }
+}
+
+/// A PostgreSQL cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PostgresSpec {
+    /// Levee is the synchronous standby: a commit returns only when it is durable at the recovery site.
+    #[serde(default)]
+    pub zero_loss: bool,
+    /// How often a new base backup is taken.
+    #[serde(default = "PostgresSpec::default_base_every")]
+    pub base_every: Period,
+    /// How far back any moment can be restored.
+    #[serde(default = "PostgresSpec::default_keep")]
+    pub keep: Period,
+    /// How much WAL the replication slot may hold back at the source before it is given up.
+    #[serde(default = "PostgresSpec::default_slot_bound")]
+    pub slot_bound: Size,
+    /// Questions that a rebuilt database must answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probe: Vec<SqlProbe>,
+    /// Where the cluster lives at each site.
+    pub at: BTreeMap<SiteName, PostgresSite>,
+}
+
+impl PostgresSpec {
+    fn default_base_every() -> Period {
+        Period::from_seconds(24 * 3600)
+    }
+
+    fn default_keep() -> Period {
+        Period::from_seconds(7 * 24 * 3600)
+    }
+
+    fn default_slot_bound() -> Size {
+        Size::from_bytes(10 << 30)
+    }
+}
+
+/// A question in SQL and, when given, the one value that it must return.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SqlProbe {
+    #[serde(default = "default_database")]
+    pub database: String,
+    pub sql: String,
+    /// The first column of the first row, as text. Without it any answer without an error passes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expect: Option<String>,
+}
+
+fn default_database() -> String {
+    "postgres".into()
+}
+
+/// One site's place for a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PostgresSite {
+    pub data_directory: PathBuf,
+    /// The folder of `postgres` and `pg_ctl`; found by itself when it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binaries: Option<PathBuf>,
+    pub address: IpAddr,
+    pub port: u16,
+    /// The role that Levee connects as. It needs REPLICATION and pg_monitor.
+    #[serde(default = "PostgresSite::default_user")]
+    pub user: String,
+    /// The *name* of the password, set on the agent with `levee agent secret set`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_secret: Option<String>,
+    /// The operating system's user that the server runs as.
+    #[serde(default = "PostgresSite::default_os_user")]
+    pub os_user: String,
+    /// Where each tablespace of the source is put here: path there = path here.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tablespaces: BTreeMap<PathBuf, PathBuf>,
+}
+
+impl PostgresSite {
+    fn default_user() -> String {
+        "levee".into()
+    }
+
+    fn default_os_user() -> String {
+        "postgres".into()
+    }
+}
+
+/// A folder of files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FilesSpec {
+    /// How often a snapshot is taken.
+    pub every: Period,
+    /// How long snapshots are kept.
+    #[serde(default = "PostgresSpec::default_keep")]
+    pub keep: Period,
+    /// Patterns as restic's `--exclude` has them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<String>,
+    /// Paths below the folder that a rebuilt copy must have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probe: Vec<PathBuf>,
+    pub at: BTreeMap<SiteName, FilesSite>,
+}
+
+/// One site's place for a folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FilesSite {
+    pub path: PathBuf,
+}
+
+/// Where users reach the app: a DNS name that Levee's nodes answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EntrySpec {
+    /// A fully qualified DNS name; the final dot may be left out.
+    pub name: String,
+    #[serde(default = "EntrySpec::default_ttl")]
+    pub ttl: Period,
+    pub at: BTreeMap<SiteName, EntrySite>,
+}
+
+impl EntrySpec {
+    fn default_ttl() -> Period {
+        Period::from_seconds(1)
+    }
+}
+
+/// What an entry resolves to while the app is written at a site.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EntrySite {
+    pub address: IpAddr,
+}
+
+/// Why a protection file was refused. Lines and columns count from 1.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProtectionError {
+    #[error("line {line}, column {column}: {message}")]
+    Syntax { line: usize, column: usize, message: String },
+    #[error("{path}: {message}")]
+    Rule { path: String, message: String },
+}
+
+impl ProtectionFile {
+    /// Parses and checks a protection file.
+    pub fn parse(text: &str) -> Result<Self, ProtectionError> {
+        let file: ProtectionFile = toml::from_str(text).map_err(|error| {
+            let (line, column) = line_and_column(text, error.span().map_or(0, |span| span.start));
+            ProtectionError::Syntax { line, column, message: error.message().to_string() }
+        })?;
+        for (name, app) in &file.app {
+            app.check(&format!("app.{name}"))?;
+        }
+        Ok(file)
+    }
+}
+
+fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+}
+
+impl AppSpec {
+    fn check(&self, path: &str) -> Result<(), ProtectionError> {
+        let rule = |path: String, message: &str| Err(ProtectionError::Rule { path, message: message.into() });
+        if self.home == self.recovery {
+            return rule(format!("{path}.recovery"), "the recovery site must be another site than home");
+        }
+        if self.postgres.is_empty() && self.files.is_empty() {
+            return rule(path.into(), "the app has no asset: add a [….postgres.NAME] or a [….files.NAME]");
+        }
+        if let Some(name) = self.files.keys().find(|name| self.postgres.contains_key(*name)) {
+            return rule(format!("{path}.files.{name}"), "the name is already that of a postgres asset of this app");
+        }
+        let both = |kind: &str, name: &AssetName, places: Vec<&SiteName>| {
+            let path = format!("{path}.{kind}.{name}");
+            if let Some(site) = [&self.home, &self.recovery].into_iter().find(|site| !places.contains(site)) {
+                let message =
+                    format!("there is no [{path}.at.{site}]: say where it lives at each of the app's two sites");
+                return Err(ProtectionError::Rule { path, message });
+            }
+            match places.iter().find(|site| !self.has_site(site)) {
+                Some(stray) => Err(ProtectionError::Rule {
+                    path: format!("{path}.at.{stray}"),
+                    message: format!("{stray} is neither the home nor the recovery site of this app"),
+                }),
+                None => Ok(()),
+            }
+        };
+        for (name, spec) in &self.postgres {
+            both("postgres", name, spec.at.keys().collect())?;
+            for (site, place) in &spec.at {
+                absolute(&place.data_directory, || format!("{path}.postgres.{name}.at.{site}.data_directory"))?;
+            }
+        }
+        for (name, spec) in &self.files {
+            both("files", name, spec.at.keys().collect())?;
+            for (site, place) in &spec.at {
+                absolute(&place.path, || format!("{path}.files.{name}.at.{site}.path"))?;
+            }
+        }
+        for (name, spec) in &self.entry {
+            both("entry", name, spec.at.keys().collect())?;
+            let labels = spec.name.trim_end_matches('.');
+            let label_is_bad = |label: &str| {
+                label.is_empty()
+                    || label.len() > 63
+                    || !label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            };
+            if labels.len() > 253 || labels.split('.').any(label_is_bad) {
+                return rule(format!("{path}.entry.{name}.name"), "this is not a DNS name");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn absolute(value: &std::path::Path, path: impl Fn() -> String) -> Result<(), ProtectionError> {
+    // The file system's root as a target would be emptied or set aside as a whole.
+    if value.is_absolute() && value.parent().is_some() && !value.components().any(|part| part.as_os_str() == "..") {
+        return Ok(());
+    }
+    Err(ProtectionError::Rule {
+        path: path(),
+        message: format!("{} must be an absolute path without '..', and not /", value.display()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHOP: &str = r#"
+[app.shop]
+home = "east"
+recovery = "west"
+objective = { recovery_point = "10s", recovery_time = "2m" }
+
+[app.shop.postgres.orders]
+zero_loss = true
+slot_bound = "512 MiB"
+probe = [{ database = "shop", sql = "select count(*) >= 0 from orders", expect = "t" }]
+[app.shop.postgres.orders.at]
+east = { data_directory = "/srv/east/pg", address = "127.0.0.2", port = 5433 }
+west = { data_directory = "/srv/west/pg", address = "127.0.0.3", port = 5433 }
+
+[app.shop.files.documents]
+every = "5s"
+at.east.path = "/srv/east/documents"
+at.west.path = "/srv/west/documents"
+
+[app.shop.entry.web]
+name = "shop.example.test"
+at.east.address = "127.0.0.2"
+at.west.address = "127.0.0.3"
+"#;
+
+    #[test]
+    fn a_whole_file_parses() {
+        let file = ProtectionFile::parse(SHOP).unwrap();
+        let shop = file.app.values().next().unwrap();
+        assert_eq!(shop.objective.recovery_point, Period::from_seconds(10));
+        assert_eq!(shop.postgres.values().next().unwrap().slot_bound, Size::from_bytes(512 << 20));
+        assert_eq!(shop.asset_names().map(|name| name.as_str()).collect::<Vec<_>>(), ["orders", "documents"]);
+    }
+
+    #[test]
+    fn errors_point_at_the_place() {
+        let check = |from: &str, to: &str, expected: &str| {
+            assert!(SHOP.contains(from), "{from}");
+            let message = ProtectionFile::parse(&SHOP.replace(from, to)).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        };
+        check("zero_loss = true", "zero_los = true", "line 8, column 1: unknown field `zero_los`");
+        check("every = \"5s\"", "every = \"5 parsecs\"", "line 16, column 9:");
+        check("recovery = \"west\"", "recovery = \"WEST\"", "line 4, column 12:");
+        check("recovery = \"west\"", "recovery = \"east\"", "app.shop.recovery: the recovery site must be another");
+        check("at.west.path = \"/srv/west/documents\"", "", "there is no [app.shop.files.documents.at.west]");
+        check("\"/srv/west/documents\"", "\"documents\"", "must be an absolute path");
+        check("\"shop.example.test\"", "\"shop..test\"", "not a DNS name");
+        check("port = 5433 }\nwest", "port = 543333 }\nwest", "line 12, column ");
+    }
+}
