@@ -2,6 +2,7 @@
 //!
 //! Nothing here does I/O, reads a clock or starts a thread. Every other crate speaks in these types.
 
+pub mod control;
 mod epoch;
 mod names;
 mod position;

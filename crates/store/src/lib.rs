@@ -1,1 +1,80 @@
-//! levee-store
+//! Blobs by key: the few operations that a backup repository needs of whatever holds it.
+//!
+//! Synchronous outside; a store that speaks to a network keeps a private runtime inside.
+
+mod error;
+
+use std::fmt;
+
+pub use error::{Error, Result};
+
+/// The kinds of file in a repository, as the restic format has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FileType {
+    Config,
+    Data,
+    Index,
+    Key,
+    Lock,
+    Snapshot,
+}
+
+impl FileType {
+    pub const ALL: [FileType; 6] =
+        [FileType::Config, FileType::Data, FileType::Index, FileType::Key, FileType::Lock, FileType::Snapshot];
+
+    /// The name of its folder in a local repository and of its path in the REST protocol.
+    pub fn folder(self) -> &'static str {
+        match self {
+            FileType::Config => "config",
+            FileType::Data => "data",
+            FileType::Index => "index",
+            FileType::Key => "keys",
+            FileType::Lock => "locks",
+            FileType::Snapshot => "snapshots",
+        }
+    }
+}
+
+impl fmt::Display for FileType {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(self.folder())
+    }
+}
+
+/// One file of a listing.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Entry {
+    pub name: String,
+    pub size_bytes: u64,
+}
+
+/// A place that holds the files of one repository.
+///
+/// `name` is the lower-case hexadecimal SHA-256 of the content, and empty for `FileType::Config`.
+pub trait Store: Send + Sync {
+    /// Creates what a new repository needs to exist (folders). Does nothing when it is there.
+    fn create(&self) -> Result<()>;
+
+    /// Stores a file. When it returns, the content is durable, whole, and of the right size.
+    /// Writing a name that exists with the same content succeeds; `Config` is never overwritten.
+    fn write(&self, file_type: FileType, name: &str, content: &[u8]) -> Result<()>;
+
+    /// Reads a whole file.
+    fn read(&self, file_type: FileType, name: &str) -> Result<Vec<u8>>;
+
+    /// Reads exactly `length` bytes from `offset`; fewer is an error.
+    fn read_range(&self, file_type: FileType, name: &str, offset: u64, length: usize) -> Result<Vec<u8>>;
+
+    /// The size of a file in bytes.
+    fn size_bytes(&self, file_type: FileType, name: &str) -> Result<u64>;
+
+    /// Every file of a type, in no order. Temporary and foreign names are left out.
+    fn list(&self, file_type: FileType) -> Result<Vec<Entry>>;
+
+    /// Removes a file. `Error::NotFound` when it is not there.
+    fn remove(&self, file_type: FileType, name: &str) -> Result<()>;
+
+    /// Where this is, for messages. Never holds a secret.
+    fn location(&self) -> String;
+}

@@ -1,0 +1,262 @@
+//! What the server and its agents tell each other.
+//!
+//! The server says what is wanted (`Desired`) and asks for single actions of a run (`Command`); an
+//! agent reports what is so (`AgentStatus`) and how a command ended (`Answer`). They travel as JSON
+//! inside the wire's envelopes, so that a plan is shown, stored and sent in one form. No data and no
+//! data-plane secret is ever in them.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::postgres::Lsn;
+use crate::protection::AppSpec;
+use crate::{AgentId, AppName, AssetName, Epoch, Position, RunId, SiteName};
+
+/// What an agent may do for an app.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// The app lives here: this agent reads it and sends copies away.
+    Writer,
+    /// This agent receives the copies and can bring the app back.
+    Recovery,
+}
+
+/// The words of a grant: a certificate may act for an app in a role at an epoch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    pub app: AppName,
+    pub agent: AgentId,
+    pub site: SiteName,
+    pub role: Role,
+    pub epoch: Epoch,
+    pub issued_at: Timestamp,
+}
+
+/// Words that the server has signed. `body` is kept as the exact text under the signature.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signed {
+    /// JSON of a `Grant` or of a `RevocationList`.
+    pub body: String,
+    /// Base64 of the Ed25519 signature over `body`.
+    pub signature: String,
+}
+
+/// Certificates that are no longer to be trusted. A higher version replaces a lower one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevocationList {
+    pub version: u64,
+    /// Serial numbers in lower-case hexadecimal.
+    pub serials: Vec<String>,
+    pub agents: Vec<AgentId>,
+}
+
+/// Where another agent is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    pub agent: AgentId,
+    pub site: SiteName,
+    /// Agent-to-agent calls (gRPC over mutual TLS).
+    pub wire: SocketAddr,
+    /// Repositories (restic REST over mutual TLS).
+    pub store: SocketAddr,
+}
+
+/// What one agent has to do for one app until it is told otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assignment {
+    pub app: AppName,
+    pub spec: AppSpec,
+    pub epoch: Epoch,
+    pub site: SiteName,
+    pub role: Role,
+    /// The agent in the other role; `None` while no agent of that site has joined.
+    pub peer: Option<Peer>,
+    pub grant: Signed,
+}
+
+/// One answer of the DNS nodes, with the epoch of the app at which it was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntryRecord {
+    pub app: AppName,
+    /// Lower-case, with the final dot.
+    pub name: String,
+    pub ttl_s: u32,
+    pub epoch: Epoch,
+    /// The site that writes at this epoch.
+    pub site: SiteName,
+    pub address: IpAddr,
+}
+
+/// Everything that the server wants of one agent. A higher revision replaces a lower one as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Desired {
+    pub revision: u64,
+    pub assignments: Vec<Assignment>,
+    /// The records that every DNS node answers.
+    pub entries: Vec<EntryRecord>,
+    /// All agents, so that nodes can exchange records without the server.
+    pub peers: Vec<Peer>,
+    pub revocations: Option<Signed>,
+}
+
+/// Where a rebuilt asset is put.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "place", rename_all = "snake_case")]
+pub enum Place {
+    /// The app's own place at the site.
+    Live,
+    /// A scratch folder and a private socket that nobody else can reach; removed at the end.
+    Drill,
+}
+
+/// Where an app can be brought back to: every asset with its position.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecoveryPoint {
+    pub assets: BTreeMap<AssetName, AssetPoint>,
+}
+
+/// One asset's share of a recovery point.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssetPoint {
+    pub position: Position,
+    /// The moment at the source up to which everything is contained, on the source's clock.
+    pub as_of: Timestamp,
+}
+
+/// One thing that an agent does for a run. Every action first looks whether its work is done, so
+/// that it can be sent again after a crash.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "snake_case")]
+pub enum Action {
+    /// At the old site: end the app's writing for good. The database is stopped cleanly, a last
+    /// copy of the files is sent, and `stopped` is durable before it is answered.
+    /// Answers with `Done::Stopped`.
+    Stop,
+    /// At the new site: refuse every stream and command older than the command's epoch, durably.
+    /// Answers with `Done::Point`: the newest complete point of every asset.
+    Seal,
+    /// At the new site: wait until these positions are durable here. Answers with `Done::Point`.
+    Await { point: RecoveryPoint },
+    /// The newest complete recovery point that this site could rebuild now. Answers with `Done::Point`.
+    ChoosePoint,
+    /// Rebuild an asset at its position. Databases are left stopped, ready to be started.
+    Rebuild { asset: AssetName, position: Position, place: Place },
+    /// Keep an asset replaying (or mirrored) as the data arrive, so that a switchover is short.
+    Stage { asset: AssetName },
+    /// Wait until a staged asset has taken in everything up to the position.
+    CatchUp { asset: AssetName, position: Position },
+    /// Start the asset through the start gate; a standby is promoted. Answers with `Done::Started`.
+    Start { asset: AssetName, place: Place },
+    /// Ask the asset's probe questions. Answers with `Done::Probed`.
+    Probe { asset: AssetName, place: Place },
+    /// Answer this record from now on, unless a higher epoch is already known.
+    SwitchEntry { record: EntryRecord },
+    /// Remove everything that the run's drill has made: processes, ports, files.
+    CleanUp,
+    /// Move the old data of a returned site out of the way, never overwriting anything.
+    SetAside,
+}
+
+/// An action to carry out, addressed to one agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// Unique; the answer repeats it, and a repeated command is answered from what is known.
+    pub id: String,
+    pub run: RunId,
+    pub app: AppName,
+    /// Refused when the agent knows a higher one for the app.
+    pub epoch: Epoch,
+    pub action: Action,
+}
+
+/// How a command ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    pub command: String,
+    pub result: Result<Done, Failure>,
+    /// How long the action took, in seconds.
+    pub seconds: f64,
+}
+
+/// What an action has brought about.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "done", rename_all = "snake_case")]
+pub enum Done {
+    Nothing,
+    Stopped { point: RecoveryPoint },
+    Point { point: RecoveryPoint },
+    Rebuilt { bytes: u64, copy_s: f64 },
+    Started { timeline: Option<u32>, replay_s: f64 },
+    Probed { passed: bool, detail: String },
+    SetAside { moved_to: Vec<PathBuf> },
+}
+
+/// Why an action failed: what was being done, to what, why, and what the operator can do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    pub message: String,
+    /// Whether trying again, with nothing changed, may succeed.
+    pub transient: bool,
+}
+
+/// What an agent says of itself, every second and at each change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentStatus {
+    pub agent: AgentId,
+    pub site: SiteName,
+    pub wire: SocketAddr,
+    pub store: SocketAddr,
+    pub dns: Option<SocketAddr>,
+    pub version: String,
+    /// The agent's own clock, so that the server can name one that is off.
+    pub now: Timestamp,
+    /// The revision of `Desired` that this agent works by.
+    pub revision: u64,
+    pub assets: Vec<AssetStatus>,
+    /// The epoch of each record that this agent's DNS node answers.
+    pub entries: BTreeMap<String, Epoch>,
+}
+
+/// What an agent knows of one asset, from its own side.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssetStatus {
+    pub app: AppName,
+    pub asset: AssetName,
+    pub role: Role,
+    pub epoch: Epoch,
+    pub state: AssetState,
+    /// What is complete and durable at the recovery side. Reported by both sides; the recovery
+    /// side's word is the one that counts.
+    pub point: Option<AssetPoint>,
+    /// Where the source's log ends, as the writer last saw it.
+    pub source_lsn: Option<Lsn>,
+    /// What is wrong, and what to do about it.
+    pub problem: Option<String>,
+}
+
+/// How far the protection of an asset has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AssetState {
+    /// Nothing that could be restored is here yet.
+    Waiting,
+    /// A first copy is on its way.
+    Copying,
+    /// Data arrive, but the recovery side has not opened them with its own keys yet.
+    Received,
+    /// The recovery side has opened its data with its own keys, and they go on arriving.
+    Protected,
+    /// A standby replays what arrives.
+    Staged,
+    /// The asset is written here, and is not yet protected elsewhere.
+    Unprotected,
+    /// Stopped for good at this epoch; another site writes.
+    Stopped,
+    /// See `problem`.
+    Failed,
+}
