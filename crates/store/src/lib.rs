@@ -2,11 +2,21 @@
 //!
 //! Synchronous outside; a store that speaks to a network keeps a private runtime inside.
 
+pub mod conformance;
 mod error;
+mod local;
+mod name;
+pub mod rest_server;
+mod rest_store;
+mod retry;
 
 use std::fmt;
 
 pub use error::{Error, Result};
+pub use local::{LocalStore, Received};
+pub use name::content_name;
+pub use rest_store::{RestOptions, RestStore};
+pub use retry::{RetryPolicy, RetryStore};
 
 /// The kinds of file in a repository, as the restic format has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,0 +1,313 @@
+//! A repository in a local folder, in restic's layout.
+//!
+//! A file appears under its name only when it is whole and on disk: it is written under a temporary
+//! name, synced, renamed, and then its folder is synced.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use rustix::fs::{CWD, RenameFlags};
+use rustix::io::Errno;
+
+use crate::{Entry, Error, FileType, Result, Store, content_name, name};
+
+/// Names that start so are being written, or were left behind by a crash. They are never listed.
+const TEMPORARY_PREFIX: &str = ".tmp-";
+
+/// A file that stands in a repository, with the time at which this machine received it.
+///
+/// A writer can forge the times inside its files, but not this one: it is the age that counts for the
+/// staleness of a lock and for keeping snapshots.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Received {
+    pub name: String,
+    pub size_bytes: u64,
+    pub received_at: Timestamp,
+}
+
+/// A repository in a local folder.
+#[derive(Clone, Debug)]
+pub struct LocalStore {
+    dir: PathBuf,
+}
+
+impl LocalStore {
+    /// Nothing is read or made until an operation asks for it.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Every file of a type with the time at which it was received.
+    pub fn received(&self, file_type: FileType) -> Result<Vec<Received>> {
+        let mut found = Vec::new();
+        self.walk(file_type, &mut |name, metadata| {
+            let received_at =
+                metadata.modified().and_then(|time| Timestamp::try_from(time).map_err(io::Error::other))?;
+            found.push(Received { name, size_bytes: metadata.len(), received_at });
+            Ok(())
+        })
+        .map_err(|source| self.io_error("list", file_type, "", source))?;
+        Ok(found)
+    }
+
+    fn folder(&self, file_type: FileType, name: &str) -> PathBuf {
+        match file_type {
+            FileType::Config => self.dir.clone(),
+            FileType::Data => self.dir.join("data").join(name.get(..2).unwrap_or_default()),
+            _ => self.dir.join(file_type.folder()),
+        }
+    }
+
+    fn path(&self, file_type: FileType, name: &str) -> PathBuf {
+        match file_type {
+            FileType::Config => self.dir.join("config"),
+            _ => self.folder(file_type, name).join(name),
+        }
+    }
+
+    fn checked_path(&self, action: &'static str, file_type: FileType, name: &str) -> Result<PathBuf> {
+        name::check(&self.location(), action, file_type, name)?;
+        Ok(self.path(file_type, name))
+    }
+
+    fn io_error(&self, action: &'static str, file_type: FileType, name: &str, source: io::Error) -> Error {
+        let (location, name) = (self.location(), name.to_string());
+        match source.kind() {
+            ErrorKind::NotFound => Error::NotFound { location, file_type, name },
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::Full { location, file_type, name },
+            _ => Error::Io { location, action, file_type, name, source },
+        }
+    }
+
+    fn damaged(&self, file_type: FileType, name: &str, reason: String) -> Error {
+        Error::Damaged { location: self.location(), file_type, name: name.into(), reason }
+    }
+
+    fn publish(&self, file_type: FileType, name: &str, content: &[u8]) -> io::Result<Published> {
+        let (folder, path) = (self.folder(file_type, name), self.path(file_type, name));
+        let temporary = match write_temporary(&folder, content) {
+            // A server that makes folders as they are needed, or a person, may have left it out.
+            Err(error) if error.kind() == ErrorKind::NotFound && self.dir.is_dir() => {
+                create_folder(&folder)?;
+                write_temporary(&folder, content)?
+            }
+            other => other?,
+        };
+        match rename_new(&temporary, &path) {
+            Ok(()) => {
+                // The name is gone, so there is nothing left to clean up.
+                let _ = temporary.keep();
+                sync_folder(&folder)?;
+                Ok(Published::New)
+            }
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                let present = fs::read(&path)?;
+                if present == content {
+                    // Whoever wrote it may have crashed between the rename and the sync.
+                    File::open(&path)?.sync_all()?;
+                    sync_folder(&folder)?;
+                    return Ok(Published::Same);
+                }
+                if file_type == FileType::Config || content_name(&present) == name || content_name(content) != name {
+                    return Ok(Published::Conflict);
+                }
+                // What stands there is damaged, and the content that belongs there has come again.
+                fs::rename(&temporary, &path)?;
+                let _ = temporary.keep();
+                sync_folder(&folder)?;
+                Ok(Published::New)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn walk(
+        &self,
+        file_type: FileType,
+        visit: &mut dyn FnMut(String, fs::Metadata) -> io::Result<()>,
+    ) -> io::Result<()> {
+        match file_type {
+            FileType::Config => match fs::metadata(self.path(file_type, "")) {
+                Ok(metadata) => visit(String::new(), metadata),
+                Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+                Err(error) => Err(error),
+            },
+            FileType::Data => (0..=u8::MAX)
+                .try_for_each(|byte| walk_folder(file_type, &self.folder(file_type, &hex::encode([byte])), visit)),
+            _ => walk_folder(file_type, &self.folder(file_type, ""), visit),
+        }
+    }
+}
+
+enum Published {
+    New,
+    Same,
+    Conflict,
+}
+
+impl Store for LocalStore {
+    fn create(&self) -> Result<()> {
+        let make = || {
+            create_folder(&self.dir)?;
+            for file_type in FileType::ALL.into_iter().filter(|file_type| *file_type != FileType::Config) {
+                create_folder(&self.dir.join(file_type.folder()))?;
+            }
+            for byte in 0..=u8::MAX {
+                make_folder(&self.dir.join("data").join(hex::encode([byte])))?;
+            }
+            sync_folder(&self.dir.join("data"))
+        };
+        make().map_err(|source| self.io_error("create", FileType::Config, "", source))
+    }
+
+    fn write(&self, file_type: FileType, name: &str, content: &[u8]) -> Result<()> {
+        self.checked_path("write", file_type, name)?;
+        match self.publish(file_type, name, content) {
+            Ok(Published::New | Published::Same) => Ok(()),
+            Ok(Published::Conflict) if file_type == FileType::Config => Err(Error::Denied {
+                location: self.location(),
+                action: "write",
+                file_type,
+                name: name.into(),
+                reason: "there is a repository already".into(),
+            }),
+            Ok(Published::Conflict) => {
+                Err(self.damaged(file_type, name, "what was to be written is not the content of that name".into()))
+            }
+            Err(source) => Err(self.io_error("write", file_type, name, source)),
+        }
+    }
+
+    fn read(&self, file_type: FileType, name: &str) -> Result<Vec<u8>> {
+        let path = self.checked_path("read", file_type, name)?;
+        fs::read(path).map_err(|source| self.io_error("read", file_type, name, source))
+    }
+
+    fn read_range(&self, file_type: FileType, name: &str, offset: u64, length: usize) -> Result<Vec<u8>> {
+        let path = self.checked_path("read", file_type, name)?;
+        let file = File::open(path).map_err(|source| self.io_error("read", file_type, name, source))?;
+        // Asked first, so that a wrong length in an index doesn't take the memory it names.
+        let size = file.metadata().map_err(|source| self.io_error("read", file_type, name, source))?.len();
+        if offset.checked_add(length as u64).is_none_or(|end| end > size) {
+            let reason = format!("it has {size} bytes, and {length} bytes from {offset} were asked for");
+            return Err(self.damaged(file_type, name, reason));
+        }
+        let mut content = vec![0; length];
+        file.read_exact_at(&mut content, offset).map_err(|source| self.io_error("read", file_type, name, source))?;
+        Ok(content)
+    }
+
+    fn size_bytes(&self, file_type: FileType, name: &str) -> Result<u64> {
+        let path = self.checked_path("look up", file_type, name)?;
+        let metadata = fs::metadata(path).map_err(|source| self.io_error("look up", file_type, name, source))?;
+        Ok(metadata.len())
+    }
+
+    fn list(&self, file_type: FileType) -> Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        self.walk(file_type, &mut |name, metadata| {
+            entries.push(Entry { name, size_bytes: metadata.len() });
+            Ok(())
+        })
+        .map_err(|source| self.io_error("list", file_type, "", source))?;
+        Ok(entries)
+    }
+
+    fn remove(&self, file_type: FileType, name: &str) -> Result<()> {
+        let path = self.checked_path("remove", file_type, name)?;
+        // Synced, because what is removed next may rest on this being gone.
+        fs::remove_file(path)
+            .and_then(|()| sync_folder(&self.folder(file_type, name)))
+            .map_err(|source| self.io_error("remove", file_type, name, source))
+    }
+
+    fn location(&self) -> String {
+        self.dir.display().to_string()
+    }
+}
+
+fn write_temporary(folder: &Path, content: &[u8]) -> io::Result<tempfile::TempPath> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    let (mut file, path) =
+        tempfile::Builder::new().prefix(TEMPORARY_PREFIX).make_in(folder, |path| options.open(path))?.into_parts();
+    file.write_all(content)?;
+    file.sync_all()?;
+    let size = file.metadata()?.len();
+    if size != content.len() as u64 {
+        return Err(io::Error::other(format!("{size} of {} bytes were written", content.len())));
+    }
+    Ok(path)
+}
+
+/// Renames, and fails with `AlreadyExists` rather than replace anything.
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // Some file systems cannot promise it in one step: a second name for the file can.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+            fs::hard_link(from, to)?;
+            fs::remove_file(from)
+        }
+        other => Ok(other?),
+    }
+}
+
+fn make_folder(folder: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
+        other => other,
+    }
+}
+
+/// Makes a folder with all those above it, each durable in its parent.
+fn create_folder(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let parent = match folder.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    create_folder(parent)?;
+    make_folder(folder)?;
+    sync_folder(parent)
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+fn walk_folder(
+    file_type: FileType,
+    folder: &Path,
+    visit: &mut dyn FnMut(String, fs::Metadata) -> io::Result<()>,
+) -> io::Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    for entry in entries {
+        let entry = entry?;
+        let Some(name) = entry.file_name().to_str().map(str::to_string) else { continue };
+        let stands_here = file_type != FileType::Data || folder.ends_with(name.get(..2).unwrap_or_default());
+        if !name::is_valid(file_type, &name) || !stands_here {
+            continue;
+        }
+        match fs::metadata(entry.path()) {
+            Ok(metadata) if metadata.is_file() => visit(name, metadata)?,
+            Ok(_) => {}
+            // Removed since the folder was read: locks come and go.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,264 @@
+//! A repository behind a server that speaks the restic REST protocol.
+
+mod answer;
+mod trust;
+
+use std::fmt;
+use std::io::Read;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::blocking::{Client, RequestBuilder, Response};
+use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, RANGE};
+use reqwest::{Method, StatusCode, Url};
+use serde::Deserialize;
+
+use crate::rest_server::LISTING_V2;
+use crate::{Entry, Error, FileType, Result, Store, name};
+use answer::Operation;
+
+/// The largest file that is read whole: restic's own limit for an index or a tree is far below.
+const FILE_BYTES_MAX: u64 = 1 << 30;
+/// The largest listing: some five million files.
+const LISTING_BYTES_MAX: u64 = 512 << 20;
+/// How much of a refusal's text is kept for the message.
+const REASON_BYTES_MAX: u64 = 500;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a peer may leave sent bytes without any sign before the connection counts as dead.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// What a request may take beyond moving its bytes: the server syncs before it answers.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// The slowest link on which moving bytes counts as progress.
+const BYTES_PER_SECOND_MIN: u64 = 32 << 10;
+/// Enough for every thread that uploads or reads at once.
+const IDLE_CONNECTIONS_MAX: usize = 16;
+
+/// Where the server is and how it is spoken to.
+#[derive(Clone)]
+pub struct RestOptions {
+    /// `http://` or `https://`, with the path of the repository. May hold a user and a password.
+    pub base_url: String,
+    /// Who is trusted, and which certificate is shown. Without it `https` trusts the machine's own roots.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// The address of a host name that no resolver knows. Its port is used when the URL has none.
+    pub resolve: Option<(String, SocketAddr)>,
+}
+
+impl fmt::Debug for RestOptions {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The URL may hold a password.
+        formatter.debug_struct("RestOptions").field("resolve", &self.resolve).finish_non_exhaustive()
+    }
+}
+
+/// A repository behind a restic REST server.
+///
+/// It keeps connections open between requests and may be used by many threads at once. It runs a
+/// thread of its own, and must be neither made, used nor dropped on a thread of an asynchronous runtime.
+pub struct RestStore {
+    client: Client,
+    base: Url,
+    location: String,
+}
+
+impl RestStore {
+    /// Checks the options; nothing is sent yet.
+    pub fn new(options: RestOptions) -> Result<Self> {
+        let invalid = |reason: String| Error::Unauthorized { location: "the REST repository's URL".into(), reason };
+        let mut base = Url::parse(&options.base_url).map_err(|error| invalid(error.to_string()))?;
+        if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none() {
+            return Err(invalid("it must look like https://host:port/path/".into()));
+        }
+        base.set_query(None);
+        base.set_fragment(None);
+        if let (None, Some((_, address))) = (base.port(), &options.resolve) {
+            base.set_port(Some(address.port())).map_err(|()| invalid("it cannot have a port".into()))?;
+        }
+        let path = format!("{}/", base.path().trim_end_matches('/'));
+        base.set_path(&path);
+        let location = location_of(&base);
+
+        let tls = match (options.tls, base.scheme()) {
+            (Some(tls), _) => tls,
+            (None, "https") => trust::machine_roots(&location)?,
+            (None, _) => trust::nobody(&location)?,
+        };
+        let mut tls = rustls::ClientConfig::clone(&tls);
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let mut builder = Client::builder()
+            .use_preconfigured_tls(tls)
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(ANSWER_TIMEOUT)
+            .tcp_nodelay(true)
+            .tcp_keepalive(SILENCE_MAX / 2)
+            .tcp_user_timeout(SILENCE_MAX)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+            .user_agent(concat!("levee/", env!("CARGO_PKG_VERSION")));
+        if let Some((host, address)) = &options.resolve {
+            builder = builder.resolve(host, *address);
+        }
+        let client = builder
+            .build()
+            .map_err(|error| Error::Unauthorized { location: location.clone(), reason: answer::chain(&error) })?;
+        Ok(Self { client, base, location })
+    }
+
+    fn url(&self, file_type: FileType, name: &str) -> Url {
+        let mut url = self.base.clone();
+        let path = match file_type {
+            FileType::Config => format!("{}config", url.path()),
+            _ => format!("{}{}/{name}", url.path(), file_type.folder()),
+        };
+        url.set_path(&path);
+        url
+    }
+
+    fn operation<'a>(&'a self, action: &'static str, file_type: FileType, name: &'a str) -> Result<Operation<'a>> {
+        name::check(&self.location, action, file_type, name)?;
+        Ok(Operation { location: &self.location, action, file_type, name })
+    }
+
+    fn request(&self, method: Method, operation: &Operation<'_>) -> RequestBuilder {
+        self.client.request(method, self.url(operation.file_type, operation.name))
+    }
+}
+
+impl Store for RestStore {
+    fn create(&self) -> Result<()> {
+        let operation = Operation { location: &self.location, action: "create", file_type: FileType::Config, name: "" };
+        let mut url = self.base.clone();
+        url.set_query(Some("create=true"));
+        operation.send(self.client.post(url).body(Vec::new())).map(drop)
+    }
+
+    fn write(&self, file_type: FileType, name: &str, content: &[u8]) -> Result<()> {
+        let operation = self.operation("write", file_type, name)?;
+        let request = self
+            .request(Method::POST, &operation)
+            .header(CONTENT_TYPE, "application/octet-stream")
+            .timeout(time_for(content.len() as u64))
+            .body(content.to_vec());
+        operation.send(request).map(drop)
+    }
+
+    fn read(&self, file_type: FileType, name: &str) -> Result<Vec<u8>> {
+        let operation = self.operation("read", file_type, name)?;
+        let response = operation.send(self.request(Method::GET, &operation).timeout(time_for(FILE_BYTES_MAX)))?;
+        read_body(&operation, response, FILE_BYTES_MAX)
+    }
+
+    fn read_range(&self, file_type: FileType, name: &str, offset: u64, length: usize) -> Result<Vec<u8>> {
+        let operation = self.operation("read", file_type, name)?;
+        let damaged = |reason: String| operation.damaged(reason);
+        let end = offset
+            .checked_add(length as u64)
+            .ok_or_else(|| damaged(format!("{length} bytes from {offset} are beyond any file")))?;
+        if length == 0 {
+            // HTTP has no way to ask for nothing.
+            let size = self.size_bytes(file_type, name)?;
+            return if offset <= size { Ok(Vec::new()) } else { Err(damaged(format!("it has {size} bytes"))) };
+        }
+        let request = self
+            .request(Method::GET, &operation)
+            .header(RANGE, format!("bytes={offset}-{}", end - 1))
+            .timeout(time_for(length as u64));
+        let response = operation.send(request)?;
+        if response.status() != StatusCode::PARTIAL_CONTENT {
+            return Err(operation.unreachable("the server doesn't answer with the range that was asked for".into()));
+        }
+        let content = read_body(&operation, response, length as u64)?;
+        if content.len() != length {
+            return Err(damaged(format!("{} bytes came instead of {length} from {offset}", content.len())));
+        }
+        Ok(content)
+    }
+
+    fn size_bytes(&self, file_type: FileType, name: &str) -> Result<u64> {
+        let operation = self.operation("look up", file_type, name)?;
+        let response = operation.send(self.request(Method::HEAD, &operation))?;
+        // Not `content_length()`: that is the length of the body, and HEAD has none.
+        let length = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        length.ok_or_else(|| operation.unreachable("the server doesn't say how long the file is".into()))
+    }
+
+    fn list(&self, file_type: FileType) -> Result<Vec<Entry>> {
+        if file_type == FileType::Config {
+            return match self.size_bytes(FileType::Config, "") {
+                Ok(size_bytes) => Ok(vec![Entry { name: String::new(), size_bytes }]),
+                Err(Error::NotFound { .. }) => Ok(Vec::new()),
+                Err(error) => Err(error),
+            };
+        }
+        let operation = Operation { location: &self.location, action: "list", file_type, name: "" };
+        let request =
+            self.request(Method::GET, &operation).header(ACCEPT, LISTING_V2).timeout(time_for(LISTING_BYTES_MAX));
+        let response = operation.send(request)?;
+        let has_sizes = response.headers().get(CONTENT_TYPE).is_some_and(|value| value == LISTING_V2);
+        let body = read_body(&operation, response, LISTING_BYTES_MAX)?;
+        let unreadable = |error: serde_json::Error| operation.unreachable(format!("the listing is not valid: {error}"));
+        let mut entries = if has_sizes {
+            let listed: Option<Vec<ListedFile>> = serde_json::from_slice(&body).map_err(unreadable)?;
+            let listed = listed.unwrap_or_default().into_iter();
+            listed.map(|file| Entry { name: file.name, size_bytes: file.size }).collect()
+        } else {
+            // Version 1 lists names alone: the sizes have to be asked for.
+            let names: Option<Vec<String>> = serde_json::from_slice(&body).map_err(unreadable)?;
+            let names = names.unwrap_or_default().into_iter().filter(|name| name::is_valid(file_type, name));
+            let sized = names.map(|name| {
+                let size_bytes = self.size_bytes(file_type, &name)?;
+                Ok(Entry { name, size_bytes })
+            });
+            sized.collect::<Result<Vec<_>>>()?
+        };
+        entries.retain(|entry| name::is_valid(file_type, &entry.name));
+        Ok(entries)
+    }
+
+    fn remove(&self, file_type: FileType, name: &str) -> Result<()> {
+        let operation = self.operation("remove", file_type, name)?;
+        operation.send(self.request(Method::DELETE, &operation)).map(drop)
+    }
+
+    fn location(&self) -> String {
+        self.location.clone()
+    }
+}
+
+#[derive(Deserialize)]
+struct ListedFile {
+    name: String,
+    size: u64,
+}
+
+fn read_body(operation: &Operation<'_>, response: Response, bytes_max: u64) -> Result<Vec<u8>> {
+    let expected = response.content_length();
+    let too_long = || operation.unreachable(format!("the answer is longer than {bytes_max} bytes"));
+    if expected.is_some_and(|expected| expected > bytes_max) {
+        return Err(too_long());
+    }
+    let mut body = Vec::with_capacity(expected.unwrap_or_default() as usize);
+    response
+        .take(bytes_max + 1)
+        .read_to_end(&mut body)
+        .map_err(|error| operation.unreachable(format!("the answer broke off: {}", answer::chain(&error))))?;
+    if body.len() as u64 > bytes_max {
+        return Err(too_long());
+    }
+    Ok(body)
+}
+
+fn time_for(bytes: u64) -> Duration {
+    ANSWER_TIMEOUT + Duration::from_secs(bytes / BYTES_PER_SECOND_MIN)
+}
+
+/// The URL without its user and password.
+fn location_of(base: &Url) -> String {
+    let mut shown = base.clone();
+    // Both fail only for URLs that have no host, and those were refused.
+    let _ = shown.set_password(None);
+    let _ = shown.set_username("");
+    format!("rest:{shown}")
+}

@@ -1,0 +1,122 @@
+//! From what a server answers, or a connection dies of, to what the caller is told.
+
+use std::error::Error as StdError;
+use std::io::{self, Read};
+
+use reqwest::StatusCode;
+use reqwest::blocking::{RequestBuilder, Response};
+
+use super::REASON_BYTES_MAX;
+use crate::{Error, FileType, Result};
+
+/// What is being done to what.
+pub(super) struct Operation<'a> {
+    pub location: &'a str,
+    pub action: &'static str,
+    pub file_type: FileType,
+    pub name: &'a str,
+}
+
+impl Operation<'_> {
+    /// Sends the request; every answer but success is an error.
+    pub(super) fn send(&self, request: RequestBuilder) -> Result<Response> {
+        let response = request.send().map_err(|error| {
+            // The URL may hold a password, and the location says where it was.
+            let error = error.without_url();
+            if is_refused_identity(&error) { self.unauthorized(chain(&error)) } else { self.unreachable(chain(&error)) }
+        })?;
+        if response.status().is_success() { Ok(response) } else { Err(self.refusal(response)) }
+    }
+
+    fn refusal(&self, response: Response) -> Error {
+        let status = response.status();
+        let mut text = Vec::new();
+        // The status alone says enough when its text cannot be read.
+        let _ = response.take(REASON_BYTES_MAX).read_to_end(&mut text);
+        let text: String = String::from_utf8_lossy(&text).chars().filter(|c| !c.is_control()).collect();
+        let reason = if text.trim().is_empty() { status.to_string() } else { text.trim().to_string() };
+        let (location, name, file_type) = (self.location.to_string(), self.name.to_string(), self.file_type);
+        match status {
+            StatusCode::NOT_FOUND => Error::NotFound { location, file_type, name },
+            StatusCode::UNAUTHORIZED | StatusCode::PROXY_AUTHENTICATION_REQUIRED => self.unauthorized(reason),
+            StatusCode::INSUFFICIENT_STORAGE => Error::Full { location, file_type, name },
+            StatusCode::RANGE_NOT_SATISFIABLE => self.damaged("it is shorter than it should be".into()),
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS | StatusCode::TOO_EARLY => {
+                self.unreachable(reason)
+            }
+            status if status.is_server_error() => self.unreachable(reason),
+            _ => Error::Denied { location, action: self.action, file_type, name, reason },
+        }
+    }
+
+    pub(super) fn unreachable(&self, reason: String) -> Error {
+        Error::Unreachable {
+            location: self.location.into(),
+            action: self.action,
+            file_type: self.file_type,
+            name: self.name.into(),
+            reason,
+        }
+    }
+
+    pub(super) fn damaged(&self, reason: String) -> Error {
+        Error::Damaged { location: self.location.into(), file_type: self.file_type, name: self.name.into(), reason }
+    }
+
+    fn unauthorized(&self, reason: String) -> Error {
+        Error::Unauthorized { location: self.location.into(), reason }
+    }
+}
+
+/// An error with everything that lies beneath it, in one line.
+pub(super) fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let next = error.to_string();
+        // Many wrappers repeat what they wrap.
+        if !text.contains(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        source = error.source();
+    }
+    text
+}
+
+/// Whether one side did not accept the other's certificate: trying again will not change that.
+fn is_refused_identity(error: &(dyn StdError + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.downcast_ref::<rustls::Error>().is_some_and(is_about_identity) {
+            return true;
+        }
+        // `source()` of an I/O error passes over the error that it holds.
+        let held = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        next = match held {
+            Some(held) => Some(held as &(dyn StdError + 'static)),
+            None => error.source(),
+        };
+    }
+    false
+}
+
+fn is_about_identity(error: &rustls::Error) -> bool {
+    use rustls::{AlertDescription, Error::*};
+    match error {
+        InvalidCertificate(_) | InvalidCertRevocationList(_) | NoCertificatesPresented | UnsupportedNameType => true,
+        AlertReceived(alert) => matches!(
+            alert,
+            AlertDescription::AccessDenied
+                | AlertDescription::BadCertificate
+                | AlertDescription::UnsupportedCertificate
+                | AlertDescription::CertificateRevoked
+                | AlertDescription::CertificateExpired
+                | AlertDescription::CertificateUnknown
+                | AlertDescription::CertificateRequired
+                | AlertDescription::UnknownCA
+                | AlertDescription::DecryptError
+        ),
+        _ => false,
+    }
+}

@@ -1,0 +1,106 @@
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use jiff::{SignedDuration, Timestamp};
+use levee_store::{Error, FileType, LocalStore, Store, conformance, content_name};
+
+#[test]
+fn conforms() {
+    let dir = tempfile::tempdir().unwrap();
+    conformance::check(&LocalStore::new(dir.path().join("a/b/repository")));
+}
+
+#[test]
+fn only_the_owner_may_read_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = LocalStore::new(dir.path().join("repository"));
+    store.create().unwrap();
+    store.write(FileType::Config, "", b"config").unwrap();
+    let name = content_name(b"pack");
+    store.write(FileType::Data, &name, b"pack").unwrap();
+    let mode = |path: &str| fs::metadata(store.dir().join(path)).unwrap().permissions().mode() & 0o7777;
+    for folder in ["", "data", "data/00", "data/ff", "index", "keys", "locks", "snapshots"] {
+        assert_eq!(mode(folder), 0o700, "{folder:?}");
+    }
+    assert_eq!(mode("config"), 0o600);
+    assert_eq!(mode(&format!("data/{}/{name}", &name[..2])), 0o600);
+}
+
+#[test]
+fn foreign_names_are_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = LocalStore::new(dir.path());
+    store.create().unwrap();
+    let name = content_name(b"pack");
+    store.write(FileType::Data, &name, b"pack").unwrap();
+    fs::write(dir.path().join("data/00/.tmp-abc"), b"torn").unwrap();
+    fs::write(dir.path().join("data/00/notes.txt"), b"by hand").unwrap();
+    // A pack in another folder than its own would be listed but never found.
+    fs::write(dir.path().join("data/00").join(content_name(b"stray")), b"stray").unwrap();
+    fs::create_dir(dir.path().join("index").join(&name)).unwrap();
+    assert_eq!(store.list(FileType::Data).unwrap().into_iter().map(|entry| entry.name).collect::<Vec<_>>(), [name]);
+    assert_eq!(store.list(FileType::Index).unwrap(), []);
+}
+
+#[test]
+fn missing_folders_are_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = LocalStore::new(dir.path().join("repository"));
+    store.create().unwrap();
+    fs::remove_dir_all(store.dir().join("data")).unwrap();
+    let name = content_name(b"pack");
+    store.write(FileType::Data, &name, b"pack").unwrap();
+    assert_eq!(store.read(FileType::Data, &name).unwrap(), b"pack");
+    // But a repository that isn't there is not made by writing into it: the disk may not be mounted.
+    fs::remove_dir_all(store.dir()).unwrap();
+    assert!(matches!(store.write(FileType::Data, &name, b"pack"), Err(Error::NotFound { .. })));
+}
+
+#[test]
+fn tells_when_a_file_was_received() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = LocalStore::new(dir.path());
+    store.create().unwrap();
+    let name = content_name(b"lock");
+    store.write(FileType::Lock, &name, b"lock").unwrap();
+    let received = store.received(FileType::Lock).unwrap();
+    assert_eq!((received.len(), received[0].name.as_str(), received[0].size_bytes), (1, name.as_str(), 4));
+    let age = Timestamp::now().duration_since(received[0].received_at);
+    assert!(age.abs() < SignedDuration::from_secs(60), "{age}");
+}
+
+/// A file system of half a MiB, unmounted at the end.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount() -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=512k", "tmpfs"]).arg(dir.path()).status();
+        mounted.is_ok_and(|status| status.success()).then_some(Self(dir))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_named_and_leaves_nothing_behind() {
+    let Some(disk) = SmallDisk::mount() else {
+        eprintln!("skipped: this user may not mount a file system");
+        return;
+    };
+    let store = LocalStore::new(disk.0.path().join("repository"));
+    store.create().unwrap();
+    let content = vec![7; 2 << 20];
+    let name = content_name(&content);
+    let full = store.write(FileType::Data, &name, &content);
+    assert!(matches!(full, Err(Error::Full { .. })), "{full:?}");
+    assert_eq!(fs::read_dir(store.dir().join("data").join(&name[..2])).unwrap().count(), 0);
+    // What fits can still be written.
+    let small = content_name(b"small");
+    store.write(FileType::Data, &small, b"small").unwrap();
+}

@@ -1,0 +1,6 @@
+mod faults;
+mod local;
+mod rest;
+mod restic;
+mod server;
+mod tls;

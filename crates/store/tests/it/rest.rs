@@ -1,0 +1,78 @@
+use std::time::{Duration, Instant};
+
+use levee_store::rest_server::Access;
+use levee_store::{Error, FileType, LocalStore, RestOptions, RestStore, Store, conformance, content_name};
+
+use crate::server::{Fault, Schedule, Server};
+
+fn server(dir: &tempfile::TempDir, access: Access, schedule: Schedule) -> Server {
+    Server::start(LocalStore::new(dir.path().join("repository")), access, schedule)
+}
+
+pub fn client(base_url: String) -> RestStore {
+    RestStore::new(RestOptions { base_url, tls: None, resolve: None }).unwrap()
+}
+
+#[test]
+fn conforms() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(&dir, Access::Owner, |_| Fault::None);
+    conformance::check(&client(server.url()));
+}
+
+#[test]
+fn a_name_without_a_resolver_is_found_by_its_address() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(&dir, Access::Owner, |_| Fault::None);
+    let base_url = "http://a1.agent.levee.internal/some/repository/".to_string();
+    let resolve = Some(("a1.agent.levee.internal".to_string(), server.address));
+    let store = RestStore::new(RestOptions { base_url, tls: None, resolve }).unwrap();
+    store.create().unwrap();
+    assert_eq!(store.list(FileType::Data).unwrap(), []);
+}
+
+#[test]
+fn what_an_append_only_server_refuses_is_denied() {
+    let dir = tempfile::tempdir().unwrap();
+    let owner = LocalStore::new(dir.path().join("repository"));
+    owner.create().unwrap();
+    let server = server(&dir, Access::Append, |_| Fault::None);
+    let store = client(server.url());
+    let name = content_name(b"pack");
+    store.write(FileType::Data, &name, b"pack").unwrap();
+    let check = |result: Result<(), Error>| assert!(matches!(result, Err(Error::Denied { .. })), "{result:?}");
+    check(store.remove(FileType::Data, &name));
+    check(store.write(FileType::Key, &name, b"pack"));
+    check(store.write(FileType::Config, "", b"config"));
+    check(store.create());
+    store.write(FileType::Lock, &name, b"pack").unwrap();
+    store.remove(FileType::Lock, &name).unwrap();
+}
+
+#[test]
+fn failures_are_told_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let server_500 = server(&dir, Access::Owner, |_| Fault::Refused);
+    let failed = client(server_500.url()).list(FileType::Data).unwrap_err();
+    assert!(matches!(&failed, Error::Unreachable { reason, .. } if reason == "out of order"), "{failed:?}");
+
+    let server_torn = server(&dir, Access::Owner, |_| Fault::TornAnswer);
+    let torn = client(server_torn.url()).list(FileType::Data).unwrap_err();
+    assert!(matches!(torn, Error::Unreachable { .. }), "{torn:?}");
+
+    let address = server_500.address;
+    drop(server_500);
+    let started = Instant::now();
+    let gone = client(format!("http://user:sesame@{address}/")).list(FileType::Data).unwrap_err();
+    assert!(matches!(gone, Error::Unreachable { .. }), "{gone:?}");
+    assert!(!format!("{gone} {gone:?}").contains("sesame"), "{gone:?}");
+    assert!(started.elapsed() < Duration::from_secs(15));
+}
+
+#[test]
+fn urls_that_cannot_work_are_refused_at_once() {
+    for base_url in ["", "no url", "ftp://host/", "file:///tmp", "https://"] {
+        let refused = RestStore::new(RestOptions { base_url: base_url.into(), tls: None, resolve: None });
+        assert!(matches!(refused.err(), Some(Error::Unauthorized { .. })), "{base_url}");
+    }
+}
