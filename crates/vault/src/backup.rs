@@ -1,0 +1,197 @@
+//! Making a snapshot of files.
+
+mod files;
+mod metadata;
+mod targets;
+mod trees;
+mod walk;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam_channel::bounded;
+use jiff::Timestamp;
+
+use crate::accounts::{Accounts, Whoami};
+use crate::parallel::compute_threads;
+use crate::pattern::Patterns;
+use crate::problem::ProblemLog;
+use crate::session::{Session, SessionOptions};
+use crate::{
+    BackupSummary, Compression, Error, Id, Lock, LockMode, Progress, Result, Snapshot, SnapshotFilter, SnapshotId,
+    Vault,
+};
+use targets::Targets;
+
+/// Files that wait for a reader.
+const FILES_WAITING: usize = 256;
+/// Directories whose files are under way.
+const DIRECTORIES_WAITING: usize = 64;
+
+/// What to back up, and how.
+#[derive(Clone, Debug, Default)]
+pub struct BackupOptions {
+    /// Files and directories. An absolute path keeps its place in the snapshot from the root on.
+    pub paths: Vec<PathBuf>,
+    /// This machine's name when it is not given.
+    pub host: Option<String>,
+    pub tags: Vec<String>,
+    /// Patterns as restic's `--exclude` has them.
+    pub excludes: Vec<String>,
+    /// What to compare with; the newest snapshot of the same host and paths when it is not given.
+    pub parent: Option<SnapshotId>,
+    /// Read every file, whatever the parent says.
+    pub force: bool,
+    /// The snapshot's time; now when it is not given.
+    pub time: Option<Timestamp>,
+    /// Stay on the file systems of the paths.
+    pub one_file_system: bool,
+    /// Read and compare, but store nothing.
+    pub dry_run: bool,
+    /// Make no snapshot when nothing differs from the parent.
+    pub skip_if_unchanged: bool,
+    /// Store the times of last access, which change with every reading.
+    pub with_atime: bool,
+    pub compression: Compression,
+}
+
+/// What the threads of one backup share.
+struct Context<'a> {
+    vault: &'a Vault,
+    session: &'a Session,
+    options: &'a BackupOptions,
+    excludes: Patterns,
+    accounts: Accounts,
+    progress: &'a dyn Progress,
+    problems: ProblemLog<'a>,
+    counts: Counts,
+}
+
+#[derive(Default)]
+struct Counts {
+    files_new: AtomicU64,
+    files_changed: AtomicU64,
+    files_unmodified: AtomicU64,
+    dirs_new: AtomicU64,
+    dirs_changed: AtomicU64,
+    dirs_unmodified: AtomicU64,
+    total_files: AtomicU64,
+    total_bytes: AtomicU64,
+}
+
+impl Counts {
+    fn add(counter: &AtomicU64, value: u64) {
+        counter.fetch_add(value, Ordering::Relaxed);
+    }
+
+    fn write_to(&self, summary: &mut BackupSummary) {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        summary.files_new = get(&self.files_new);
+        summary.files_changed = get(&self.files_changed);
+        summary.files_unmodified = get(&self.files_unmodified);
+        summary.dirs_new = get(&self.dirs_new);
+        summary.dirs_changed = get(&self.dirs_changed);
+        summary.dirs_unmodified = get(&self.dirs_unmodified);
+        summary.total_files = get(&self.total_files);
+        summary.total_bytes = get(&self.total_bytes);
+    }
+}
+
+/// Makes a snapshot of files and directories.
+///
+/// What cannot be read is left out and said in the summary; what vanishes while it is read is left out.
+/// Any other failure ends the backup without a snapshot.
+pub fn backup(vault: &Vault, options: &BackupOptions, progress: &dyn Progress) -> Result<BackupSummary> {
+    let mut summary = BackupSummary::new(Timestamp::now());
+    let excludes = Patterns::parse(&options.excludes)?;
+    let whoami = Whoami::now();
+    let host = options.host.clone().unwrap_or_else(|| whoami.hostname.clone());
+    let paths = options.paths.iter().map(|path| absolute(path)).collect::<Result<Vec<_>>>()?;
+    let problems = ProblemLog::new(progress);
+    let targets = Targets::look_at(&options.paths, &problems)?;
+
+    let lock = if options.dry_run { None } else { Some(Lock::take(vault, LockMode::Shared)?) };
+    let parent = find_parent(vault, options, &host, &paths)?;
+    vault.refresh_index()?;
+    let session = Session::begin(vault, SessionOptions { compression: options.compression, dry_run: options.dry_run })?;
+    let context = Context {
+        vault,
+        session: &session,
+        options,
+        excludes,
+        accounts: Accounts::load(),
+        progress,
+        problems,
+        counts: Counts::default(),
+    };
+    let parent_tree = parent.as_ref().and_then(|(_, snapshot)| snapshot.tree);
+    let stored = store_tree(&context, &targets, parent_tree.filter(|_| !options.force));
+    context.counts.write_to(&mut summary);
+    summary.errors = context.problems.into_problems();
+    let tree = match stored {
+        Ok(tree) => tree,
+        Err(error) => return Err(session.abort(error)),
+    };
+    summary.set_added(session.finish()?);
+    summary.ended_at = Timestamp::now();
+    summary.parent = parent.as_ref().map(|(id, _)| *id);
+    let unchanged = parent_tree == Some(tree);
+    let Some(lock) = lock.filter(|_| !(options.skip_if_unchanged && unchanged)) else { return Ok(summary) };
+    lock.check()?;
+    let snapshot = Snapshot {
+        time: options.time.unwrap_or(summary.started_at),
+        parent: summary.parent.map(|id| id.0),
+        tree: Some(tree),
+        paths: paths.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
+        hostname: host,
+        username: whoami.username,
+        uid: whoami.uid,
+        gid: whoami.gid,
+        excludes: options.excludes.clone(),
+        tags: options.tags.clone(),
+        original: None,
+        program_version: crate::PROGRAM_VERSION.into(),
+        summary: Some(summary.for_snapshot()),
+    };
+    summary.snapshot_id = Some(vault.write_snapshot(snapshot)?);
+    Ok(summary)
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|source| Error::Source { path: path.to_path_buf(), source })
+}
+
+fn find_parent(
+    vault: &Vault,
+    options: &BackupOptions,
+    host: &str,
+    paths: &[PathBuf],
+) -> Result<Option<(SnapshotId, Snapshot)>> {
+    if let Some(id) = options.parent {
+        return Ok(Some((id, vault.read_snapshot(&id)?)));
+    }
+    let filter = SnapshotFilter { host: Some(host.into()), tags: Vec::new(), paths: paths.to_vec() };
+    match vault.find_snapshot("latest", &filter) {
+        Ok(found) => Ok(Some(found)),
+        Err(Error::SnapshotNotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Walks the sources, reads what has changed, and stores the directories, each in threads of its own.
+fn store_tree(context: &Context<'_>, targets: &Targets, parent: Option<Id>) -> Result<Id> {
+    let (files, next_file) = bounded(FILES_WAITING);
+    let (directories, next_directory) = bounded(DIRECTORIES_WAITING);
+    std::thread::scope(|scope| {
+        for _ in 0..compute_threads() {
+            let next_file = next_file.clone();
+            scope.spawn(move || files::read_files(context, &next_file));
+        }
+        drop(next_file);
+        let builder = scope.spawn(move || trees::build_trees(context, &next_directory));
+        let walked = walk::Walk { context, files, directories }.run(targets, parent);
+        let built = builder.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        walked?;
+        built
+    })
+}

@@ -1,0 +1,233 @@
+use std::ffi::{OsStr, OsString};
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crossbeam_channel::{Sender, bounded};
+
+use super::files::FileTask;
+use super::metadata::{atime_of, is_unchanged, kind_of, node_of};
+use super::targets::Targets;
+use super::trees::{DirectoryTask, Entry};
+use super::{Context, Counts};
+use crate::{BlobKind, Error, Event, Id, ItemChange, Node, NodeKind, Result, Tree};
+
+/// Deeper than this is taken for a loop, for example of bind mounts.
+const DEPTH_MAX: usize = 4096;
+
+/// Goes through the sources in depth, compares with the parent, and hands on what has to be done.
+pub(super) struct Walk<'a> {
+    pub context: &'a Context<'a>,
+    pub files: Sender<FileTask>,
+    pub directories: Sender<DirectoryTask>,
+}
+
+/// One directory being walked.
+struct OpenDirectory {
+    number: u64,
+    path: PathBuf,
+    node: Option<Node>,
+    /// Names that are still to be looked at, the last one first.
+    names: Vec<OsString>,
+    entries: Vec<Entry>,
+    parent: Option<Arc<Tree>>,
+    parent_tree: Option<Id>,
+    /// The file system to stay on.
+    device: Option<u64>,
+}
+
+impl Walk<'_> {
+    pub fn run(self, targets: &Targets, parent: Option<Id>) -> Result<()> {
+        let mut next_number = 0;
+        self.walk_targets(targets, None, parent, &mut next_number)?;
+        Ok(())
+    }
+
+    /// Walks a part of the tree that leads to sources.
+    fn walk_targets(
+        &self,
+        targets: &Targets,
+        node: Option<Node>,
+        parent_tree: Option<Id>,
+        next_number: &mut u64,
+    ) -> Result<u64> {
+        if targets.is_source {
+            let device = std::fs::symlink_metadata(&targets.path).map(|metadata| metadata.dev()).ok();
+            return self.walk_source(&targets.path, node, parent_tree, device, next_number);
+        }
+        let parent = self.load_parent(parent_tree);
+        let mut entries = Vec::new();
+        for (name, child) in &targets.children {
+            let known = parent.as_ref().and_then(|tree| tree.find(name));
+            let Some((kind, metadata)) = self.look_at(&child.path) else { continue };
+            if kind == NodeKind::Dir {
+                let node = node_of(self.context, name, &child.path, kind, &metadata);
+                let subtree = known.and_then(|known| known.subtree);
+                entries.push(Entry::Directory(self.walk_targets(child, Some(node), subtree, next_number)?));
+            } else if child.is_source {
+                entries.extend(self.leaf(name, &child.path, kind, &metadata, known)?);
+            }
+        }
+        let number = *next_number;
+        *next_number += 1;
+        let task = DirectoryTask { number, path: targets.path.clone(), node, entries, parent_tree };
+        self.directories.send(task).map_err(|_| Error::Stopped)?;
+        Ok(number)
+    }
+
+    /// Walks everything below a source. Without recursion: a tree may be deeper than the stack allows.
+    fn walk_source(
+        &self,
+        path: &Path,
+        node: Option<Node>,
+        parent_tree: Option<Id>,
+        device: Option<u64>,
+        next_number: &mut u64,
+    ) -> Result<u64> {
+        let device = device.filter(|_| self.context.options.one_file_system);
+        let mut open = vec![self.open_directory(path.to_path_buf(), node, parent_tree, device, next_number)];
+        loop {
+            let depth = open.len();
+            let Some(directory) = open.last_mut() else { return Err(Error::Stopped) };
+            if let Some(name) = directory.names.pop() {
+                let path = directory.path.join(&name);
+                if self.context.excludes.matches(&path) {
+                    continue;
+                }
+                let Some((kind, metadata)) = self.look_at(&path) else { continue };
+                let parent = directory.parent.clone();
+                let known = parent.as_ref().and_then(|tree| tree.find(&name));
+                if kind != NodeKind::Dir {
+                    let entry = self.leaf(&name, &path, kind, &metadata, known)?;
+                    directory.entries.extend(entry);
+                    continue;
+                }
+                if depth >= DEPTH_MAX {
+                    self.context.problems.add(&path, "it lies too deep".into());
+                    continue;
+                }
+                let node = node_of(self.context, &name, &path, kind, &metadata);
+                let device = directory.device;
+                let subtree = known.and_then(|known| known.subtree);
+                let mut child = self.open_directory(path, Some(node), subtree, device, next_number);
+                if device.is_some_and(|device| device != metadata.dev()) {
+                    // A mount point: kept as an empty directory, so that it is there to be mounted on.
+                    child.names.clear();
+                }
+                directory.entries.push(Entry::Directory(child.number));
+                open.push(child);
+                continue;
+            }
+            let Some(directory) = open.pop() else { return Err(Error::Stopped) };
+            let OpenDirectory { number, path, node, entries, parent_tree, .. } = directory;
+            let task = DirectoryTask { number, path, node, entries, parent_tree };
+            self.directories.send(task).map_err(|_| Error::Stopped)?;
+            if self.context.session.shared.has_failed() {
+                return Err(Error::Stopped);
+            }
+            if open.is_empty() {
+                return Ok(number);
+            }
+        }
+    }
+
+    fn open_directory(
+        &self,
+        path: PathBuf,
+        node: Option<Node>,
+        parent_tree: Option<Id>,
+        device: Option<u64>,
+        next_number: &mut u64,
+    ) -> OpenDirectory {
+        let number = *next_number;
+        *next_number += 1;
+        let names = match names_in(&path) {
+            Ok(names) => names,
+            Err(error) => {
+                if error.kind() != io::ErrorKind::NotFound {
+                    self.context.problems.add_error(&path, "cannot list it", &error);
+                }
+                Vec::new()
+            }
+        };
+        let parent = self.load_parent(parent_tree);
+        OpenDirectory { number, path, node, names, entries: Vec::new(), parent, parent_tree, device }
+    }
+
+    /// A parent that cannot be read costs reading the files, not the backup.
+    fn load_parent(&self, tree: Option<Id>) -> Option<Arc<Tree>> {
+        self.context
+            .vault
+            .tree(&tree?)
+            .inspect_err(|error| tracing::warn!(%error, "cannot compare with the parent"))
+            .ok()
+    }
+
+    fn look_at(&self, path: &Path) -> Option<(NodeKind, Metadata)> {
+        match std::fs::symlink_metadata(path) {
+            Ok(metadata) => kind_of(&metadata).map(|kind| (kind, metadata)),
+            // It has vanished since it was listed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                self.context.problems.add_error(path, "cannot look at it", &error);
+                None
+            }
+        }
+    }
+
+    /// Anything but a directory.
+    fn leaf(
+        &self,
+        name: &OsStr,
+        path: &Path,
+        kind: NodeKind,
+        metadata: &Metadata,
+        known: Option<&Node>,
+    ) -> Result<Option<Entry>> {
+        let context = self.context;
+        if kind != NodeKind::File {
+            let mut node = node_of(context, name, path, kind, metadata);
+            if kind == NodeKind::Symlink {
+                match std::fs::read_link(path) {
+                    Ok(target) => node.link_target = target.into_os_string(),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                    Err(error) => {
+                        context.problems.add_error(path, "cannot read the link", &error);
+                        return Ok(None);
+                    }
+                }
+            }
+            return Ok(Some(Entry::Ready(node)));
+        }
+        if let Some(known) = known
+            && is_unchanged(known, metadata)
+            && self.has_all(known)?
+        {
+            Counts::add(&context.counts.files_unmodified, 1);
+            Counts::add(&context.counts.total_files, 1);
+            Counts::add(&context.counts.total_bytes, known.size);
+            context.progress.report(Event::Bytes(known.size));
+            context.progress.report(Event::Item { path, change: ItemChange::Unmodified });
+            // The change time covers owner, mode and attributes as well, but not the last access.
+            return Ok(Some(Entry::Ready(Node { atime: atime_of(context, metadata), ..known.clone() })));
+        }
+        let (reply, read) = bounded(1);
+        let change = if known.is_some() { ItemChange::Changed } else { ItemChange::New };
+        let task = FileTask { path: path.to_path_buf(), change, reply };
+        self.files.send(task).map_err(|_| Error::Stopped)?;
+        Ok(Some(Entry::File(read)))
+    }
+
+    fn has_all(&self, node: &Node) -> Result<bool> {
+        self.context.vault.with_index(|index| node.blobs().iter().all(|blob| index.contains(BlobKind::Data, blob)))
+    }
+}
+
+/// The names in a directory, the last one first.
+fn names_in(path: &Path) -> io::Result<Vec<OsString>> {
+    let mut names = std::fs::read_dir(path)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
+    names.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(names)
+}

@@ -1,0 +1,133 @@
+use std::collections::HashMap;
+
+use levee_store::FileType;
+
+use super::{CheckOptions, CheckReport, Indexed};
+use crate::pack::{PackedBlob, pack_bytes, read_header};
+use crate::parallel::{compute_threads, parallel_map};
+use crate::problem::with_sources;
+use crate::vault::BlobOpener;
+use crate::{Error, Event, Id, Progress, Result, Vault};
+
+/// Packs are looked at in groups, so that what is shown in between is true.
+const GROUP: usize = 64;
+/// A pack that is read whole is in memory whole; restic's are 128 MiB at most.
+const PACK_BYTES_MAX: u64 = 4 << 30;
+
+/// Compares the packs that are there with those of the index, and their headers or all of their content.
+pub(super) fn check_packs(
+    vault: &Vault,
+    options: CheckOptions,
+    indexed: &Indexed,
+    report: &mut CheckReport,
+    progress: &dyn Progress,
+) -> Result<()> {
+    let listed: HashMap<Id, u64> = vault
+        .store()
+        .list(FileType::Data)?
+        .into_iter()
+        .filter_map(|entry| Some((entry.name.parse().ok()?, entry.size_bytes)))
+        .collect();
+    report.packs = listed.len() as u64;
+    report.blobs = indexed.packs.values().map(|blobs| blobs.len() as u64).sum();
+    for (pack, blobs) in &indexed.packs {
+        let expected = pack_bytes(blobs);
+        match listed.get(pack) {
+            None => {
+                let index = indexed.files.get(pack).map(Id::to_string).unwrap_or_default();
+                report.error(format!("data/{pack}"), format!("it is missing; index/{index} names it"));
+            }
+            Some(size) if *size != expected => {
+                report.error(format!("data/{pack}"), format!("it is {size} bytes long instead of {expected}"));
+            }
+            Some(_) => {}
+        }
+    }
+    let mut unindexed: Vec<_> = listed.keys().filter(|pack| !indexed.packs.contains_key(*pack)).collect();
+    unindexed.sort();
+    for pack in unindexed {
+        report.hint(format!("data/{pack}"), "no index names it; it is left over from an interrupted backup".into());
+    }
+    let there: Vec<(Id, u64, &[PackedBlob])> =
+        indexed.packs.iter().filter_map(|(pack, blobs)| Some((*pack, *listed.get(pack)?, blobs.as_slice()))).collect();
+    let bytes = if options.read_data { there.iter().map(|(_, size, _)| size).sum() } else { 0 };
+    progress.report(Event::Total { items: there.len() as u64, bytes });
+    for group in there.chunks(GROUP) {
+        let look = |(pack, size, blobs): &(Id, u64, &[PackedBlob])| {
+            let looked = if options.read_data {
+                check_content(vault, pack, *size, blobs)
+            } else {
+                check_header(vault, pack, *size, blobs)
+            };
+            if options.read_data {
+                progress.report(Event::Bytes(*size));
+            }
+            looked
+        };
+        for ((pack, size, _), problems) in group.iter().zip(parallel_map(compute_threads(), group, look)) {
+            if options.read_data {
+                report.bytes_read += size;
+            }
+            for problem in problems {
+                report.error(format!("data/{pack}"), problem);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_header(vault: &Vault, pack: &Id, size: u64, indexed: &[PackedBlob]) -> Vec<String> {
+    let name = pack.to_hex();
+    let read = |offset, length| Ok(vault.store().read_range(FileType::Data, &name, offset, length)?);
+    match read_header(vault.key(), size, read) {
+        Ok(Ok(blobs)) => compare(blobs, indexed),
+        Ok(Err(problem)) => vec![problem],
+        Err(error) => vec![with_sources(&error)],
+    }
+}
+
+fn compare(mut blobs: Vec<PackedBlob>, indexed: &[PackedBlob]) -> Vec<String> {
+    blobs.sort_unstable();
+    if blobs == indexed { Vec::new() } else { vec!["its header does not agree with the index".into()] }
+}
+
+fn check_content(vault: &Vault, pack: &Id, size: u64, indexed: &[PackedBlob]) -> Vec<String> {
+    if size > PACK_BYTES_MAX {
+        return vec![format!("{size} bytes are too many for a pack")];
+    }
+    let mut content = match vault.store().read(FileType::Data, &pack.to_hex()) {
+        Ok(content) => content,
+        Err(error) => return vec![with_sources(&error)],
+    };
+    if Id::of(&content) != *pack {
+        return vec!["its content does not have the hash that is its name".into()];
+    }
+    let part = |offset: u64, length: usize| {
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        let end = offset.saturating_add(length);
+        // The size in the listing may be a lie; then this is no pack.
+        Ok(content.get(offset..end).unwrap_or_default().to_vec())
+    };
+    let mut problems = match read_header(vault.key(), content.len() as u64, part) {
+        Ok(Ok(blobs)) => compare(blobs, indexed),
+        Ok(Err(problem)) => return vec![problem],
+        Err(error) => return vec![with_sources(&error)],
+    };
+    let mut opener = match BlobOpener::new(vault) {
+        Ok(opener) => opener,
+        Err(error) => return vec![with_sources(&error)],
+    };
+    for blob in indexed {
+        let from = blob.offset as usize;
+        let Some(sealed) = content.get_mut(from..from.saturating_add(blob.length as usize)) else {
+            problems.push(format!("{} blob {} lies behind its end", blob.kind, blob.id));
+            continue;
+        };
+        match opener.open(pack, blob, sealed) {
+            Ok(_) => {}
+            Err(Error::Damaged { reason, .. }) => problems.push(reason),
+            Err(error) => problems.push(with_sources(&error)),
+        }
+    }
+    problems
+}

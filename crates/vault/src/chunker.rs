@@ -1,0 +1,182 @@
+//! Cutting content into blobs.
+
+use std::io::{self, Read};
+
+use fastcdc::v2020::FastCDC;
+
+/// Bounds of a content-defined chunk. The average is what the cut condition is tuned for.
+pub(crate) const CHUNK_BYTES_MIN: usize = 512 << 10;
+const CHUNK_BYTES_AVERAGE: usize = 1 << 20;
+pub(crate) const CHUNK_BYTES_MAX: usize = 8 << 20;
+/// Twice the largest chunk, so that at least one fits between two refills.
+const BUFFER_BYTES: usize = 2 * CHUNK_BYTES_MAX;
+/// Runs of zeros are cut out in chunks of this size: restic's `restore --sparse` makes holes of them.
+pub(crate) const ZERO_CHUNK_BYTES: usize = 512 << 10;
+const PAGE_CHUNK_BYTES_MAX: u32 = 8 << 20;
+
+/// How a file's content is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chunking {
+    /// Where the content says: an insertion changes only the chunks around it.
+    Content,
+    /// At fixed positions, for files that are written in pages: a changed page changes its chunk alone.
+    /// At most 8 MiB.
+    Pages { chunk_bytes: u32 },
+}
+
+/// Cuts one stream after the other with the same buffer.
+pub(crate) struct Chunker {
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    at_end: bool,
+    chunking: Chunking,
+}
+
+impl Chunker {
+    pub fn new() -> Self {
+        Self { buffer: Vec::new(), start: 0, end: 0, at_end: false, chunking: Chunking::Content }
+    }
+
+    /// Forgets everything and starts on a new stream.
+    pub fn reset(&mut self, chunking: Chunking) {
+        (self.start, self.end, self.at_end) = (0, 0, false);
+        self.chunking = match chunking {
+            Chunking::Content => Chunking::Content,
+            Chunking::Pages { chunk_bytes } => {
+                Chunking::Pages { chunk_bytes: chunk_bytes.clamp(4096, PAGE_CHUNK_BYTES_MAX) }
+            }
+        };
+    }
+
+    /// Puts the next chunk of the stream into `chunk`; `false` at its end.
+    pub fn next(&mut self, source: &mut dyn Read, chunk: &mut Vec<u8>) -> io::Result<bool> {
+        chunk.clear();
+        match self.chunking {
+            Chunking::Content => {
+                self.refill(source)?;
+                let length = cut(&self.buffer[self.start..self.end]);
+                chunk.extend_from_slice(&self.buffer[self.start..self.start + length]);
+                self.start += length;
+            }
+            Chunking::Pages { chunk_bytes } => {
+                // Straight into the chunk: there is nothing to look at.
+                source.take(u64::from(chunk_bytes)).read_to_end(chunk)?;
+            }
+        }
+        Ok(!chunk.is_empty())
+    }
+
+    /// Makes sure that a largest chunk is at hand, or all that is left.
+    fn refill(&mut self, source: &mut dyn Read) -> io::Result<()> {
+        if self.at_end || self.end - self.start >= CHUNK_BYTES_MAX {
+            return Ok(());
+        }
+        if self.buffer.is_empty() {
+            self.buffer.resize(BUFFER_BYTES, 0);
+        }
+        self.buffer.copy_within(self.start..self.end, 0);
+        (self.start, self.end) = (0, self.end - self.start);
+        while self.end < BUFFER_BYTES {
+            match source.read(&mut self.buffer[self.end..]) {
+                Ok(0) => {
+                    self.at_end = true;
+                    break;
+                }
+                Ok(count) => self.end += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    // Word by word: the compiler makes wide comparisons of it, and other data end it at once.
+    let (words, rest) = bytes.as_chunks::<32>();
+    words.iter().all(|word| *word == [0; 32]) && rest.iter().all(|byte| *byte == 0)
+}
+
+/// Whether a blob is nothing but zeros, so that it may become a hole.
+pub(crate) fn is_hole(plaintext: &[u8]) -> bool {
+    is_zero(plaintext)
+}
+
+/// The length of the first chunk of `data`, which is a largest chunk or all that is left.
+fn cut(data: &[u8]) -> usize {
+    if data.len() >= ZERO_CHUNK_BYTES && is_zero(&data[..ZERO_CHUNK_BYTES]) {
+        return ZERO_CHUNK_BYTES;
+    }
+    let data = &data[..data.len().min(CHUNK_BYTES_MAX)];
+    let (_, length) = FastCDC::new(data, CHUNK_BYTES_MIN, CHUNK_BYTES_AVERAGE, CHUNK_BYTES_MAX).cut(0, data.len());
+    start_of_zeros(&data[..length]).unwrap_or(length)
+}
+
+/// Where a run of zeros begins in a chunk that is long enough to be cut out as chunks of its own.
+fn start_of_zeros(chunk: &[u8]) -> Option<usize> {
+    // A run of this length covers at least one whole block of half of it, wherever it begins.
+    const BLOCK: usize = ZERO_CHUNK_BYTES / 2;
+    let block = chunk.chunks_exact(BLOCK).position(is_zero)? * BLOCK;
+    let start = chunk[..block].iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    let long_enough = chunk.get(start..start + ZERO_CHUNK_BYTES).is_some_and(is_zero);
+    (start > 0 && long_enough).then_some(start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunks(data: &[u8], chunking: Chunking) -> Vec<Vec<u8>> {
+        let mut chunker = Chunker::new();
+        chunker.reset(chunking);
+        let (mut source, mut chunk, mut chunks) = (data, Vec::new(), Vec::new());
+        while chunker.next(&mut source, &mut chunk).unwrap() {
+            chunks.push(chunk.clone());
+        }
+        assert_eq!(chunks.concat(), data);
+        chunks
+    }
+
+    fn noise(length: usize) -> Vec<u8> {
+        let mut state = 1_u64;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) as u8
+        };
+        (0..length).map(|_| next()).collect()
+    }
+
+    #[test]
+    fn an_insertion_changes_few_chunks() {
+        let data = noise(40 << 20);
+        let before = chunks(&data, Chunking::Content);
+        assert!(before.iter().rev().skip(1).all(|chunk| chunk.len() >= CHUNK_BYTES_MIN));
+        assert!((20..80).contains(&before.len()), "{}", before.len());
+        let mut changed = data.clone();
+        changed.splice(10 << 20..10 << 20, *b"inserted");
+        let after = chunks(&changed, Chunking::Content);
+        let new = after.iter().filter(|chunk| !before.contains(chunk)).count();
+        assert!(new <= 3, "{new} of {}", after.len());
+    }
+
+    #[test]
+    fn zeros_become_chunks_of_their_own() {
+        let mut data = noise(3 << 20);
+        data.resize(9 << 20, 0);
+        data.extend(noise(1 << 20));
+        data.resize(30 << 20, 0);
+        let chunks = chunks(&data, Chunking::Content);
+        let zeros = chunks.iter().filter(|chunk| chunk.len() == ZERO_CHUNK_BYTES && is_zero(chunk)).count();
+        assert!(zeros >= 12 + 40 - 2, "{zeros}");
+    }
+
+    #[test]
+    fn pages_are_cut_at_fixed_positions() {
+        let data = noise(1_000_000);
+        let lengths: Vec<_> = chunks(&data, Chunking::Pages { chunk_bytes: 131_072 }).iter().map(Vec::len).collect();
+        assert_eq!(lengths, [131_072, 131_072, 131_072, 131_072, 131_072, 131_072, 131_072, 82_496]);
+        assert!(chunks(&[], Chunking::Pages { chunk_bytes: 8192 }).is_empty());
+        assert!(chunks(&[], Chunking::Content).is_empty());
+    }
+}

@@ -1,0 +1,157 @@
+//! zstd as the format has it: whole frames for blobs; a version byte in front for other files.
+
+use std::io::Read;
+
+use zstd::bulk::{Compressor, Decompressor};
+
+/// How hard to try to make new data smaller.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// Data are stored as they are. Directories, indexes and snapshots are compressed all the same.
+    Off,
+    /// For data that are soon replaced, such as base backups: as fast as can be.
+    Fastest,
+    #[default]
+    Auto,
+    /// As small as reasonable, at a tenth of the speed.
+    Max,
+}
+
+impl Compression {
+    pub(crate) fn level(self) -> i32 {
+        match self {
+            Compression::Off | Compression::Fastest => 1,
+            Compression::Auto => 3,
+            Compression::Max => 15,
+        }
+    }
+}
+
+/// The first byte of a compressed index, snapshot or lock file.
+const COMPRESSED_FILE: u8 = 2;
+/// A bound on what a decompressed index, snapshot or lock file may take in memory.
+const FILE_BYTES_MAX: u64 = 1 << 30;
+/// Below this a blob is compressed without asking.
+const PROBE_FROM_BYTES: usize = 64 << 10;
+/// How much of a blob is looked at to see whether compressing it is worth anything.
+const PROBE_BYTES: usize = 8 << 10;
+const PROBE_SAMPLES: usize = 3;
+/// Less than a fiftieth saved is not worth the time of every reader.
+const WORTH_IT: usize = 50;
+
+/// A reusable compressor of blobs.
+pub(crate) struct BlobCompressor {
+    compressor: Compressor<'static>,
+    prober: Compressor<'static>,
+    probe: Vec<u8>,
+}
+
+impl BlobCompressor {
+    pub fn new(level: i32) -> std::io::Result<Self> {
+        Ok(Self { compressor: Compressor::new(level)?, prober: Compressor::new(1)?, probe: Vec::new() })
+    }
+
+    /// Compresses into `out`; `false` when the blob had better be stored as it is.
+    pub fn compress(&mut self, plaintext: &[u8], out: &mut Vec<u8>) -> std::io::Result<bool> {
+        if plaintext.is_empty() || (plaintext.len() >= PROBE_FROM_BYTES && !self.looks_compressible(plaintext)?) {
+            return Ok(false);
+        }
+        out.clear();
+        out.reserve(zstd::zstd_safe::compress_bound(plaintext.len()));
+        self.compressor.compress_to_buffer(plaintext, out)?;
+        Ok(out.len() < plaintext.len() - plaintext.len() / WORTH_IT)
+    }
+
+    fn looks_compressible(&mut self, plaintext: &[u8]) -> std::io::Result<bool> {
+        let step = (plaintext.len() - PROBE_BYTES) / (PROBE_SAMPLES - 1);
+        for sample in 0..PROBE_SAMPLES {
+            let sample = &plaintext[sample * step..][..PROBE_BYTES];
+            self.probe.clear();
+            self.probe.reserve(zstd::zstd_safe::compress_bound(PROBE_BYTES));
+            self.prober.compress_to_buffer(sample, &mut self.probe)?;
+            if self.probe.len() < PROBE_BYTES - PROBE_BYTES / WORTH_IT {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// A reusable decompressor of blobs.
+pub(crate) struct BlobDecompressor(Decompressor<'static>);
+
+impl BlobDecompressor {
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self(Decompressor::new()?))
+    }
+
+    /// Decompresses a blob whose plaintext has exactly this length into `out`.
+    pub fn decompress(&mut self, frame: &[u8], length: usize, out: &mut Vec<u8>) -> Result<(), String> {
+        out.clear();
+        out.try_reserve_exact(length).map_err(|_| format!("no memory for its {length} bytes"))?;
+        self.0.decompress_to_buffer(frame, out).map_err(|error| format!("it does not decompress: {error}"))?;
+        if out.len() == length {
+            Ok(())
+        } else {
+            Err(format!("it decompresses to {} bytes instead of {length}", out.len()))
+        }
+    }
+}
+
+/// What an index, snapshot or lock file of version 2 holds before it is sealed.
+pub(crate) fn compress_file(json: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut content = vec![COMPRESSED_FILE];
+    content.extend_from_slice(&zstd::bulk::compress(json, 3)?);
+    Ok(content)
+}
+
+/// The JSON of an opened file of either version.
+pub(crate) fn decompress_file(content: Vec<u8>) -> Result<Vec<u8>, String> {
+    match content.first() {
+        Some(b'{' | b'[') => Ok(content),
+        Some(&COMPRESSED_FILE) => {
+            let failed = |error: std::io::Error| format!("it does not decompress: {error}");
+            let mut json = Vec::new();
+            let decoder = zstd::stream::read::Decoder::new(&content[1..]).map_err(failed)?;
+            decoder.take(FILE_BYTES_MAX + 1).read_to_end(&mut json).map_err(failed)?;
+            if json.len() as u64 > FILE_BYTES_MAX { Err("it is larger than 1 GiB".into()) } else { Ok(json) }
+        }
+        Some(first) => Err(format!("it starts with an unknown encoding byte {first}")),
+        None => Err("it is empty".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blobs_come_back_and_noise_is_left_alone() {
+        let mut compressor = BlobCompressor::new(3).unwrap();
+        let mut decompressor = BlobDecompressor::new().unwrap();
+        let (mut packed, mut back) = (Vec::new(), Vec::new());
+        let text = b"the same words again and again; ".repeat(10_000);
+        assert!(compressor.compress(&text, &mut packed).unwrap());
+        decompressor.decompress(&packed, text.len(), &mut back).unwrap();
+        assert_eq!(back, text);
+        assert!(decompressor.decompress(&packed, text.len() - 1, &mut back).is_err());
+        assert!(decompressor.decompress(&packed, text.len() + 1, &mut back).is_err());
+
+        let mut noise = vec![0; 200_000];
+        getrandom::fill(&mut noise).unwrap();
+        assert!(!compressor.compress(&noise, &mut packed).unwrap());
+        noise[100_000..].fill(0);
+        assert!(compressor.compress(&noise, &mut packed).unwrap());
+        assert!(!compressor.compress(&[], &mut packed).unwrap());
+    }
+
+    #[test]
+    fn files_of_both_versions_are_read() {
+        assert_eq!(decompress_file(b"{}".to_vec()).unwrap(), b"{}");
+        assert_eq!(decompress_file(b"[]".to_vec()).unwrap(), b"[]");
+        assert_eq!(decompress_file(compress_file(b"{\"a\":1}").unwrap()).unwrap(), b"{\"a\":1}");
+        for bad in [&b""[..], b"\x01{}", b"\x02nonsense", b"\x02"] {
+            assert!(decompress_file(bad.to_vec()).is_err(), "{bad:?}");
+        }
+    }
+}

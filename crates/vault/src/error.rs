@@ -1,0 +1,96 @@
+use std::io;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use levee_store::FileType;
+
+use crate::{BlobKind, Id};
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong in a repository.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Store(#[from] levee_store::Error),
+    #[error("{location}: there is no repository here; create one with `levee vault init`")]
+    NoRepository { location: String },
+    #[error("{location}: there is already a repository here; nothing was changed")]
+    AlreadyInitialized { location: String },
+    #[error("{location}: repositories of version {version} are not supported (1 and 2 are)")]
+    UnknownVersion { location: String, version: u32 },
+    #[error("{location}: wrong password: it opens none of the {key_files} key files")]
+    WrongPassword { location: String, key_files: usize },
+    #[error("the master key is not the JSON of a restic master key")]
+    InvalidMasterKey,
+    /// The content of a file is not what it must be. `file` is the type and the name.
+    #[error("{location}: {file} is damaged: {reason}")]
+    Damaged { location: String, file: String, reason: String },
+    #[error("{location}: {kind} blob {id} is not in the index; run `levee vault check`")]
+    MissingBlob { location: String, kind: BlobKind, id: Id },
+    #[error(
+        "{location}: locked{} by {by} since {since}{}",
+        if *exclusive { " exclusively" } else { "" },
+        if *stale { "; the lock is stale, remove it with `levee vault unlock`" } else { "; try again when that has ended" }
+    )]
+    Locked { location: String, exclusive: bool, by: String, since: Timestamp, stale: bool },
+    #[error(
+        "{location}: the lock could not be refreshed for {minutes} minutes, so that others may take it for stale; nothing was recorded, run it again"
+    )]
+    LockLost { location: String, minutes: u64 },
+    #[error("{location}: there is no snapshot {wanted}")]
+    SnapshotNotFound { location: String, wanted: String },
+    #[error("{location}: more than one snapshot starts with {prefix}; give more digits")]
+    AmbiguousSnapshot { location: String, prefix: String },
+    #[error("snapshot {snapshot}: there is no {path}")]
+    PathNotFound { snapshot: String, path: PathBuf },
+    #[error("{path} is not a {wanted} in snapshot {snapshot}")]
+    WrongNodeKind { snapshot: String, path: PathBuf, wanted: &'static str },
+    #[error("key {key} is the one in use; open the repository with another password to remove it")]
+    KeyInUse { key: String },
+    #[error("pattern {pattern:?} is malformed: {reason}")]
+    Pattern { pattern: String, reason: &'static str },
+    #[error("{path} cannot be stored: {reason}")]
+    InvalidPath { path: PathBuf, reason: &'static str },
+    #[error("none of the sources can be read; the first is {path}")]
+    NoSource {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// A stream handed over for storing failed.
+    #[error("cannot read what should become {path}")]
+    Source {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot {action} {path}")]
+    Target {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{target} is no place to restore to: {reason}")]
+    InvalidTarget { target: PathBuf, reason: &'static str },
+    /// A freshly made blob could not be read back: memory or the processor is at fault.
+    #[error("a blob did not survive being read back before it was stored ({reason}); check this machine's memory")]
+    ReadBack { reason: String },
+    #[error("cannot {action}")]
+    System {
+        action: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    /// The pipeline has ended because of an error that is reported elsewhere.
+    #[error("the backup was ended before it was complete; no snapshot was made")]
+    Stopped,
+}
+
+impl Error {
+    pub(crate) fn damaged(location: String, file_type: FileType, name: &str, reason: impl Into<String>) -> Self {
+        let file = if name.is_empty() { file_type.to_string() } else { format!("{file_type}/{name}") };
+        Self::Damaged { location, file, reason: reason.into() }
+    }
+}

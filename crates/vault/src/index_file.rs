@@ -1,0 +1,99 @@
+//! Index files: the JSON in which a repository says which pack holds which blob.
+
+use serde::{Deserialize, Serialize};
+
+use crate::crypto::OVERHEAD;
+use crate::pack::PackedBlob;
+use crate::{BlobKind, Id};
+
+/// An index file is written when it has this many blobs: some 6 MiB of JSON, below restic's 8 MiB.
+pub(crate) const BLOBS_PER_FILE: usize = 40_000;
+
+#[derive(Serialize, Deserialize)]
+struct File {
+    packs: Option<Vec<Pack>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Pack {
+    id: Id,
+    blobs: Vec<Blob>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Blob {
+    id: Id,
+    #[serde(rename = "type")]
+    kind: BlobKind,
+    offset: u32,
+    length: u32,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    uncompressed_length: u32,
+}
+
+fn is_zero(value: &u32) -> bool {
+    *value == 0
+}
+
+pub(crate) type Packs = Vec<(Id, Vec<PackedBlob>)>;
+
+pub(crate) fn encode(packs: &Packs) -> Vec<u8> {
+    let blob = |blob: &PackedBlob| Blob {
+        id: blob.id,
+        kind: blob.kind,
+        offset: blob.offset,
+        length: blob.length,
+        uncompressed_length: blob.uncompressed_length,
+    };
+    let pack = |(id, blobs): &(Id, Vec<PackedBlob>)| Pack { id: *id, blobs: blobs.iter().map(blob).collect() };
+    let file = File { packs: Some(packs.iter().map(pack).collect()) };
+    serde_json::to_vec(&file).unwrap_or_default()
+}
+
+pub(crate) fn decode(json: &[u8]) -> Result<Packs, String> {
+    // Version 1 began with a bare list of packs in its first days.
+    let packs = if json.first() == Some(&b'[') {
+        serde_json::from_slice::<Vec<Pack>>(json)
+    } else {
+        serde_json::from_slice::<File>(json).map(|file| file.packs.unwrap_or_default())
+    };
+    let packs = packs.map_err(|error| format!("it is not the JSON of an index: {error}"))?;
+    let mut result = Vec::with_capacity(packs.len());
+    for pack in packs {
+        let mut blobs = Vec::with_capacity(pack.blobs.len());
+        for blob in pack.blobs {
+            if (blob.length as usize) < OVERHEAD || blob.offset.checked_add(blob.length).is_none() {
+                return Err(format!("blob {} in pack {} has an impossible place", blob.id, pack.id));
+            }
+            let Blob { id, kind, offset, length, uncompressed_length } = blob;
+            blobs.push(PackedBlob { offset, length, uncompressed_length, kind, id });
+        }
+        blobs.sort_unstable();
+        result.push((pack.id, blobs));
+    }
+    Ok(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_file_has_these_bytes() {
+        let id = Id::from_bytes([1; 32]);
+        let plain = PackedBlob { offset: 0, length: 40, uncompressed_length: 0, kind: BlobKind::Data, id };
+        let packed = PackedBlob { offset: 40, length: 50, uncompressed_length: 99, kind: BlobKind::Data, id };
+        let packs = vec![(id, vec![plain, packed])];
+        let hex = "01".repeat(32);
+        let expected = format!(
+            "{{\"packs\":[{{\"id\":\"{hex}\",\"blobs\":[{{\"id\":\"{hex}\",\"type\":\"data\",\"offset\":0,\"length\":40}},\
+             {{\"id\":\"{hex}\",\"type\":\"data\",\"offset\":40,\"length\":50,\"uncompressed_length\":99}}]}}]}}"
+        );
+        assert_eq!(String::from_utf8(encode(&packs)).unwrap(), expected);
+        assert_eq!(decode(expected.as_bytes()).unwrap(), packs);
+        assert_eq!(decode(b"{\"packs\":null}").unwrap(), vec![]);
+        assert!(decode(expected.replace("\"length\":40", "\"length\":31").as_bytes()).is_err());
+        assert!(decode(expected.replace("\"offset\":40", "\"offset\":4294967290").as_bytes()).is_err());
+        assert!(decode(b"{").is_err());
+    }
+}

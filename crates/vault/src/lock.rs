@@ -1,0 +1,194 @@
+//! Locks: files that tell others what must not be done now.
+//!
+//! Many shared locks may stand at once, an exclusive one only alone. Who wants a lock writes it and then
+//! looks for others: of two that come at once, at least one sees the other and steps back. A lock is
+//! refreshed by a new file every few minutes, and stale when it was not for half an hour.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+use jiff::{SignedDuration, Timestamp};
+use levee_store::FileType;
+use serde::{Deserialize, Serialize};
+
+use crate::accounts::Whoami;
+use crate::{Error, Id, Result, Vault};
+
+const REFRESH_EVERY: Duration = Duration::from_secs(5 * 60);
+const STALE_AFTER: SignedDuration = SignedDuration::from_mins(30);
+/// Without a refresh for so long, what was done under the lock must not be recorded any more.
+const LOST_AFTER: Duration = Duration::from_secs(25 * 60);
+
+/// Who may work beside the holder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockMode {
+    /// Readers and writers, who only add.
+    Shared,
+    /// Nobody else.
+    Exclusive,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct LockFile {
+    #[serde(with = "crate::file_time::as_timestamp")]
+    time: Timestamp,
+    exclusive: bool,
+    #[serde(default)]
+    hostname: String,
+    #[serde(default)]
+    username: String,
+    #[serde(default)]
+    pid: i32,
+    #[serde(default)]
+    uid: u32,
+    #[serde(default)]
+    gid: u32,
+}
+
+impl LockFile {
+    fn new(mode: LockMode) -> Self {
+        let Whoami { hostname, username, uid, gid } = Whoami::now();
+        let pid = rustix::process::getpid().as_raw_nonzero().get();
+        Self { time: Timestamp::now(), exclusive: mode == LockMode::Exclusive, hostname, username, pid, uid, gid }
+    }
+
+    /// As restic sees it: too old, or its process on this very host is gone.
+    fn is_stale(&self, now: Timestamp, hostname: &str) -> bool {
+        let process_is_gone = || {
+            let Some(pid) = rustix::process::Pid::from_raw(self.pid) else { return false };
+            matches!(rustix::process::test_kill_process(pid), Err(rustix::io::Errno::SRCH))
+        };
+        now.duration_since(self.time) > STALE_AFTER || (self.hostname == hostname && process_is_gone())
+    }
+
+    fn holder(&self) -> String {
+        format!("{}@{} (process {})", self.username, self.hostname, self.pid)
+    }
+}
+
+/// A held lock. Dropping it removes its file.
+pub struct Lock {
+    vault: Vault,
+    held: Arc<Held>,
+    stop: Option<Sender<()>>,
+    refresher: Option<JoinHandle<()>>,
+}
+
+struct Held {
+    taken_at: Instant,
+    /// The file that stands for the lock now.
+    current: Mutex<Id>,
+    /// When it was last refreshed, in seconds after `taken_at`.
+    refreshed_after_s: AtomicU64,
+}
+
+impl Lock {
+    /// Takes a lock, or says who holds one that forbids it.
+    pub fn take(vault: &Vault, mode: LockMode) -> Result<Self> {
+        refuse_if_locked(vault, mode, None)?;
+        let id = vault.write_file_as(FileType::Lock, &LockFile::new(mode))?;
+        let held =
+            Arc::new(Held { taken_at: Instant::now(), current: Mutex::new(id), refreshed_after_s: AtomicU64::new(0) });
+        let (stop, stopped) = bounded(0);
+        let mut lock = Self { vault: vault.clone(), held: held.clone(), stop: Some(stop), refresher: None };
+        refuse_if_locked(vault, mode, Some(id))?;
+        let vault = vault.clone();
+        let refresh = move || {
+            while stopped.recv_timeout(REFRESH_EVERY) == Err(RecvTimeoutError::Timeout) {
+                held.refresh(&vault, mode);
+            }
+        };
+        let spawned = std::thread::Builder::new().name("vault-lock".into()).spawn(refresh);
+        lock.refresher = Some(spawned.map_err(|source| Error::System { action: "start a thread", source })?);
+        Ok(lock)
+    }
+
+    /// An error when others may by now take the lock for stale.
+    pub fn check(&self) -> Result<()> {
+        let refreshed = Duration::from_secs(self.held.refreshed_after_s.load(Ordering::Relaxed));
+        let age = self.held.taken_at.elapsed().saturating_sub(refreshed);
+        if age < LOST_AFTER {
+            return Ok(());
+        }
+        Err(Error::LockLost { location: self.vault.location(), minutes: age.as_secs() / 60 })
+    }
+}
+
+impl Held {
+    fn refresh(&self, vault: &Vault, mode: LockMode) {
+        match vault.write_file_as(FileType::Lock, &LockFile::new(mode)) {
+            Ok(new) => {
+                self.refreshed_after_s.store(self.taken_at.elapsed().as_secs(), Ordering::Relaxed);
+                let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+                let old = std::mem::replace(&mut *current, new);
+                drop(current);
+                if let Err(error) = vault.store().remove(FileType::Lock, &old.to_hex()) {
+                    tracing::warn!(%error, "an old lock file stays behind");
+                }
+            }
+            Err(error) => tracing::warn!(%error, "the repository's lock could not be refreshed"),
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(refresher) = self.refresher.take() {
+            // A panic there has been reported by the thread itself.
+            let _ = refresher.join();
+        }
+        let current = *self.held.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = self.vault.store().remove(FileType::Lock, &current.to_hex()) {
+            tracing::warn!(%error, "the repository's lock file stays behind; it will be stale in half an hour");
+        }
+    }
+}
+
+/// Reads a lock; `None` when it has just been removed.
+fn read_lock(vault: &Vault, id: &Id) -> Result<Option<LockFile>> {
+    match vault.read_file_as(FileType::Lock, id) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(Error::Store(levee_store::Error::NotFound { .. })) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn refuse_if_locked(vault: &Vault, mode: LockMode, own: Option<Id>) -> Result<()> {
+    for id in vault.list_ids(FileType::Lock)? {
+        if Some(id) == own {
+            continue;
+        }
+        let Some(lock) = read_lock(vault, &id)? else { continue };
+        if mode == LockMode::Exclusive || lock.exclusive {
+            return Err(Error::Locked {
+                location: vault.location(),
+                exclusive: lock.exclusive,
+                by: lock.holder(),
+                since: lock.time,
+                stale: lock.is_stale(Timestamp::now(), &Whoami::now().hostname),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Removes stale locks, or all of them, and says how many. Unreadable ones go only with all.
+pub fn unlock(vault: &Vault, all: bool) -> Result<usize> {
+    let (now, hostname) = (Timestamp::now(), Whoami::now().hostname);
+    let mut removed = 0;
+    for id in vault.list_ids(FileType::Lock)? {
+        let goes = all || read_lock(vault, &id)?.is_some_and(|lock| lock.is_stale(now, &hostname));
+        if goes {
+            match vault.store().remove(FileType::Lock, &id.to_hex()) {
+                Ok(()) => removed += 1,
+                Err(levee_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(removed)
+}

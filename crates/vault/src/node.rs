@@ -1,0 +1,306 @@
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::go_json::{quote, unquote, write_string};
+use crate::{FileTime, Id};
+
+/// What an entry of a directory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeKind {
+    File,
+    Dir,
+    Symlink,
+    /// A block device.
+    Dev,
+    CharDev,
+    Fifo,
+    Socket,
+    #[serde(other)]
+    Irregular,
+}
+
+impl NodeKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            NodeKind::File => "file",
+            NodeKind::Dir => "dir",
+            NodeKind::Symlink => "symlink",
+            NodeKind::Dev => "dev",
+            NodeKind::CharDev => "chardev",
+            NodeKind::Fifo => "fifo",
+            NodeKind::Socket => "socket",
+            NodeKind::Irregular => "irregular",
+        }
+    }
+
+    /// The bits of Go's `os.FileMode` that say the kind.
+    fn mode_bits(self) -> u32 {
+        match self {
+            NodeKind::File => 0,
+            NodeKind::Dir => 1 << 31,
+            NodeKind::Symlink => 1 << 27,
+            NodeKind::Dev => 1 << 26,
+            NodeKind::CharDev => 1 << 26 | 1 << 21,
+            NodeKind::Fifo => 1 << 25,
+            NodeKind::Socket => 1 << 24,
+            NodeKind::Irregular => 1 << 19,
+        }
+    }
+}
+
+/// The bits of Go's `os.FileMode` beside the nine permissions, and where Unix has them.
+const SPECIAL_BITS: [(u32, u32); 3] = [(1 << 23, 0o4000), (1 << 22, 0o2000), (1 << 20, 0o1000)];
+
+/// An extended attribute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExtendedAttribute {
+    pub name: OsString,
+    pub value: Vec<u8>,
+}
+
+/// One entry of a directory, as the format stores it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Any bytes but `/` and NUL; never empty, `.` or `..`.
+    pub name: OsString,
+    pub kind: NodeKind,
+    /// The permissions as Unix has them, with setuid, setgid and sticky: at most 0o7777.
+    pub mode: u32,
+    pub mtime: FileTime,
+    pub atime: FileTime,
+    pub ctime: FileTime,
+    pub uid: u32,
+    pub gid: u32,
+    pub user: String,
+    pub group: String,
+    pub inode: u64,
+    /// The file system it was on.
+    pub device_id: u64,
+    /// In bytes; of files only.
+    pub size: u64,
+    pub links: u64,
+    pub link_target: OsString,
+    pub extended_attributes: Vec<ExtendedAttribute>,
+    /// The number of a device.
+    pub device: u64,
+    /// The blobs of a file in their order.
+    pub content: Option<Vec<Id>>,
+    /// The tree of a directory.
+    pub subtree: Option<Id>,
+}
+
+impl Node {
+    /// A node with nothing but a name, a kind and permissions.
+    pub fn new(name: OsString, kind: NodeKind, mode: u32) -> Self {
+        Self {
+            name,
+            kind,
+            mode,
+            mtime: FileTime::default(),
+            atime: FileTime::default(),
+            ctime: FileTime::default(),
+            uid: 0,
+            gid: 0,
+            user: String::new(),
+            group: String::new(),
+            inode: 0,
+            device_id: 0,
+            size: 0,
+            links: 0,
+            link_target: OsString::new(),
+            extended_attributes: Vec::new(),
+            device: 0,
+            content: None,
+            subtree: None,
+        }
+    }
+
+    /// The blobs of a file; none for anything else.
+    pub fn blobs(&self) -> &[Id] {
+        self.content.as_deref().unwrap_or_default()
+    }
+
+    /// The mode as Go's `os.FileMode` has it: the kind in the high bits.
+    pub fn go_mode(&self) -> u32 {
+        let special = SPECIAL_BITS.iter().filter(|(_, unix)| self.mode & unix != 0).map(|(go, _)| go);
+        self.kind.mode_bits() | self.mode & 0o777 | special.sum::<u32>()
+    }
+
+    /// Writes the node as restic's marshaller does, down to the order of the fields.
+    pub(crate) fn write_json(&self, out: &mut Vec<u8>) {
+        let name = std::os::unix::ffi::OsStrExt::as_bytes(self.name.as_os_str());
+        out.extend(b"{\"name\":");
+        write_string(out, quote(name).as_bytes());
+        out.extend(format!(",\"type\":\"{}\"", self.kind.as_str()).bytes());
+        number(out, "mode", u64::from(self.go_mode()));
+        for (field, time) in [("mtime", self.mtime), ("atime", self.atime), ("ctime", self.ctime)] {
+            out.extend(format!(",\"{field}\":\"{time}\"").bytes());
+        }
+        out.extend(format!(",\"uid\":{},\"gid\":{}", self.uid, self.gid).bytes());
+        text(out, "user", self.user.as_bytes());
+        text(out, "group", self.group.as_bytes());
+        number(out, "inode", self.inode);
+        number(out, "device_id", self.device_id);
+        number(out, "size", self.size);
+        number(out, "links", self.links);
+        let target = std::os::unix::ffi::OsStrExt::as_bytes(self.link_target.as_os_str());
+        text(out, "linktarget", target);
+        if std::str::from_utf8(target).is_err() {
+            text(out, "linktarget_raw", BASE64.encode(target).as_bytes());
+        }
+        if !self.extended_attributes.is_empty() {
+            out.extend(b",\"extended_attributes\":[");
+            for (index, attribute) in self.extended_attributes.iter().enumerate() {
+                out.extend(if index == 0 { &b"{\"name\":"[..] } else { b",{\"name\":" });
+                write_string(out, std::os::unix::ffi::OsStrExt::as_bytes(attribute.name.as_os_str()));
+                out.extend(format!(",\"value\":\"{}\"}}", BASE64.encode(&attribute.value)).bytes());
+            }
+            out.push(b']');
+        }
+        number(out, "device", self.device);
+        out.extend(b",\"content\":");
+        match &self.content {
+            None => out.extend(b"null"),
+            Some(blobs) => {
+                out.push(b'[');
+                for (index, blob) in blobs.iter().enumerate() {
+                    out.extend(if index == 0 { "\"" } else { ",\"" }.bytes());
+                    out.extend(blob.to_hex().bytes());
+                    out.push(b'"');
+                }
+                out.push(b']');
+            }
+        }
+        if let Some(subtree) = self.subtree {
+            text(out, "subtree", subtree.to_hex().as_bytes());
+        }
+        out.push(b'}');
+    }
+}
+
+fn number(out: &mut Vec<u8>, field: &str, value: u64) {
+    if value != 0 {
+        out.extend(format!(",\"{field}\":{value}").bytes());
+    }
+}
+
+fn text(out: &mut Vec<u8>, field: &str, value: &[u8]) {
+    if !value.is_empty() {
+        out.extend(format!(",\"{field}\":").bytes());
+        write_string(out, value);
+    }
+}
+
+/// The node as JSON has it, before its name is unquoted and its parts are checked.
+#[derive(Deserialize)]
+struct RawNode {
+    name: String,
+    #[serde(rename = "type")]
+    kind: NodeKind,
+    #[serde(default)]
+    mode: u32,
+    #[serde(default)]
+    mtime: FileTime,
+    #[serde(default)]
+    atime: FileTime,
+    #[serde(default)]
+    ctime: FileTime,
+    #[serde(default)]
+    uid: u32,
+    #[serde(default)]
+    gid: u32,
+    #[serde(default)]
+    user: String,
+    #[serde(default)]
+    group: String,
+    #[serde(default)]
+    inode: u64,
+    #[serde(default)]
+    device_id: u64,
+    #[serde(default)]
+    size: u64,
+    #[serde(default)]
+    links: u64,
+    #[serde(default)]
+    linktarget: String,
+    #[serde(default)]
+    linktarget_raw: Option<String>,
+    #[serde(default)]
+    extended_attributes: Option<Vec<RawAttribute>>,
+    #[serde(default)]
+    device: u64,
+    #[serde(default)]
+    content: Option<Vec<Id>>,
+    #[serde(default)]
+    subtree: Option<Id>,
+}
+
+#[derive(Deserialize)]
+struct RawAttribute {
+    name: String,
+    #[serde(default)]
+    value: Option<String>,
+}
+
+impl TryFrom<RawNode> for Node {
+    type Error = String;
+
+    fn try_from(raw: RawNode) -> Result<Node, String> {
+        let name = unquote(&raw.name).ok_or_else(|| format!("the name {:?} is not quoted as it must be", raw.name))?;
+        // A name that leads elsewhere would let a snapshot write outside of where it is restored to.
+        if name.is_empty() || name == b"." || name == b".." || name.contains(&b'/') || name.contains(&0) {
+            return Err(format!("{:?} is not a name for a file", raw.name));
+        }
+        let base64 = |text: String| BASE64.decode(text).map_err(|_| "a value is not base64".to_string());
+        let link_target = match raw.linktarget_raw {
+            Some(target) => base64(target)?,
+            None => raw.linktarget.into_bytes(),
+        };
+        let attributes = raw.extended_attributes.unwrap_or_default().into_iter().map(|attribute| {
+            let value = attribute.value.map_or(Ok(Vec::new()), base64)?;
+            Ok(ExtendedAttribute { name: attribute.name.into(), value })
+        });
+        let special = SPECIAL_BITS.iter().filter(|(go, _)| raw.mode & go != 0).map(|(_, unix)| unix);
+        Ok(Node {
+            name: OsString::from_vec(name),
+            kind: raw.kind,
+            mode: raw.mode & 0o777 | special.sum::<u32>(),
+            mtime: raw.mtime,
+            atime: raw.atime,
+            ctime: raw.ctime,
+            uid: raw.uid,
+            gid: raw.gid,
+            user: raw.user,
+            group: raw.group,
+            inode: raw.inode,
+            device_id: raw.device_id,
+            size: raw.size,
+            links: raw.links,
+            link_target: OsString::from_vec(link_target),
+            extended_attributes: attributes.collect::<Result<_, String>>()?,
+            device: raw.device,
+            content: raw.content,
+            subtree: raw.subtree,
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Node::try_from(RawNode::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
+}
+
+impl Serialize for Node {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut json = Vec::new();
+        self.write_json(&mut json);
+        let raw: Box<serde_json::value::RawValue> = serde_json::from_slice(&json).map_err(serde::ser::Error::custom)?;
+        raw.serialize(serializer)
+    }
+}

@@ -1,0 +1,152 @@
+//! Making and removing directory entries of every kind.
+
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+use super::target::stat;
+use super::{Context, metadata};
+use crate::{Event, ItemChange, Node, NodeKind, Result};
+
+/// Directories are private until their metadata are set.
+const DIRECTORY_MODE: Mode = Mode::RWXU;
+
+fn file_type(stat: &Stat) -> FileType {
+    FileType::from_raw_mode(stat.st_mode)
+}
+
+/// Makes a directory unless it is there. Anything else in its place is removed.
+pub(super) fn make_directory(context: &Context<'_>, path: &Path) -> Result<()> {
+    let target = context.target;
+    let (parent, name) = target.parent_of(path)?;
+    let failed = |errno: Errno| target.error("create the directory", path, errno.into());
+    match stat(&parent, name).map_err(failed)? {
+        Some(stat) if file_type(&stat) == FileType::Directory => return Ok(()),
+        Some(_) => rustix::fs::unlinkat(&parent, name, AtFlags::empty()).map_err(failed)?,
+        None => {}
+    }
+    rustix::fs::mkdirat(&parent, name, DIRECTORY_MODE).map_err(failed)
+}
+
+/// Makes room for something that isn't a directory.
+pub(super) fn clear(context: &Context<'_>, parent: &OwnedFd, name: &OsStr, path: &Path) -> Result<()> {
+    let failed = |errno: Errno| context.target.error("replace", path, errno.into());
+    match stat(parent, name).map_err(failed)? {
+        None => Ok(()),
+        Some(stat) if file_type(&stat) != FileType::Directory => {
+            rustix::fs::unlinkat(parent, name, AtFlags::empty()).map_err(failed)
+        }
+        Some(_) if context.options.delete => remove_recursively(parent, name).map(drop).map_err(failed),
+        // An empty one goes; what is in a full one may be wanted.
+        Some(_) => rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR).map_err(failed),
+    }
+}
+
+/// Makes a symbolic link, device or FIFO. `false` when it cannot be made here, which is then reported.
+pub(super) fn make_other(context: &Context<'_>, path: &Path, node: &Node) -> Result<bool> {
+    let target = context.target;
+    let (parent, name) = target.parent_of(path)?;
+    let failed = |errno: Errno| target.error("create", path, errno.into());
+    let mode = Mode::RUSR | Mode::WUSR;
+    match node.kind {
+        NodeKind::Symlink => {
+            let current = rustix::fs::readlinkat(&parent, name, Vec::new());
+            if current.is_ok_and(|current| current.as_bytes() == node.link_target.as_bytes()) {
+                metadata::apply_to_other(context, &parent, name, path, node);
+                return Ok(true);
+            }
+            clear(context, &parent, name, path)?;
+            rustix::fs::symlinkat(&node.link_target, &parent, name).map_err(failed)?;
+        }
+        NodeKind::Fifo => {
+            clear(context, &parent, name, path)?;
+            rustix::fs::mknodat(&parent, name, FileType::Fifo, mode, 0).map_err(failed)?;
+        }
+        NodeKind::Dev | NodeKind::CharDev => {
+            let kind = if node.kind == NodeKind::Dev { FileType::BlockDevice } else { FileType::CharacterDevice };
+            if !context.is_root {
+                context.problems.add(path, "skipped: only root can create devices".into());
+                return Ok(false);
+            }
+            clear(context, &parent, name, path)?;
+            rustix::fs::mknodat(&parent, name, kind, mode, node.device).map_err(failed)?;
+        }
+        NodeKind::Socket | NodeKind::Irregular | NodeKind::File | NodeKind::Dir => {
+            context.problems.add(path, format!("skipped: a {} cannot be restored", node.kind.as_str()));
+            return Ok(false);
+        }
+    }
+    metadata::apply_to_other(context, &parent, name, path, node);
+    Ok(true)
+}
+
+/// Gives a restored file another name.
+pub(super) fn make_hard_link(context: &Context<'_>, path: &Path, first: &Path) -> Result<()> {
+    let target = context.target;
+    let (parent, name) = target.parent_of(path)?;
+    let (first_parent, first_name) = target.parent_of(first)?;
+    let failed = |errno: Errno| target.error("create the hard link", path, errno.into());
+    let original = stat(&first_parent, first_name).map_err(failed)?.ok_or_else(|| failed(Errno::NOENT))?;
+    if let Some(current) = stat(&parent, name).map_err(failed)? {
+        if (current.st_dev, current.st_ino) == (original.st_dev, original.st_ino) {
+            return Ok(());
+        }
+        clear(context, &parent, name, path)?;
+    }
+    rustix::fs::linkat(&first_parent, first_name, &parent, name, AtFlags::empty()).map_err(failed)
+}
+
+/// Removes the entries of a directory that are not wanted, and says how many.
+pub(super) fn remove_unwanted(context: &Context<'_>, path: &Path, wanted: &dyn Fn(&OsStr) -> bool) -> u64 {
+    let Ok(directory) = context.target.open_directory(path) else { return 0 };
+    let names = match names_in(&directory) {
+        Ok(names) => names,
+        Err(errno) => {
+            context.problem(path, &context.target.error("list", path, errno.into()));
+            return 0;
+        }
+    };
+    let mut removed = 0;
+    for name in names.iter().map(|name| OsStr::from_bytes(name)).filter(|name| !wanted(name)) {
+        let path = path.join(name);
+        match remove_recursively(&directory, name) {
+            Ok(count) => {
+                removed += count;
+                context.progress.report(Event::Item { path: &path, change: ItemChange::Deleted });
+            }
+            Err(errno) => context.problem(&path, &context.target.error("remove", &path, errno.into())),
+        }
+    }
+    removed
+}
+
+fn names_in(directory: &OwnedFd) -> rustix::io::Result<Vec<Vec<u8>>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(directory)? {
+        let name = entry?.file_name().to_bytes().to_vec();
+        if name != b"." && name != b".." {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+/// Removes something and all that is in it, without following links; says how many entries that were.
+fn remove_recursively(parent: &OwnedFd, name: &OsStr) -> rustix::io::Result<u64> {
+    let is_directory = stat(parent, name)?.is_some_and(|stat| file_type(&stat) == FileType::Directory);
+    if !is_directory {
+        return rustix::fs::unlinkat(parent, name, AtFlags::empty()).map(|()| 1);
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+    let mut removed = 1;
+    for name in names_in(&directory)? {
+        removed += remove_recursively(&directory, OsStr::from_bytes(&name))?;
+    }
+    rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?;
+    Ok(removed)
+}

@@ -1,0 +1,173 @@
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use jiff::Timestamp;
+use levee_store::{Entry, Error as StoreError, FileType, Result as StoreResult, Store};
+use levee_vault::{Chunking, NodeMeta, SnapshotOptions, SnapshotWriter, Vault};
+
+use crate::support::*;
+
+/// A store that breaks at its nth operation and stays broken, as if the process had been killed there.
+struct Breaking {
+    store: Arc<dyn Store>,
+    operations_left: AtomicI64,
+}
+
+impl Breaking {
+    fn spend(&self, action: &'static str, file_type: FileType, name: &str) -> StoreResult<()> {
+        if self.operations_left.fetch_sub(1, Ordering::SeqCst) > 0 {
+            return Ok(());
+        }
+        let (location, name, reason) = (self.location(), name.to_string(), "broken on purpose".to_string());
+        Err(StoreError::Unreachable { location, action, file_type, name, reason })
+    }
+}
+
+impl Store for Breaking {
+    fn create(&self) -> StoreResult<()> {
+        self.store.create()
+    }
+
+    fn write(&self, file_type: FileType, name: &str, content: &[u8]) -> StoreResult<()> {
+        self.spend("write", file_type, name)?;
+        self.store.write(file_type, name, content)
+    }
+
+    fn read(&self, file_type: FileType, name: &str) -> StoreResult<Vec<u8>> {
+        self.spend("read", file_type, name)?;
+        self.store.read(file_type, name)
+    }
+
+    fn read_range(&self, file_type: FileType, name: &str, offset: u64, length: usize) -> StoreResult<Vec<u8>> {
+        self.spend("read", file_type, name)?;
+        self.store.read_range(file_type, name, offset, length)
+    }
+
+    fn size_bytes(&self, file_type: FileType, name: &str) -> StoreResult<u64> {
+        self.spend("look at", file_type, name)?;
+        self.store.size_bytes(file_type, name)
+    }
+
+    fn list(&self, file_type: FileType) -> StoreResult<Vec<Entry>> {
+        self.spend("list", file_type, "")?;
+        self.store.list(file_type)
+    }
+
+    fn remove(&self, file_type: FileType, name: &str) -> StoreResult<()> {
+        self.spend("remove", file_type, name)?;
+        self.store.remove(file_type, name)
+    }
+
+    fn location(&self) -> String {
+        self.store.location()
+    }
+}
+
+/// Runs an operation with a store that breaks at the first, the second, … operation, until it succeeds.
+fn break_everywhere(scratch: &Scratch, run: impl Fn(&Vault) -> levee_vault::Result<()>) {
+    let vault = scratch.init();
+    backup(&vault, &scratch.path("earlier"));
+    let before = vault.snapshots().unwrap().len();
+    for operations in 0.. {
+        assert!(operations < 200, "it never succeeds");
+        let store = Breaking { store: scratch.store(), operations_left: AtomicI64::new(i64::MAX) };
+        let store = Arc::new(store);
+        let broken = Vault::open_with_master_key(store.clone(), vault.master_key().clone()).unwrap();
+        store.operations_left.store(operations, Ordering::SeqCst);
+        let result = run(&broken);
+        levee_vault::unlock(&vault, true).unwrap();
+        let snapshots = vault.snapshots().unwrap().len();
+        let report = levee_vault::check(&vault, Default::default(), &()).unwrap();
+        assert!(report.is_sound(), "after {operations}: {report:?}");
+        match result {
+            Ok(()) => {
+                assert!(operations > 5 && snapshots == before + 1, "{operations} {snapshots}");
+                break;
+            }
+            Err(error) => {
+                // Also when only the answer to the snapshot's writing was lost, nothing is wrong.
+                let text = format!("{error:?}");
+                assert!(text.contains("broken on purpose"), "after {operations}: {text}");
+                assert_eq!(snapshots, before, "after {operations}");
+                if operations % 4 == 0 {
+                    scratch.restic(&["check", "--read-data"]);
+                }
+            }
+        }
+    }
+    scratch.restic(&["check", "--read-data"]);
+}
+
+fn small_source(scratch: &Scratch) {
+    for (folder, seed) in [("earlier", 1), ("source", 2)] {
+        let path = scratch.path(folder);
+        std::fs::create_dir_all(path.join("below")).unwrap();
+        std::fs::write(path.join("file"), noise(100_000, seed)).unwrap();
+        std::fs::write(path.join("below/other"), noise(20 << 20, seed + 2)).unwrap();
+        std::fs::write(path.join("same"), b"the same everywhere").unwrap();
+    }
+}
+
+#[test]
+fn a_backup_that_breaks_anywhere_leaves_a_sound_repository() {
+    let scratch = Scratch::new();
+    small_source(&scratch);
+    let source = scratch.path("source");
+    break_everywhere(&scratch, |vault| {
+        levee_vault::backup(vault, &backup_options(&source), &()).map(|summary| assert!(summary.snapshot_id.is_some()))
+    });
+}
+
+#[test]
+fn a_stream_that_breaks_anywhere_leaves_a_sound_repository() {
+    let scratch = Scratch::new();
+    small_source(&scratch);
+    let content = noise(40 << 20, 9);
+    break_everywhere(&scratch, |vault| {
+        let mut writer = SnapshotWriter::begin(vault, SnapshotOptions::default())?;
+        let meta = NodeMeta::new(0o600, Timestamp::UNIX_EPOCH);
+        writer.file(Path::new("table"), &meta, &mut &content[..], Chunking::Pages { chunk_bytes: 131_072 })?;
+        writer.finish().map(drop)
+    });
+}
+
+#[test]
+fn a_creation_that_breaks_anywhere_can_be_repeated() {
+    for operations in 0.. {
+        let scratch = Scratch::new();
+        let store = Breaking { store: scratch.store(), operations_left: AtomicI64::new(operations) };
+        let result = Vault::init(Arc::new(store), &password());
+        if result.is_err() {
+            Vault::init(scratch.store(), &password()).unwrap();
+        }
+        scratch.open();
+        scratch.restic(&["check"]);
+        if result.is_ok() {
+            assert!(operations >= 3);
+            break;
+        }
+    }
+}
+
+#[test]
+fn giving_up_a_writer_half_way_ends_its_threads() {
+    let scratch = Scratch::new();
+    let vault = scratch.init();
+    let threads = || {
+        std::fs::read_dir("/proc/self/task")
+            .unwrap()
+            .filter(|task| {
+                let name = task.as_ref().unwrap().path().join("comm");
+                std::fs::read_to_string(name).is_ok_and(|name| name.starts_with("vault-packer"))
+            })
+            .count()
+    };
+    let mut writer = SnapshotWriter::begin(&vault, SnapshotOptions::default()).unwrap();
+    let meta = NodeMeta::new(0o600, Timestamp::UNIX_EPOCH);
+    writer.file(Path::new("a"), &meta, &mut &noise(30 << 20, 1)[..], Chunking::Content).unwrap();
+    assert!(threads() >= 1);
+    drop(writer);
+    assert!(vault.snapshots().unwrap().is_empty());
+    assert!(std::fs::read_dir(scratch.path("repository/locks")).unwrap().next().is_none());
+}
