@@ -1,0 +1,150 @@
+//! Accepting TLS connections and serving requests on them, each with the identity of who sent it.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Body, Incoming};
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tower::Service;
+use tracing::{debug, warn};
+
+use crate::credentials::Protocol;
+use crate::explain;
+use crate::identity::{CertificateFacts, PeerIdentity, Subject};
+
+/// A log stream over a long line needs this much under way: 16 MiB in 30 ms are 500 MB/s.
+pub(crate) const WINDOW_BYTES: u32 = 16 << 20;
+/// One piece of log in few frames.
+pub(crate) const FRAME_BYTES_MAX: u32 = 1 << 20;
+/// A dead link is found within these two together.
+pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+pub(crate) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Somebody who connects and says nothing does not keep a place for longer.
+pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Far above the agents of one Levee; bounds what strangers can hold open.
+const CONNECTIONS_MAX: usize = 4096;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Who sent a request; none where the listener does not ask for a certificate.
+#[derive(Clone, Debug)]
+pub(crate) struct Sender(pub Option<PeerIdentity>);
+
+/// Serves until `shutdown`; connections that are open then are cut.
+pub(crate) async fn serve<S, B>(
+    listener: TcpListener,
+    tls: ServerConfig,
+    protocol: Protocol,
+    service: S,
+    shutdown: impl Future<Output = ()>,
+) where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let acceptor = TlsAcceptor::from(Arc::new(tls));
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
+    tokio::pin!(shutdown);
+    loop {
+        let accepted = tokio::select! {
+            () = &mut shutdown => return,
+            Some(_) = connections.join_next() => continue,
+            accepted = accept(&listener, &places) => accepted,
+        };
+        if let Some((stream, place)) = accepted {
+            connections.spawn(connection(acceptor.clone(), stream, protocol, service.clone(), place));
+        }
+    }
+}
+
+async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+    // The semaphore is never closed.
+    let place = places.clone().acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, _)) => Some((stream, place)),
+        Err(error) => {
+            warn!(%error, "a connection could not be accepted; trying again");
+            // Most often there are no file descriptors left, which will not change at once.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            None
+        }
+    }
+}
+
+async fn connection<S, B>(
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    protocol: Protocol,
+    service: S,
+    place: OwnedSemaphorePermit,
+) where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let from = stream.peer_addr().map(|address| address.to_string()).unwrap_or_default();
+    if let Err(error) = stream.set_nodelay(true) {
+        debug!(%from, %error, "TCP_NODELAY could not be set");
+    }
+    let stream = match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return warn!(%from, error = explain::chain(&error), "refused a connection"),
+        Err(_) => return debug!(%from, "somebody connected and did not finish the handshake"),
+    };
+    let sender = Sender(peer_of(&stream));
+    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(sender.clone());
+        let mut service = service.clone();
+        async move {
+            std::future::poll_fn(|context| service.poll_ready(context)).await?;
+            service.call(request).await
+        }
+    });
+    let stream = TokioIo::new(stream);
+    let ended = match protocol {
+        Protocol::Http2 => {
+            hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .initial_stream_window_size(WINDOW_BYTES)
+                .initial_connection_window_size(WINDOW_BYTES)
+                .max_frame_size(FRAME_BYTES_MAX)
+                .keep_alive_interval(KEEPALIVE_INTERVAL)
+                .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+                .serve_connection(stream, service)
+                .await
+        }
+        Protocol::Http1 => {
+            hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(Duration::from_secs(60))
+                .serve_connection(stream, service)
+                .await
+        }
+    };
+    if let Err(error) = ended {
+        debug!(%from, error = explain::chain(&error), "a connection ended");
+    }
+    drop(place);
+}
+
+fn peer_of(stream: &TlsStream<TcpStream>) -> Option<PeerIdentity> {
+    let certificate = stream.get_ref().1.peer_certificates()?.first()?;
+    // The handshake has already read it once, and refused what does not read.
+    match CertificateFacts::read(certificate).ok()?.subject {
+        Subject::Agent(peer) => Some(peer),
+        Subject::Server { .. } => None,
+    }
+}
