@@ -16,9 +16,7 @@ const USER_TIMEOUT_MS: u32 = 30_000;
 pub(crate) fn dial(options: &ConnectOptions) -> io::Result<Socket> {
     match &options.host {
         // A Unix socket answers at once or is full; it knows no time-out for connecting.
-        Host::Unix(folder) => {
-            UnixStream::connect(folder.join(format!(".s.PGSQL.{}", options.port))).map(Socket::Unix)
-        }
+        Host::Unix(folder) => UnixStream::connect(folder.join(format!(".s.PGSQL.{}", options.port))).map(Socket::Unix),
         Host::Tcp(host) => dial_tcp(host, options.port, options.connect_timeout).map(Socket::Tcp),
     }
 }

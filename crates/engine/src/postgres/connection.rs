@@ -12,7 +12,9 @@ use rustls::ClientConnection;
 use rustls_pki_types::ServerName;
 
 use super::transport::{Transport, Waited};
-use super::{ConnectOptions, Error, Host, Result, Row, ServerError, ServerVersion, SslMode, address, authentication, tls};
+use super::{
+    ConnectOptions, Error, Host, Result, Row, ServerError, ServerVersion, SslMode, address, authentication, tls,
+};
 
 /// How much is asked of the socket in one read. WAL comes in messages of up to 128 KiB.
 const READ_SIZE: usize = 256 << 10;
@@ -202,7 +204,8 @@ impl Connection {
                     tracing::warn!(address = self.address, sqlstate = notice.sqlstate, "PostgreSQL: {notice}");
                 }
                 Ok(Some(Message::ParameterStatus(body))) => {
-                    let (name, value) = (body.name().map_err(Error::io(doing))?, body.value().map_err(Error::io(doing))?);
+                    let (name, value) =
+                        (body.name().map_err(Error::io(doing))?, body.value().map_err(Error::io(doing))?);
                     self.parameters.insert(name.to_owned(), value.to_owned());
                 }
                 Ok(Some(Message::NotificationResponse(_) | Message::BackendKeyData(_))) => {}

@@ -25,7 +25,10 @@ pub enum PageState {
     Valid,
     /// Changed after `since`: what it holds does not matter, since replay writes it again.
     Newer,
-    Damaged { stored: u16, computed: u16 },
+    Damaged {
+        stored: u16,
+        computed: u16,
+    },
 }
 
 /// Judges a page as PostgreSQL's own base backup does. `block` is its number in the relation, across segments.
@@ -80,8 +83,10 @@ pub fn checksum(page: &[u8; PAGE_SIZE], block: u32) -> u16 {
 pub fn first_block(path: &str) -> Option<u32> {
     let blocks_per_segment: u32 = (1 << 30) / PAGE_SIZE as u32;
     let name = path.rsplit('/').next()?;
-    let in_relation_folder =
-        path.starts_with("base/") || path.starts_with("global/") || path.starts_with("PG_") || path.starts_with("pg_tblspc/");
+    let in_relation_folder = path.starts_with("base/")
+        || path.starts_with("global/")
+        || path.starts_with("PG_")
+        || path.starts_with("pg_tblspc/");
     if !in_relation_folder {
         return None;
     }

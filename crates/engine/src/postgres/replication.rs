@@ -78,7 +78,12 @@ impl Connection {
     }
 
     /// Streams the log of `timeline` from `from` on, by physical replication.
-    pub fn start_replication(mut self, slot: Option<&str>, timeline: TimelineId, from: Lsn) -> Result<ReplicationStream> {
+    pub fn start_replication(
+        mut self,
+        slot: Option<&str>,
+        timeline: TimelineId,
+        from: Lsn,
+    ) -> Result<ReplicationStream> {
         let doing = "starting replication";
         let slot = slot.map(|slot| format!("SLOT {} ", quote_identifier(slot))).unwrap_or_default();
         let command = format!("START_REPLICATION {slot}PHYSICAL {from} TIMELINE {timeline}");

@@ -184,8 +184,6 @@ fn next_timeline(body: &DataRowBody) -> Result<NextTimeline> {
         .collect()
         .map_err(Error::io(DOING))?;
     let value = |column: usize| values.get(column).cloned().flatten();
-    let next = || {
-        Some(NextTimeline { timeline: TimelineId(value(0)?.parse().ok()?), start: value(1)?.parse().ok()? })
-    };
+    let next = || Some(NextTimeline { timeline: TimelineId(value(0)?.parse().ok()?), start: value(1)?.parse().ok()? });
     next().ok_or_else(|| Error::protocol(DOING, "a next timeline that can't be read"))
 }

@@ -36,7 +36,9 @@ pub enum TarError {
     Read(#[from] io::Error),
     #[error("an archive is damaged: {0}")]
     Damaged(&'static str),
-    #[error("an archive has {path:?}, which is of type {kind:?}; a data directory has only files, directories and links")]
+    #[error(
+        "an archive has {path:?}, which is of type {kind:?}; a data directory has only files, directories and links"
+    )]
     Unsupported { path: String, kind: char },
     #[error("an archive has the path {0:?}, which would lie outside")]
     Outside(String),
@@ -174,7 +176,8 @@ impl Extensions {
         while !content.is_empty() {
             let space = content.iter().position(|byte| *byte == b' ').ok_or_else(damaged)?;
             let length: usize = text(&content[..space])?.parse().map_err(|_| damaged())?;
-            let record = content.get(space + 1..length).and_then(|record| record.strip_suffix(b"\n")).ok_or_else(damaged)?;
+            let record =
+                content.get(space + 1..length).and_then(|record| record.strip_suffix(b"\n")).ok_or_else(damaged)?;
             let (key, value) = text(record)?.split_once('=').ok_or_else(damaged)?;
             match key {
                 "path" => self.path = Some(value.to_owned()),
@@ -224,7 +227,8 @@ fn number(field: &[u8]) -> Result<u64, TarError> {
 
 /// The sum of all bytes, with the sum's own field as spaces.
 fn check_sum(block: &[u8; BLOCK]) -> Result<(), TarError> {
-    let sum: u64 = block.iter().enumerate().map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u64::from(*byte) }).sum();
+    let sum: u64 =
+        block.iter().enumerate().map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u64::from(*byte) }).sum();
     if number(&block[148..156])? == sum { Ok(()) } else { Err(TarError::Damaged("a heading's sum is wrong")) }
 }
 

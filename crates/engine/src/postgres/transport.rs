@@ -128,7 +128,8 @@ impl Transport {
                 return Ok(Waited::Readable);
             }
         }
-        let timeout = Timespec { tv_sec: timeout.as_secs().min(i32::MAX as u64) as i64, tv_nsec: timeout.subsec_nanos().into() };
+        let timeout =
+            Timespec { tv_sec: timeout.as_secs().min(i32::MAX as u64) as i64, tv_nsec: timeout.subsec_nanos().into() };
         let mut descriptors = Vec::with_capacity(1 + wake.len());
         descriptors.push(PollFd::new(&self.socket, PollFlags::IN));
         descriptors.extend(wake.iter().map(|descriptor| PollFd::from_borrowed_fd(*descriptor, PollFlags::IN)));

@@ -2,11 +2,13 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use levee_engine::postgres::{Connection, Error, Password, SslMode};
+use levee_engine::postgres::{ConnectOptions, Connection, Error, Host, Password, SslMode};
+use levee_model::postgres::{Lsn, SegmentSize};
 use levee_testing::postgres::Cluster;
 use levee_testing::process::run;
 use rustls_pki_types::pem::PemObject;
 
+use crate::wal::stream;
 use crate::{options, tcp_options};
 
 #[test]
@@ -14,7 +16,8 @@ fn queries_return_rows_and_errors_leave_the_connection_usable() {
     let cluster = Cluster::builder().start();
     let mut connection = Connection::connect(&options(&cluster)).unwrap();
     assert_eq!(connection.server_version().major(), 15);
-    let rows = connection.simple_query("select 1 as a, null as b, 'ü' as c union all select 2, 'x', '' order by 1").unwrap();
+    let rows =
+        connection.simple_query("select 1 as a, null as b, 'ü' as c union all select 2, 'x', '' order by 1").unwrap();
     assert_eq!(rows.len(), 2);
     assert_eq!((rows[0].by_name("a"), rows[0].by_name("b"), rows[0].by_name("c")), (Some("1"), None, Some("ü")));
     let error = connection.simple_query("select nonsense").unwrap_err();
@@ -81,7 +84,7 @@ fn a_connection_can_be_encrypted_and_the_server_verified() {
 
     let connect = |mode: SslMode, host: &str| {
         let mut options = tcp_options(&cluster, "postgres");
-        options.host = levee_engine::postgres::Host::Tcp(host.into());
+        options.host = Host::Tcp(host.into());
         options.ssl_mode = mode;
         Connection::connect(&options)
     };
@@ -90,8 +93,16 @@ fn a_connection_can_be_encrypted_and_the_server_verified() {
     let mut encrypted = connect(SslMode::Require, "127.0.0.1").unwrap();
     assert!(encrypted.is_encrypted());
     // Answers and questions that are larger than TLS records and buffers.
-    let rows = encrypted.simple_query(&format!("select length('{}'), repeat('y', 3000000)", "x".repeat(300_000))).unwrap();
+    let rows =
+        encrypted.simple_query(&format!("select length('{}'), repeat('y', 3000000)", "x".repeat(300_000))).unwrap();
     assert_eq!((rows[0].get(0), rows[0].get(1).map(str::len)), (Some("300000"), Some(3_000_000)));
+
+    // The log, which comes as fast as the server can.
+    let from = cluster.flush_lsn().parse::<Lsn>().unwrap().segment_start(SegmentSize::DEFAULT);
+    cluster.pgbench().initialize(3);
+    let end = cluster.flush_lsn().parse().unwrap();
+    let required = ConnectOptions { ssl_mode: SslMode::Require, ..tcp_options(&cluster, "postgres") };
+    assert!(stream(&required, from, end) == stream(&options(&cluster), from, end));
 
     let mut roots = rustls::RootCertStore::empty();
     roots.add(rustls_pki_types::CertificateDer::from_pem_file(certificate).unwrap()).unwrap();
@@ -122,11 +133,35 @@ fn make_certificate(cluster: &Cluster) -> std::path::PathBuf {
         "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=ca",
         "-days", "2",
     ]);
-    openssl(&["req", "-newkey", "rsa:2048", "-nodes", "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=localhost"]);
+    openssl(&[
+        "req",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-keyout",
+        "server.key",
+        "-out",
+        "server.csr",
+        "-subj",
+        "/CN=localhost",
+    ]);
     std::fs::write(folder.join("extensions"), "subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n").unwrap();
     openssl(&[
-        "x509", "-req", "-in", "server.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-out", "server.crt",
-        "-days", "2", "-extfile", "extensions",
+        "x509",
+        "-req",
+        "-in",
+        "server.csr",
+        "-CA",
+        "ca.crt",
+        "-CAkey",
+        "ca.key",
+        "-CAcreateserial",
+        "-out",
+        "server.crt",
+        "-days",
+        "2",
+        "-extfile",
+        "extensions",
     ]);
     for name in ["server.key", "server.crt"] {
         run(Command::new("chown").arg("postgres").arg(folder.join(name)));

@@ -2,6 +2,7 @@
 
 mod backup;
 mod connect;
+mod old_backup;
 mod wal;
 
 use levee_engine::postgres::{ConnectOptions, Host, SslMode};

@@ -1,18 +1,17 @@
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use levee_engine::postgres::wal::{Decoded, Mark, MarkKind, WalDecoder};
-use levee_engine::postgres::{Connection, Event};
+use levee_engine::postgres::{ConnectOptions, Connection, Event};
 use levee_model::postgres::{Lsn, SegmentSize, TimelineId};
-use levee_testing::postgres::{Cluster, Stop};
+use levee_testing::postgres::{Cluster, Stop, Version};
 use levee_testing::process::try_run;
 
 use crate::options;
 
 /// Streams from `from` up to `until` by a connection of its own.
-fn stream(cluster: &Cluster, from: Lsn, until: Lsn) -> Vec<u8> {
-    let connection = Connection::connect_replication(&options(cluster)).unwrap();
+pub fn stream(options: &ConnectOptions, from: Lsn, until: Lsn) -> Vec<u8> {
+    let connection = Connection::connect_replication(options).unwrap();
     let mut stream = connection.start_replication(None, TimelineId(1), from).unwrap();
     let mut log = Vec::new();
     let deadline = Instant::now() + Duration::from_secs(30);
@@ -50,7 +49,12 @@ fn marks(found: &[Decoded]) -> Vec<&Mark> {
 
 #[test]
 fn marks_are_those_that_pg_waldump_shows() {
-    let cluster = Cluster::builder().setting("max_prepared_transactions", "5").start();
+    for version in Version::ALL {
+        check_marks(&Cluster::builder().version(version).setting("max_prepared_transactions", "5").start());
+    }
+}
+
+fn check_marks(cluster: &Cluster) {
     let start = Lsn(cluster.flush_lsn().parse::<Lsn>().unwrap().segment_start(SegmentSize::DEFAULT).0);
     cluster.pgbench().initialize(3);
     cluster.psql("create table t (a int)");
@@ -67,7 +71,7 @@ fn marks_are_those_that_pg_waldump_shows() {
     let segment_last = cluster.psql("select pg_walfile_name(pg_current_wal_lsn())");
     assert!(segment_before < segment_last);
     let until: Lsn = cluster.flush_lsn().parse().unwrap();
-    let log = stream(&cluster, start, until);
+    let log = stream(&options(cluster), start, until);
 
     let found = decode(&log, start, 8191);
     let found = marks(&found);
@@ -80,7 +84,7 @@ fn marks_are_those_that_pg_waldump_shows() {
     }
 
     // The oracle: every commit and abort in the same order, with the same transactions.
-    let mut command = Command::new(cluster.binaries().folder().join("pg_waldump"));
+    let mut command = cluster.binaries().command("pg_waldump");
     let dump = try_run(command.arg("-p").arg(cluster.data_directory().join("pg_wal")).args([
         "-r",
         "Transaction",
@@ -189,7 +193,7 @@ fn no_damage_makes_the_decoder_panic() {
     let start: Lsn = cluster.psql("select redo_lsn from pg_control_checkpoint()").parse().unwrap();
     let start = start.segment_start(SegmentSize::DEFAULT);
     cluster.psql("create table t as select generate_series(1, 2000) a");
-    let log = stream(&cluster, start, cluster.flush_lsn().parse().unwrap());
+    let log = stream(&options(&cluster), start, cluster.flush_lsn().parse().unwrap());
     use proptest::prelude::*;
     let mut runner = proptest::test_runner::TestRunner::default();
     let changes = proptest::collection::vec((0..log.len(), any::<u8>()), 1..30);

@@ -35,11 +35,24 @@ enum State {
     SkipToSegment,
     SkipToPage,
     /// The rest of a record whose start was not seen.
-    Skip { left: u32 },
+    Skip {
+        left: u32,
+    },
     /// Between records: alignment, then the next one.
     Between,
-    Header { start: Lsn, bytes: [u8; RECORD_HEADER_SIZE], filled: usize },
-    Body { start: Lsn, bytes: [u8; RECORD_HEADER_SIZE], header: RecordHeader, left: u32, checksum: u32, kept: Vec<u8> },
+    Header {
+        start: Lsn,
+        bytes: [u8; RECORD_HEADER_SIZE],
+        filled: usize,
+    },
+    Body {
+        start: Lsn,
+        bytes: [u8; RECORD_HEADER_SIZE],
+        header: RecordHeader,
+        left: u32,
+        checksum: u32,
+        kept: Vec<u8>,
+    },
     /// After a switch: zeros up to the segment's end.
     Switched,
 }

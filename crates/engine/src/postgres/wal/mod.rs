@@ -25,16 +25,24 @@ pub struct Mark {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MarkKind {
     /// `xid` is that of the top-level transaction; `None` when a prepared one's could not be found in its record.
-    Commit { xid: Option<u32> },
-    Abort { xid: Option<u32> },
+    Commit {
+        xid: Option<u32>,
+    },
+    Abort {
+        xid: Option<u32>,
+    },
     /// Made by `pg_create_restore_point`.
-    RestorePoint { name: String },
+    RestorePoint {
+        name: String,
+    },
     /// The server was stopped cleanly: nothing is written after it on this timeline until it starts again.
     ShutdownCheckpoint,
     /// The rest of the segment is empty.
     Switch,
     /// A server that was promoted has begun this timeline.
-    EndOfRecovery { timeline: TimelineId },
+    EndOfRecovery {
+        timeline: TimelineId,
+    },
 }
 
 /// What decoding came upon.
@@ -43,7 +51,10 @@ pub enum Decoded {
     Mark(Mark),
     /// The log could not be followed from `at` on. Decoding goes on at the next segment; the marks in between are
     /// not known.
-    LostSync { at: Lsn, reason: LostSync },
+    LostSync {
+        at: Lsn,
+        reason: LostSync,
+    },
 }
 
 /// Why the log could not be followed.

@@ -1,0 +1,89 @@
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::{ArchiveEnd, ArchiveOptions};
+use crate::StopSignal;
+use crate::postgres::preflight::{Expect, Needs, check_zero_loss};
+use crate::postgres::slot::{Bounded, hold_to_bound};
+
+/// How often the slot and the settings are looked at.
+const INTERVAL: Duration = Duration::from_secs(2);
+
+/// Looks after the slot from a thread of its own, since the archive may be waiting for its sink for long: that is
+/// exactly when the log piles up.
+pub(super) struct Watch {
+    stop: StopSignal,
+    /// Protects what the thread has seen last.
+    seen: Mutex<Seen>,
+    /// Held by whoever makes the slot or drops it, so that a dropped one is not made again.
+    slot: Mutex<()>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen {
+    pub(super) held_bytes: Option<u64>,
+    pub(super) zero_loss_problem: Option<String>,
+    dropped: Option<ArchiveEnd>,
+}
+
+impl Watch {
+    pub(super) fn new() -> std::io::Result<Self> {
+        Ok(Self { stop: StopSignal::new()?, seen: Mutex::default(), slot: Mutex::default() })
+    }
+
+    pub(super) fn stop_signal(&self) -> &StopSignal {
+        &self.stop
+    }
+
+    pub(super) fn seen(&self) -> Seen {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// How the archive ends, once the slot has been dropped for its bound.
+    pub(super) fn dropped(&self) -> Option<ArchiveEnd> {
+        self.seen().dropped
+    }
+
+    /// The right to make the slot; `None` once it has been dropped for its bound.
+    pub(super) fn slot_in_use(&self) -> Option<MutexGuard<'_, ()>> {
+        let guard = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.dropped().is_some() { None } else { Some(guard) }
+    }
+
+    /// Until it is stopped, or has dropped the slot.
+    pub(super) fn run(&self, options: &ArchiveOptions) {
+        loop {
+            let mut seen = self.seen();
+            if options.zero_loss {
+                seen.zero_loss_problem =
+                    check_zero_loss(&options.connect, &needs(options)).err().map(|e| e.with_causes());
+            }
+            let slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+            match hold_to_bound(&options.connect, &options.slot, options.slot_bound_bytes.unwrap_or(u64::MAX)) {
+                Ok(Bounded::Within { held_bytes }) => seen.held_bytes = Some(held_bytes),
+                Ok(Bounded::Missing) => seen.held_bytes = None,
+                Ok(Bounded::Dropped { held_bytes, bound_bytes }) => {
+                    seen.dropped = Some(ArchiveEnd::SlotDropped { held_bytes, bound_bytes });
+                }
+                // The archive itself tells of a server that can't be reached.
+                Err(error) => tracing::debug!(slot = options.slot, problem = error.with_causes(), "slot not seen"),
+            }
+            let is_over = seen.dropped.is_some();
+            *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
+            drop(slot);
+            if is_over || self.stop.wait(INTERVAL) {
+                return;
+            }
+        }
+    }
+}
+
+fn needs(options: &ArchiveOptions) -> Needs {
+    Needs {
+        expect: Expect::Either,
+        zero_loss: true,
+        application_name: options.application_name.clone(),
+        slot: Some(options.slot.clone()),
+        system_identifier: options.system_identifier,
+    }
+}

@@ -1,0 +1,101 @@
+//! The archive of one machine: the log goes straight into a journal on a local disk.
+
+use std::os::fd::BorrowedFd;
+
+use levee_journal::{LogJournal, LogWriter};
+use levee_model::Epoch;
+use levee_model::postgres::{Lsn, SegmentSize, SystemIdentifier, TimelineId};
+
+use super::{Lineage, LogChunk, LogSink, SinkError};
+
+/// Puts a log into a journal. Every `append` returns after the log is durable, so that the archive
+/// acknowledges as far as it has appended.
+pub struct JournalSink {
+    journal: LogJournal,
+    epoch: Epoch,
+    writer: Option<LogWriter>,
+}
+
+impl JournalSink {
+    pub fn new(journal: LogJournal, epoch: Epoch) -> JournalSink {
+        JournalSink { journal, epoch, writer: None }
+    }
+}
+
+/// What can pass by itself is tried again.
+fn sink_error(error: levee_journal::Error) -> SinkError {
+    use levee_journal::Error as J;
+    let reason = crate::error_text(&error);
+    match error {
+        J::Io { .. } | J::Full { .. } | J::Busy { .. } | J::WriterFailed => SinkError::Unavailable { reason },
+        _ => SinkError::Refused { reason },
+    }
+}
+
+impl LogSink for JournalSink {
+    fn newest_timeline(&mut self, system_identifier: SystemIdentifier) -> Result<Option<TimelineId>, SinkError> {
+        let lineages = self.journal.lineages().map_err(sink_error)?;
+        let mut newest = None;
+        for (system, timeline) in lineages.into_iter().filter(|(system, _)| *system == system_identifier) {
+            if self.journal.extent(system, timeline).map_err(sink_error)?.is_some() {
+                newest = newest.max(Some(timeline));
+            }
+        }
+        Ok(newest)
+    }
+
+    fn begin(&mut self, lineage: Lineage, segment_size: SegmentSize, source_start: Lsn) -> Result<Lsn, SinkError> {
+        // The old writer goes first: a journal has one.
+        self.writer = None;
+        let lineage = levee_journal::Lineage {
+            system_identifier: lineage.system_identifier,
+            timeline: lineage.timeline,
+            epoch: self.epoch,
+            segment_size,
+        };
+        let writer = self.journal.writer(lineage, source_start).map_err(sink_error)?;
+        let end = writer.end();
+        self.writer = Some(writer);
+        Ok(end)
+    }
+
+    fn history(
+        &mut self,
+        system_identifier: SystemIdentifier,
+        timeline: TimelineId,
+        content: &[u8],
+    ) -> Result<(), SinkError> {
+        self.journal.put_history(system_identifier, timeline, content).map_err(sink_error)
+    }
+
+    fn append(&mut self, chunk: LogChunk<'_>) -> Result<(), SinkError> {
+        let Some(writer) = &mut self.writer else {
+            return Err(SinkError::Unavailable { reason: "the journal's writer has ended".into() });
+        };
+        if !chunk.bytes.is_empty() {
+            writer.append(chunk.lsn, chunk.bytes).map_err(sink_error)?;
+        }
+        writer.note_source_time(chunk.source_end, chunk.source_time);
+        // More log is on its way when the source is ahead: one sync is enough for all of it.
+        let behind = writer.end() < chunk.source_end;
+        if !behind || writer.end().bytes_since(writer.durable()) >= FLUSH_BYTES {
+            writer.flush().map_err(sink_error)?;
+        }
+        Ok(())
+    }
+
+    fn durable(&self) -> Lsn {
+        self.writer.as_ref().map_or(Lsn(0), LogWriter::durable)
+    }
+
+    fn progress(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn acknowledge_progress(&mut self) -> Result<(), SinkError> {
+        Ok(())
+    }
+}
+
+/// A source that runs ahead is still acknowledged this often.
+const FLUSH_BYTES: u64 = 4 << 20;

@@ -1,0 +1,20 @@
+//! PostgreSQL 13 to 17.
+
+pub mod archive;
+pub mod base;
+pub mod fetch_wal;
+pub mod gate;
+pub mod instance;
+mod journal_sink;
+pub mod marks;
+mod preflight;
+mod quorum;
+pub mod restore;
+mod sink;
+pub mod slot;
+pub mod standby;
+
+pub use journal_sink::JournalSink;
+pub use preflight::{Expect, Needs, SourceReport, Warning, preflight};
+pub use quorum::StandbyNames;
+pub use sink::{Lineage, LogChunk, LogSink, SinkError};

@@ -1,0 +1,354 @@
+//! Where the parts of a restored cluster go on this machine.
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use levee_model::postgres::wal_file_name;
+use levee_vault::{Progress, RestoreOptions, restore};
+
+use super::settings::moved_inside;
+use super::{Mode, RestoreRequest};
+use crate::postgres::base::{DATA_PATH, TABLESPACES_PATH};
+use crate::postgres::instance::OsUser;
+use crate::{Error, Result};
+
+/// A unix socket's path has at most 107 bytes.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+fn file_error(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    let path = path.to_path_buf();
+    move |source| Error::File { doing, path, source }
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_os_string();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// One part of the cluster: where it is put together, and where it belongs.
+struct Part {
+    stored: PathBuf,
+    incoming: PathBuf,
+    target: PathBuf,
+    /// `None` for the data directory.
+    oid: Option<u32>,
+}
+
+/// All parts of a cluster; the data directory is the first.
+pub(super) struct Layout {
+    parts: Vec<Part>,
+}
+
+/// What was restored.
+pub(super) struct Restored {
+    pub files: u64,
+    pub bytes: u64,
+}
+
+impl Layout {
+    pub fn of(request: &RestoreRequest<'_>) -> Result<Layout> {
+        let incoming = |target: &Path| beside(target, ".levee-restore");
+        let data = request.data_directory;
+        let mut parts =
+            vec![Part { stored: DATA_PATH.into(), incoming: incoming(data), target: data.into(), oid: None }];
+        for tablespace in &request.plan.base.facts.tablespaces {
+            let target = match request.tablespaces.get(Path::new(&tablespace.location)) {
+                Some(target) => target.clone(),
+                None => beside(data, ".tablespaces").join(tablespace.oid.to_string()),
+            };
+            if !target.is_absolute() {
+                let value = target.display().to_string();
+                return Err(Error::InvalidSetting { setting: "a tablespace's path", value });
+            }
+            parts.push(Part {
+                stored: Path::new(TABLESPACES_PATH).join(tablespace.oid.to_string()),
+                incoming: incoming(&target),
+                target,
+                oid: Some(tablespace.oid),
+            });
+        }
+        Ok(Layout { parts })
+    }
+
+    /// Where the data directory is put together.
+    pub fn incoming(&self) -> &Path {
+        &self.parts[0].incoming
+    }
+
+    /// Nothing may lie where something is to be put.
+    pub fn check_free(&self) -> Result<()> {
+        for part in &self.parts {
+            match fs::read_dir(&part.target) {
+                Ok(mut entries) => {
+                    if entries.next().is_some() {
+                        return Err(Error::NotEmpty { path: part.target.clone() });
+                    }
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(file_error("looking into", &part.target)(error)),
+            }
+        }
+        Ok(())
+    }
+
+    pub fn restore(&self, request: &RestoreRequest<'_>, user: &OsUser, progress: &dyn Progress) -> Result<Restored> {
+        let mut restored = Restored { files: 0, bytes: 0 };
+        for part in &self.parts {
+            // What an interrupted restore has left is ours alone.
+            match fs::remove_dir_all(&part.incoming) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(file_error("removing", &part.incoming)(error));
+                }
+                _ => {}
+            }
+            let options = RestoreOptions {
+                target: part.incoming.clone(),
+                subfolder: Some(part.stored.clone()),
+                owner: Some((user.uid, user.gid)),
+                ..RestoreOptions::default()
+            };
+            let doing = "restoring the base backup";
+            let summary = restore(request.vault, &request.plan.base.snapshot, &options, progress)
+                .map_err(|source| Error::Vault { doing, source })?;
+            if let Some(first) = summary.errors.first.first() {
+                return Err(Error::NotRestored {
+                    problems: summary.errors.count,
+                    first: format!("{}: {}", first.path.display(), first.message),
+                });
+            }
+            restored.files += summary.files_restored;
+            restored.bytes += summary.bytes_written;
+            let mode = Permissions::from_mode(0o700);
+            fs::set_permissions(&part.incoming, mode).map_err(file_error("setting the mode of", &part.incoming))?;
+        }
+        self.link_tablespaces(|part| &part.incoming)?;
+        Ok(restored)
+    }
+
+    /// The links in `pg_tblspc`, and `tablespace_map`, from which recovery makes them again.
+    fn link_tablespaces<'a>(&'a self, place: impl Fn(&'a Part) -> &'a Path) -> Result<()> {
+        let mut map = Vec::new();
+        for part in &self.parts {
+            let Some(oid) = part.oid else { continue };
+            let target = place(part);
+            let link = self.incoming().join("pg_tblspc").join(oid.to_string());
+            match fs::remove_file(&link) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(file_error("removing", &link)(error));
+                }
+                _ => {}
+            }
+            symlink(target, &link).map_err(file_error("linking", &link))?;
+            map.extend_from_slice(format!("{oid} ").as_bytes());
+            for byte in target.as_os_str().as_bytes() {
+                // As PostgreSQL reads it: a line break or a backslash in a path stands behind a backslash.
+                if matches!(byte, b'\n' | b'\r' | b'\\') {
+                    map.push(b'\\');
+                }
+                map.push(*byte);
+            }
+            map.push(b'\n');
+        }
+        if map.is_empty() {
+            return Ok(());
+        }
+        let path = self.incoming().join("tablespace_map");
+        fs::write(&path, map).map_err(file_error("writing", &path))
+    }
+
+    /// Puts configuration that lay outside the source's data directory into the restored one.
+    pub fn place_configuration(&self, request: &RestoreRequest<'_>) -> Result<()> {
+        let facts = &request.plan.base.facts;
+        for name in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"] {
+            let target = self.incoming().join(name);
+            let stored = facts.configuration.iter().find_map(|file| {
+                let is_it = Path::new(&file.path).file_name().is_some_and(|file_name| file_name == name);
+                file.stored.as_ref().filter(|stored| is_it && !stored.starts_with(DATA_PATH))
+            });
+            let Some(stored) = stored else { continue };
+            let content = request
+                .vault
+                .read_file(&request.plan.base.snapshot, Path::new(stored))
+                .map_err(|source| Error::Vault { doing: "restoring the configuration", source })?;
+            let content = match name {
+                "postgresql.conf" => moved_inside(&String::from_utf8_lossy(&content)).into_bytes(),
+                _ => content,
+            };
+            fs::write(&target, content).map_err(file_error("writing", &target))?;
+        }
+        // Debian's main file includes a folder that need not hold anything.
+        self.place_included(request)?;
+        for name in ["postgresql.conf", "pg_hba.conf"] {
+            if !self.incoming().join(name).exists() {
+                return Err(Error::NoConfiguration { name, snapshot: request.plan.base.snapshot.short() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Files that the main file includes, by their paths relative to it.
+    fn place_included(&self, request: &RestoreRequest<'_>) -> Result<()> {
+        let facts = &request.plan.base.facts;
+        let main = facts.configuration.iter().find(|file| file.path.ends_with("/postgresql.conf"));
+        let Some(folder) = main.and_then(|file| Path::new(&file.path).parent()) else { return Ok(()) };
+        let text = fs::read_to_string(self.incoming().join("postgresql.conf")).unwrap_or_default();
+        for line in text.lines().map(str::trim_start).filter(|line| line.starts_with("include_dir")) {
+            let value = line.split('#').next().and_then(|line| line.split('\'').nth(1));
+            if let Some(value) = value.map(Path::new).filter(|value| value.is_relative()) {
+                let path = self.incoming().join(value);
+                fs::create_dir_all(&path).map_err(file_error("creating", &path))?;
+            }
+        }
+        for file in &facts.configuration {
+            let Ok(relative) = Path::new(&file.path).strip_prefix(folder) else { continue };
+            let stored = file.stored.as_ref().filter(|stored| !stored.starts_with(DATA_PATH));
+            let (Some(stored), true) = (stored, relative.components().count() > 1) else { continue };
+            let content = request
+                .vault
+                .read_file(&request.plan.base.snapshot, Path::new(stored))
+                .map_err(|source| Error::Vault { doing: "restoring the configuration", source })?;
+            let target = self.incoming().join(relative);
+            if let Some(parent) = target.parent() {
+                fs::create_dir_all(parent).map_err(file_error("creating", parent))?;
+            }
+            fs::write(&target, content).map_err(file_error("writing", &target))?;
+        }
+        Ok(())
+    }
+
+    /// Files that were written by this process belong to the server's user.
+    pub fn give_to(&self, user: &OsUser) -> Result<()> {
+        if !rustix::process::geteuid().is_root() {
+            return Ok(());
+        }
+        let mut folders = vec![self.incoming().to_path_buf()];
+        user.own(self.incoming())?;
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(&folder).map_err(file_error("listing", &folder))? {
+                let entry = entry.map_err(file_error("listing", &folder))?;
+                let kind = entry.file_type().map_err(file_error("looking at", &folder))?;
+                // Everything deeper came from the snapshot, with its owner.
+                let is_ours = folder == self.incoming() || folder.starts_with(self.incoming().join("conf.d"));
+                if is_ours {
+                    user.own(&entry.path())?;
+                }
+                if kind.is_dir() && entry.file_name() == "conf.d" {
+                    folders.push(entry.path());
+                }
+                if kind.is_dir() && entry.file_name() == "pg_tblspc" {
+                    for part in self.parts.iter().filter_map(|part| part.oid) {
+                        user.own(&entry.path().join(part.to_string()))?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets the tablespaces' links lead to where they will be.
+    pub fn link_final(&self) -> Result<()> {
+        self.link_tablespaces(|part| &part.target)
+    }
+
+    /// Gives every part its name, the data directory last.
+    pub fn enter(&self) -> Result<()> {
+        for part in self.parts.iter().rev() {
+            if let Some(parent) = part.target.parent() {
+                fs::create_dir_all(parent).map_err(file_error("creating", parent))?;
+            }
+            // Over an empty folder a rename succeeds as well.
+            fs::rename(&part.incoming, &part.target).map_err(file_error("renaming", &part.incoming))?;
+            if let Some(parent) = part.target.parent() {
+                File::open(parent).and_then(|folder| folder.sync_all()).map_err(file_error("syncing", parent))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn check_socket_path(private_directory: &Path, port: u16) -> Result<()> {
+    let socket = private_directory.join(format!(".s.PGSQL.{port}"));
+    if socket.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
+        return Err(Error::SocketPathTooLong { path: socket });
+    }
+    Ok(())
+}
+
+pub(super) fn private_directory(path: &Path, user: &OsUser) -> Result<()> {
+    fs::create_dir_all(path).map_err(file_error("creating", path))?;
+    fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(file_error("setting the mode of", path))?;
+    if rustix::process::geteuid().is_root() { user.own(path) } else { Ok(()) }
+}
+
+pub(super) fn identity_copy(private_directory: &Path) -> PathBuf {
+    private_directory.join("journal-identity.txt")
+}
+
+/// An identity file that the server's user can read: the given one, or a copy in the private folder.
+pub(super) fn readable_identity(request: &RestoreRequest<'_>, user: &OsUser) -> Result<PathBuf> {
+    if rustix::process::geteuid().as_raw() == user.uid {
+        return Ok(request.identity_file.to_path_buf());
+    }
+    let content = fs::read(request.identity_file).map_err(file_error("reading", request.identity_file))?;
+    let path = identity_copy(request.private_directory);
+    let _ = fs::remove_file(&path);
+    let write = || {
+        use std::io::Write;
+        use std::os::unix::fs::OpenOptionsExt;
+        let mut file = fs::OpenOptions::new().create_new(true).write(true).mode(0o400).open(&path)?;
+        file.write_all(&content)?;
+        file.sync_all()
+    };
+    write().map_err(file_error("writing", &path))?;
+    user.own(&path)?;
+    Ok(path)
+}
+
+/// Runs `restore_command`'s program once, as the server will: a folder that is closed to its user is
+/// found now, and not in the middle of a recovery.
+pub(super) fn check_fetch_wal(request: &RestoreRequest<'_>, user: &OsUser, identity_file: &Path) -> Result<()> {
+    let plan = request.plan;
+    let facts = &plan.base.facts;
+    let name = wal_file_name(facts.timeline, facts.start, facts.segment_size);
+    let probe = request.private_directory.join("fetch-wal-check");
+    let mut command = user.command(request.fetch_wal_program)?;
+    command
+        .args(["database", "fetch-wal", "--journal"])
+        .arg(request.journal.dir())
+        .arg("--identity-file")
+        .arg(identity_file)
+        .args(["--system-identifier", &plan.system_identifier.to_string(), &name])
+        .arg(&probe)
+        .stdin(Stdio::null());
+    let doing = "running fetch-wal as the server's user";
+    let output = command.output().map_err(|source| Error::System { doing, source })?;
+    let _ = fs::remove_file(&probe);
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(Error::JournalClosedTo {
+        user: user.name.clone(),
+        journal: request.journal.dir().into(),
+        reason: String::from_utf8_lossy(&output.stderr).trim().to_string(),
+    })
+}
+
+/// Lets whoever gets at the private socket in without a password.
+pub(super) fn write_open_hba(private_directory: &Path, user: &OsUser) -> Result<()> {
+    let path = private_directory.join("pg_hba.conf");
+    fs::write(&path, "local all all trust\n").map_err(file_error("writing", &path))?;
+    if rustix::process::geteuid().is_root() { user.own(&path) } else { Ok(()) }
+}
+
+pub(super) fn write_signal(data_directory: &Path, mode: Mode) -> Result<()> {
+    let name = match mode {
+        Mode::Promote | Mode::Pause => "recovery.signal",
+        Mode::Standby => "standby.signal",
+    };
+    let path = data_directory.join(name);
+    fs::write(&path, b"").map_err(file_error("writing", &path))
+}

@@ -1,0 +1,185 @@
+//! The settings that a restored server starts with.
+
+use std::fs;
+use std::path::Path;
+
+use super::plan::{RestorePlan, Stop};
+use super::{Mode, Network, RestoreRequest};
+use crate::{Error, Result};
+
+const BEGIN: &str = "# Set by Levee for this restore; later ALTER SYSTEM commands replace them.";
+const END: &str = "# End of what Levee has set.";
+
+/// Settings that would make a copy act like the server that it was taken from.
+const CLEARED: [(&str, &str); 10] = [
+    ("archive_mode", "off"),
+    ("archive_command", ""),
+    ("archive_cleanup_command", ""),
+    ("recovery_end_command", ""),
+    ("primary_conninfo", ""),
+    ("primary_slot_name", ""),
+    // Without the standby that it names, every commit would wait for ever.
+    ("synchronous_standby_names", ""),
+    ("promote_trigger_file", ""),
+    ("recovery_min_apply_delay", "0"),
+    ("external_pid_file", ""),
+];
+
+/// Settings of Debian's kind that name places outside the data directory.
+const PLACES: [&str; 5] = ["data_directory", "hba_file", "ident_file", "external_pid_file", "stats_temp_directory"];
+
+/// How often a standby asks for more log: an upper bound of the time that a switchover waits for it.
+const RETRIEVE_RETRY: &str = "200ms";
+
+pub(super) fn of(request: &RestoreRequest<'_>, identity_file: &Path) -> Result<Vec<(&'static str, String)>> {
+    let plan = request.plan;
+    let major = plan.base.facts.server_version / 10_000;
+    let mut settings: Vec<(&'static str, String)> = CLEARED
+        .iter()
+        // It was removed in version 16.
+        .filter(|(name, _)| *name != "promote_trigger_file" || major < 16)
+        .map(|(name, value)| (*name, (*value).into()))
+        .collect();
+    let mut set = |name: &'static str, value: String| settings.push((name, value));
+    set("restore_command", restore_command(request, identity_file)?);
+    for name in ["recovery_target", "recovery_target_name", "recovery_target_time"] {
+        set(name, String::new());
+    }
+    let (lsn, xid) = match plan.stop {
+        Stop::End => (String::new(), String::new()),
+        Stop::Before(lsn) => (lsn.to_string(), String::new()),
+        Stop::BeforeXid(xid) => (String::new(), xid.to_string()),
+    };
+    set("recovery_target_lsn", lsn);
+    set("recovery_target_xid", xid);
+    set("recovery_target_inclusive", "off".into());
+    set("recovery_target_timeline", timeline(request.mode, plan));
+    set("recovery_target_action", if request.mode == Mode::Pause { "pause" } else { "promote" }.into());
+    set("wal_retrieve_retry_interval", RETRIEVE_RETRY.into());
+    set("hot_standby", "on".into());
+    set("port", request.port.to_string());
+    let private = path_text("unix_socket_directories", request.private_directory)?;
+    set("unix_socket_directories", private.into());
+    match request.network {
+        Network::Isolated => {
+            set("listen_addresses", String::new());
+            set("hba_file", format!("{private}/pg_hba.conf"));
+            // Nothing that the copy does may reach anybody.
+            set("max_logical_replication_workers", "0".into());
+            set("cluster_name", "levee-drill".into());
+        }
+        Network::At(address) => set("listen_addresses", address.to_string()),
+    }
+    if major >= 14 {
+        // Opening every file of the copy once more to sync it would take longer than its replay.
+        set("recovery_init_sync_method", "syncfs".into());
+    }
+    Ok(settings)
+}
+
+fn timeline(mode: Mode, plan: &RestorePlan) -> String {
+    match mode {
+        // A standby follows the source through its own promotions.
+        Mode::Standby => "latest".into(),
+        Mode::Promote | Mode::Pause => plan.timeline.to_string(),
+    }
+}
+
+/// `%` begins a placeholder, and a shell reads the rest.
+fn restore_command(request: &RestoreRequest<'_>, identity_file: &Path) -> Result<String> {
+    let quoted = |path: &Path| -> Result<String> {
+        let text = path_text("restore_command", path)?;
+        Ok(format!("'{}'", text.replace('\'', "'\\''").replace('%', "%%")))
+    };
+    Ok(format!(
+        "{} database fetch-wal --journal {} --identity-file {} --system-identifier {} %f %p",
+        quoted(request.fetch_wal_program)?,
+        quoted(request.journal.dir())?,
+        quoted(identity_file)?,
+        request.plan.system_identifier
+    ))
+}
+
+fn path_text<'a>(setting: &'static str, path: &'a Path) -> Result<&'a str> {
+    let invalid = || Error::InvalidSetting { setting, value: path.display().to_string() };
+    path.to_str().filter(|text| !text.chars().any(char::is_control)).ok_or_else(invalid)
+}
+
+/// Puts the settings behind what `postgresql.auto.conf` has, in the place of those of an earlier restore.
+pub(super) fn write(data_directory: &Path, settings: &[(&'static str, String)]) -> Result<()> {
+    let path = data_directory.join("postgresql.auto.conf");
+    let error = |doing| {
+        let path = path.clone();
+        move |source| Error::File { doing, path, source }
+    };
+    let before = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(source) if source.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(source) => return Err(error("reading")(source)),
+    };
+    fs::write(&path, with_settings(&before, settings)?).map_err(error("writing"))
+}
+
+fn with_settings(before: &str, settings: &[(&'static str, String)]) -> Result<String> {
+    let is_set = |line: &str| {
+        let name = line.split(['=', ' ', '\t']).next().unwrap_or_default();
+        settings.iter().any(|(set, _)| set.eq_ignore_ascii_case(name))
+    };
+    let mut text: String = before
+        .lines()
+        .filter(|line| *line != BEGIN && *line != END && !is_set(line.trim_start()))
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    text.push_str(&format!("{BEGIN}\n"));
+    for (name, value) in settings {
+        if value.chars().any(char::is_control) {
+            return Err(Error::InvalidSetting { setting: name, value: value.clone() });
+        }
+        // A backslash begins an escape inside the quotes.
+        text.push_str(&format!("{name} = '{}'\n", value.replace('\\', "\\\\").replace('\'', "''")));
+    }
+    text.push_str(&format!("{END}\n"));
+    Ok(text)
+}
+
+/// Makes a configuration file that came from outside the data directory fit to lie inside it.
+pub(super) fn moved_inside(text: &str) -> String {
+    let names_place = |line: &str| {
+        let name = line.trim_start().split(['=', ' ', '\t']).next().unwrap_or_default();
+        PLACES.iter().any(|place| place.eq_ignore_ascii_case(name))
+    };
+    let keep = |line: &str| match names_place(line) {
+        true => format!("#{line}  # at the source\n"),
+        false => format!("{line}\n"),
+    };
+    text.lines().map(keep).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_replace_older_ones_and_are_quoted() {
+        let before = "# Do not edit this file manually!\nwork_mem = '8MB'\nport = '1'\nprimary_conninfo = 'x'\n";
+        let first = with_settings(before, &[("port", "2".into()), ("primary_conninfo", String::new())]).unwrap();
+        let again = with_settings(&first, &[("port", "3".into()), ("restore_command", "'a' \\ %f".into())]).unwrap();
+        assert_eq!(
+            again,
+            format!(
+                "# Do not edit this file manually!\nwork_mem = '8MB'\nprimary_conninfo = ''\n{BEGIN}\nport = '3'\n\
+                 restore_command = '''a'' \\\\ %f'\n{END}\n"
+            )
+        );
+        let error = with_settings("", &[("port", "1\nhost = 2".into())]).unwrap_err();
+        assert!(matches!(error, Error::InvalidSetting { .. }));
+    }
+
+    #[test]
+    fn places_of_the_source_are_taken_out() {
+        let text = "data_directory = '/var/lib/x'\nhba_file='/etc/y'\nport = 5432\n  ident_file ='/z'\n";
+        let moved = moved_inside(text);
+        let kept: Vec<&str> = moved.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(kept, ["port = 5432"]);
+    }
+}

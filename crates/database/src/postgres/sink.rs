@@ -1,0 +1,74 @@
+use std::os::fd::BorrowedFd;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use levee_model::postgres::{Lsn, SegmentSize, SystemIdentifier, TimelineId};
+
+/// One branch of one cluster's log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Lineage {
+    pub system_identifier: SystemIdentifier,
+    pub timeline: TimelineId,
+}
+
+/// The next bytes of a log.
+#[derive(Clone, Copy, Debug)]
+pub struct LogChunk<'a> {
+    /// Where the first byte lies.
+    pub lsn: Lsn,
+    /// Empty when only the source's time is passed on.
+    pub bytes: &'a Bytes,
+    /// A moment on the source's clock at which the source's durable log ended at `source_end`: whoever has
+    /// everything before `source_end` has everything that was committed up to then.
+    pub source_time: Timestamp,
+    pub source_end: Lsn,
+}
+
+/// Why a sink did not take the log.
+#[derive(Debug, thiserror::Error)]
+pub enum SinkError {
+    /// It can't be reached, or has no room now; the archive tries again.
+    #[error("not available now: {reason}")]
+    Unavailable { reason: String },
+    /// It will not take this log however often it is asked, for example because a newer epoch has begun.
+    #[error("refused: {reason}")]
+    Refused { reason: String },
+}
+
+/// Where a continuous archive puts the log.
+///
+/// The archive is its only user, from one thread: `history` for every timeline after the first, `begin`, then
+/// `append` in order without a hole; after a failure, or when the source changes its timeline, from `begin` again.
+pub trait LogSink: Send {
+    /// The newest timeline of this cluster of which the sink has anything, so that the rest of an older timeline
+    /// is fetched before a newer one begins. `None` starts at the source's own timeline.
+    fn newest_timeline(&mut self, system_identifier: SystemIdentifier) -> Result<Option<TimelineId>, SinkError> {
+        let _ = system_identifier;
+        Ok(None)
+    }
+
+    /// Answers where to go on: the end of what is durable of this lineage, or `source_start`, always the first
+    /// position of a segment, when there is nothing yet.
+    fn begin(&mut self, lineage: Lineage, segment_size: SegmentSize, source_start: Lsn) -> Result<Lsn, SinkError>;
+
+    /// The file that tells where a timeline branched off. May come again.
+    fn history(
+        &mut self,
+        system_identifier: SystemIdentifier,
+        timeline: TimelineId,
+        content: &[u8],
+    ) -> Result<(), SinkError>;
+
+    /// May wait when a bounded queue is full, but not for longer than PostgreSQL's wal_sender_timeout.
+    fn append(&mut self, chunk: LogChunk<'_>) -> Result<(), SinkError>;
+
+    /// The end of what is durable of the lineage that was begun last. This is what PostgreSQL is told.
+    fn durable(&self) -> Lsn;
+
+    /// Readable when `durable` has moved or an error waits: the archive polls it beside the socket, so that a
+    /// synchronous commit is acknowledged at once. `None` when `append` returns only after the log is durable.
+    fn progress(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Drains what made `progress` readable. An error that `append` has not returned yet is returned here.
+    fn acknowledge_progress(&mut self) -> Result<(), SinkError>;
+}
