@@ -1,0 +1,177 @@
+//! The stream to the server: what is wanted comes down, what is so goes up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use levee_model::control::{AgentStatus, Answer, Desired};
+use levee_wire::server::ServerLink;
+use levee_wire::{FromAgent, FromServer, ServerClient};
+use tokio::sync::{broadcast, watch};
+use tokio::task::spawn_blocking;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tracing::{info, warn};
+
+use crate::commands::Commands;
+use crate::context::ProtectContext;
+use crate::exchange::Gossip;
+use crate::protect::Supervisor;
+
+const STATUS_EVERY: Duration = Duration::from_secs(1);
+/// Between two statuses, so that a change that repeats itself does not fill the stream.
+const STATUS_APART: Duration = Duration::from_millis(50);
+const PAUSE_MIN: Duration = Duration::from_millis(200);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// The agent's side of the control stream.
+pub(crate) struct Control {
+    pub context: ProtectContext,
+    pub supervisor: Arc<Supervisor>,
+    pub gossip: Gossip,
+    pub commands: Commands,
+    pub servers: Vec<String>,
+    /// What the agent works by.
+    pub desired: watch::Sender<Desired>,
+}
+
+impl Control {
+    /// Keeps a stream to one of the servers, until it is dropped. While there is none, the agent goes on by what it
+    /// was told last.
+    pub async fn run(self) {
+        let mut pause = PAUSE_MIN;
+        let mut told = None;
+        for address in self.servers.iter().cycle() {
+            let opened = async { ServerClient::connect(&self.context.credentials, address).await?.open().await };
+            let ended = match opened.await {
+                Ok(link) => {
+                    info!(%address, "connected to the server");
+                    pause = PAUSE_MIN;
+                    told = None;
+                    self.talk(link).await
+                }
+                Err(error) => error,
+            };
+            let ended = levee_wire::chain(&ended);
+            // The same cause is told once.
+            if told.as_ref() != Some(&ended) {
+                warn!(%address, error = ended, "no connection to the server; going on by what it last wanted");
+                told = Some(ended);
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Serves one stream until it ends.
+    async fn talk(&self, mut link: ServerLink) -> levee_wire::Error {
+        let outgoing = link.outgoing.clone();
+        // Statuses and answers have their own task, so that a slow application of `Desired` holds up neither.
+        let report = report(self.context.clone(), self.supervisor.clone(), self.desired.subscribe(), outgoing.clone());
+        let answers = pass_on(self.commands.subscribe(), outgoing);
+        let listen = async {
+            loop {
+                match link.receive().await {
+                    Ok(FromServer::Desired(desired)) => self.take(desired).await,
+                    Ok(FromServer::Command(command)) => {
+                        let supervisor = self.supervisor.clone();
+                        self.commands.begin(command, move |command| supervisor.execute(command));
+                    }
+                    Err(error) => return error,
+                }
+            }
+        };
+        let closed = || levee_wire::Error::Refused { message: "the stream to the server was closed".into() };
+        tokio::select! {
+            error = listen => error,
+            () = report => closed(),
+            () = answers => closed(),
+        }
+    }
+
+    /// Takes what the server wants: durable first, then in force.
+    async fn take(&self, desired: Desired) {
+        let known = self.desired.borrow().revision;
+        if desired.revision <= known {
+            return;
+        }
+        let (supervisor, gossip) = (self.supervisor.clone(), self.gossip.clone());
+        let taken = spawn_blocking(move || {
+            gossip.folder.keep_desired(&desired)?;
+            apply(&supervisor, &gossip, &desired);
+            Ok::<_, crate::Error>(desired)
+        });
+        match taken.await {
+            Ok(Ok(desired)) => {
+                self.desired.send_replace(desired);
+                self.context.changed.notify_one();
+            }
+            Ok(Err(error)) => {
+                warn!(error = levee_wire::chain(&error), "what the server wants could not be kept, and is not done");
+            }
+            Err(_) => warn!("what the server wants could not be applied"),
+        }
+    }
+}
+
+/// Brings everything in line with what the server wants. Blocks for as long as files take to be written.
+pub(crate) fn apply(supervisor: &Supervisor, gossip: &Gossip, desired: &Desired) {
+    if let Some(signed) = &desired.revocations {
+        gossip
+            .revoke(signed)
+            .unwrap_or_else(|error| warn!(error = levee_wire::chain(&error), "a revocation list was not taken over"));
+    }
+    for record in &desired.entries {
+        if let Err(error) = gossip.records.update(record.clone()) {
+            warn!(name = record.name, error = levee_wire::chain(&error), "a DNS record was not taken over");
+        }
+    }
+    supervisor.apply(desired);
+}
+
+async fn report(
+    context: ProtectContext,
+    supervisor: Arc<Supervisor>,
+    desired: watch::Receiver<Desired>,
+    outgoing: tokio::sync::mpsc::Sender<FromAgent>,
+) {
+    let mut ticks = interval(STATUS_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = context.changed.notified() => sleep(STATUS_APART).await,
+        }
+        let supervisor = supervisor.clone();
+        let Ok(assets) = spawn_blocking(move || supervisor.status()).await else { return };
+        let status = AgentStatus {
+            agent: context.agent.clone(),
+            site: context.site.clone(),
+            wire: context.addresses.wire,
+            store: context.addresses.store,
+            dns: context.addresses.dns,
+            version: env!("CARGO_PKG_VERSION").into(),
+            now: Timestamp::now(),
+            revision: desired.borrow().revision,
+            assets,
+            entries: context.records.confirmed_epochs(),
+        };
+        if outgoing.send(FromAgent::Status(status)).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn pass_on(mut ended: broadcast::Receiver<Answer>, outgoing: tokio::sync::mpsc::Sender<FromAgent>) {
+    loop {
+        match ended.recv().await {
+            Ok(answer) => {
+                if outgoing.send(FromAgent::Answer(answer)).await.is_err() {
+                    return;
+                }
+            }
+            // The server repeats the commands whose answers it misses.
+            Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Err(broadcast::error::RecvError::Closed) => return,
+        }
+    }
+}

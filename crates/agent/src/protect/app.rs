@@ -1,0 +1,295 @@
+//! One app at this site: its durable state, its assignment, and the threads that work for it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use levee_model::control::{Action, AssetState, AssetStatus, Assignment, Command, Failure, Role};
+use levee_model::{AppName, AssetName, Epoch};
+
+use super::board::Board;
+use super::copies::Copies;
+use super::folder::AppFolder;
+use super::remote::RemoteVault;
+use super::state::{AppState, Phase, Standing, Turn};
+use super::task::Task;
+use super::{demote, recovery, writer};
+use crate::context::ProtectContext;
+use crate::durable;
+
+pub struct App {
+    pub name: AppName,
+    pub folder: AppFolder,
+    pub context: ProtectContext,
+    pub board: Board,
+    /// Recovery side: what has arrived here.
+    pub copies: Copies,
+    /// Writer side: the repository at the other site.
+    pub remote: RemoteVault,
+    /// Short holds only. Whoever changes it makes the change durable before anyone else can see it.
+    state: Mutex<AppState>,
+    assignment: RwLock<Arc<Assignment>>,
+    /// The running threads. Held while they are brought in line with state and assignment, so that
+    /// two reconciliations never overlap.
+    tasks: Mutex<BTreeMap<TaskKey, Task>>,
+    /// Actions on one asset's own place run one after the other.
+    places: Mutex<BTreeMap<AssetName, Arc<Mutex<()>>>>,
+}
+
+/// What a thread was started for. When any of it changes, the thread is replaced.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct TaskKey {
+    asset: AssetName,
+    role: Role,
+    epoch: Epoch,
+    /// The asset's part of the assignment as JSON, with the peer.
+    wanted: String,
+}
+
+impl App {
+    /// Takes up an app at its first assignment, or again after a restart.
+    pub fn open(context: ProtectContext, assignment: Assignment) -> Result<Arc<App>, Failure> {
+        let folder = AppFolder::new(context.folder.root(), &assignment.app);
+        let fail = |error: std::io::Error| {
+            failure(format!("cannot read the state of app {} in {}: {error}", assignment.app, folder.state().display()))
+        };
+        let state = match durable::read_json(&folder.state()).map_err(fail)? {
+            Some(state) => state,
+            None => {
+                let first = AppState::first(assignment.role, assignment.epoch, assignment.spec.asset_names().cloned());
+                durable::write_json(&folder.state(), &first).map_err(fail)?;
+                first
+            }
+        };
+        let app = App {
+            name: assignment.app.clone(),
+            board: Board::new(context.changed.clone()),
+            copies: Copies::new(assignment.app.clone(), folder.clone()),
+            remote: RemoteVault::new(assignment.app.clone(), folder.clone(), context.clone()),
+            folder,
+            context,
+            state: Mutex::new(state),
+            assignment: RwLock::new(Arc::new(assignment)),
+            tasks: Mutex::default(),
+            places: Mutex::default(),
+        };
+        app.publish_right_to_write();
+        Ok(Arc::new(app))
+    }
+
+    pub fn state(&self) -> AppState {
+        self.lock_state().clone()
+    }
+
+    pub fn assignment(&self) -> Arc<Assignment> {
+        self.assignment.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn lock_state(&self) -> MutexGuard<'_, AppState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the state: durable first, then visible.
+    pub fn change_state<T>(&self, change: impl FnOnce(&mut AppState) -> Result<T, Failure>) -> Result<T, Failure> {
+        let mut state = self.lock_state();
+        let mut changed = state.clone();
+        let result = change(&mut changed)?;
+        if changed != *state {
+            durable::write_json(&self.folder.state(), &changed).map_err(|error| {
+                failure(format!(
+                    "cannot write {}: {error}; make room or repair the disk, and try again",
+                    self.folder.state().display()
+                ))
+            })?;
+            *state = changed;
+        }
+        drop(state);
+        self.publish_right_to_write();
+        Ok(result)
+    }
+
+    /// The DNS node beside this agent answers this site's address only while this site may write.
+    fn publish_right_to_write(&self) {
+        let state = self.lock_state();
+        let written = state.assets.values().all(|standing| *standing == Standing::Live);
+        if state.phase == Phase::Writer && written {
+            self.context.view.allow(self.name.clone(), state.epoch);
+        } else {
+            self.context.view.forbid(&self.name);
+        }
+    }
+
+    /// The lock for work on an asset's own place.
+    pub fn place(&self, asset: &AssetName) -> Arc<Mutex<()>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner).entry(asset.clone()).or_default().clone()
+    }
+
+    /// Takes a new assignment over and brings the threads in line with it.
+    pub fn assign(self: &Arc<Self>, assignment: Assignment) {
+        let turn = self.lock_state().turn(assignment.role, assignment.epoch);
+        let (role, epoch) = (assignment.role, assignment.epoch);
+        *self.assignment.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(assignment);
+        match turn {
+            Turn::Stay => {}
+            Turn::Advance => {
+                let advanced = self.change_state(|state| {
+                    state.epoch = epoch;
+                    Ok(())
+                });
+                self.report(advanced);
+            }
+            Turn::Demote => {
+                tracing::info!(app = %self.name, %epoch, ?role, "another site writes this app now");
+                self.end_tasks();
+                let demoted = demote::demote(self, epoch);
+                self.report(demoted);
+            }
+        }
+        self.reconcile();
+    }
+
+    fn report(&self, outcome: Result<(), Failure>) {
+        if let Err(failure) = outcome {
+            for asset in self.assignment().spec.asset_names() {
+                self.board.problem(asset, &failure.message);
+            }
+        }
+    }
+
+    /// Starts the threads that state and assignment ask for, and ends all others.
+    pub fn reconcile(self: &Arc<Self>) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        let (assignment, state) = (self.assignment(), self.state());
+        let wanted = wanted_tasks(&assignment, &state);
+        let (keep, end): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut *tasks).into_iter().partition(|(key, _)| wanted.contains(key));
+        *tasks = keep;
+        end.values().for_each(Task::tell);
+        end.into_values().for_each(Task::end);
+        for key in wanted {
+            if tasks.contains_key(&key) {
+                continue;
+            }
+            let (app, asset, role) = (Arc::clone(self), key.asset.clone(), key.role);
+            let name = format!("{}/{}", self.name, asset);
+            let spawned = Task::spawn(name, move |stop| match role {
+                Role::Writer => writer::run(&app, &asset, &stop),
+                Role::Recovery => recovery::run(&app, &asset, &stop),
+            });
+            match spawned {
+                Ok(task) => {
+                    tasks.insert(key, task);
+                }
+                Err(error) => self.board.problem(&key.asset, format!("cannot start a thread: {error}")),
+            }
+        }
+    }
+
+    /// Ends every thread, and returns when none works any more.
+    pub fn end_tasks(&self) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        let ending = std::mem::take(&mut *tasks);
+        ending.values().for_each(Task::tell);
+        ending.into_values().for_each(Task::end);
+    }
+
+    /// Stops writing when the other site has told of a higher epoch. A peer's word is a reason to stop, never
+    /// one to begin.
+    pub fn obey(self: &Arc<Self>, heard: Option<Epoch>) {
+        let state = self.state();
+        let Some(heard) = heard.filter(|heard| *heard > state.epoch) else { return };
+        if matches!(state.phase, Phase::Writer | Phase::Stopping) {
+            let fenced = demote::fence(self, heard);
+            self.report(fenced);
+            self.reconcile();
+        }
+    }
+
+    /// Refuses a command of an epoch that is over. Only sealing may bring a new one.
+    pub fn check_epoch(&self, command: &Command) -> Result<(), Failure> {
+        let known = self.lock_state().epoch;
+        let newer_is_right = matches!(command.action, Action::Seal | Action::SwitchEntry { .. });
+        if command.epoch == known || (command.epoch > known && newer_is_right) {
+            return Ok(());
+        }
+        Err(failure(format!(
+            "run {} works at epoch {} of app {}, but {} knows epoch {known}: make a new plan",
+            command.run, command.epoch, self.name, self.context.site
+        )))
+    }
+
+    pub fn status(&self) -> Vec<AssetStatus> {
+        let (assignment, state) = (self.assignment(), self.state());
+        assignment
+            .spec
+            .asset_names()
+            .map(|asset| {
+                let known = self.board.get(asset);
+                let standing = state.standing(asset);
+                let (role, asset_state) = match state.phase {
+                    Phase::Stopping | Phase::Stopped => (Role::Writer, AssetState::Stopped),
+                    Phase::Recovery if standing == Standing::Staged && known.state == AssetState::Protected => {
+                        (Role::Recovery, AssetState::Staged)
+                    }
+                    Phase::Recovery | Phase::Sealed if standing != Standing::Live => (Role::Recovery, known.state),
+                    _ => (Role::Writer, known.state),
+                };
+                AssetStatus {
+                    app: self.name.clone(),
+                    asset: asset.clone(),
+                    role,
+                    epoch: state.epoch,
+                    state: if known.problem.is_some() && asset_state == AssetState::Waiting {
+                        AssetState::Failed
+                    } else {
+                        asset_state
+                    },
+                    point: known.point,
+                    source_lsn: known.source_lsn,
+                    problem: known.problem,
+                }
+            })
+            .collect()
+    }
+}
+
+/// A failure that trying again will not mend.
+pub fn failure(message: impl Into<String>) -> Failure {
+    Failure { message: message.into(), transient: false }
+}
+
+/// A failure that may pass by itself.
+pub fn transient(message: impl Into<String>) -> Failure {
+    Failure { message: message.into(), transient: true }
+}
+
+/// An error with all its causes in one line.
+pub fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text.push_str(&format!(": {source}"));
+        cause = source.source();
+    }
+    text
+}
+
+fn wanted_tasks(assignment: &Assignment, state: &AppState) -> Vec<TaskKey> {
+    // An assignment of another epoch than this site's own is waiting for a run's commands.
+    if assignment.epoch != state.epoch {
+        return Vec::new();
+    }
+    let spec = &assignment.spec;
+    spec.asset_names()
+        .filter(|asset| match assignment.role {
+            Role::Writer => state.is_written(asset),
+            Role::Recovery => state.phase == Phase::Recovery,
+        })
+        .map(|asset| TaskKey {
+            asset: asset.clone(),
+            role: assignment.role,
+            epoch: assignment.epoch,
+            wanted: serde_json::to_string(&(spec.postgres.get(asset), spec.files.get(asset), &assignment.peer))
+                .unwrap_or_default(),
+        })
+        .collect()
+}

@@ -1,0 +1,312 @@
+//! The recovery side: the repository and the journals that this site owns, and what they hold.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use levee_database::Error as DatabaseError;
+use levee_database::postgres::base::{self, BaseBackup};
+use levee_database::postgres::restore::{self, RecoveryTarget, RestorePlan};
+use levee_journal::{Identity, JournalKeys, LogJournal, Recipient};
+use levee_model::control::{AssetPoint, Failure};
+use levee_model::postgres::{Lsn, TimelineId};
+use levee_model::{AppName, AssetId, AssetName, Epoch, LogPosition, Position};
+use levee_store::{LocalStore, Store};
+use levee_vault::{MasterKey, Password, Snapshot, SnapshotId, Vault};
+use zeroize::Zeroizing;
+
+use super::app::{failure, in_full};
+use super::folder::AppFolder;
+use super::kit::Kit;
+use super::{random_password, tags};
+use crate::durable;
+
+/// One app's copies at this site.
+pub struct Copies {
+    app: AppName,
+    folder: AppFolder,
+    /// Opened at first use. Reopened when the repository is created.
+    vault: Mutex<Option<Vault>>,
+    /// One open journal per asset in this process, shared by sessions, readers and the status.
+    journals: Mutex<BTreeMap<AssetName, Arc<LogJournal>>>,
+    /// Snapshots that this site has opened with its own keys, so that each is checked once.
+    opened: Mutex<BTreeMap<SnapshotId, ()>>,
+}
+
+impl Copies {
+    pub fn new(app: AppName, folder: AppFolder) -> Self {
+        Self { app, folder, vault: Mutex::default(), journals: Mutex::default(), opened: Mutex::default() }
+    }
+
+    pub fn store(&self) -> Arc<dyn Store> {
+        Arc::new(LocalStore::new(self.folder.repository()))
+    }
+
+    /// Whether a repository has been created here.
+    pub fn exists(&self) -> bool {
+        self.folder.repository().join("config").exists()
+    }
+
+    /// The repository, opened with this site's own password.
+    pub fn vault(&self) -> Result<Vault, Failure> {
+        let mut vault = self.vault.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(vault) = &*vault {
+            return Ok(vault.clone());
+        }
+        let path = self.folder.repository_password();
+        let password = std::fs::read_to_string(&path).map(Zeroizing::new).map_err(|error| {
+            failure(format!("cannot read this site's repository password in {}: {error}", path.display()))
+        })?;
+        let opened = Vault::open(self.store(), &Password::new(password.trim())).map_err(|error| {
+            failure(format!("cannot open the repository with this site's own key: {}", in_full(&error)))
+        })?;
+        *vault = Some(opened.clone());
+        Ok(opened)
+    }
+
+    /// Creates the repository with the writer's master key, a key file of the writer's, one of this
+    /// site's own, and one for the recovery kit.
+    pub fn create(&self, request: NewRepository<'_>) -> Result<(), Failure> {
+        let mut vault = self.vault.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.exists() {
+            drop(vault.take());
+            drop(vault);
+            let same = self.vault()?.master_key().to_json() == request.master_key.to_json();
+            return if same {
+                Ok(())
+            } else {
+                Err(failure(format!(
+                    "{} holds a repository with another master key; nothing is replaced by itself: if the copies in it \
+                     are no longer needed, move the folder away on the recovery side, and the writer creates a new one",
+                    self.folder.repository().display()
+                )))
+            };
+        }
+        let io = |what: &'static str| move |error: std::io::Error| failure(format!("cannot write {what}: {error}"));
+        let vault_error = |error| failure(format!("cannot create the repository: {}", in_full(&error)));
+        let own = random_password();
+        let kit = random_password();
+        let kit_identity = Identity::generate();
+        let key_files = [
+            request.writer_key_file,
+            request
+                .master_key
+                .seal_key_file(&Password::new(own.as_str()), request.host, "levee-recovery")
+                .map_err(vault_error)?,
+            request
+                .master_key
+                .seal_key_file(&Password::new(kit.as_str()), request.host, "levee-recovery-kit")
+                .map_err(vault_error)?,
+        ];
+        let ca_certificate = request.ca_certificate;
+        let text = Kit {
+            app: &self.app,
+            site: request.site,
+            host: request.host,
+            repository: &self.folder.repository(),
+            journal: &self.folder.root().join("journal"),
+            password: &kit,
+            journal_identity: kit_identity.to_file_text().lines().last().unwrap_or_default(),
+            ca_certificate,
+            made_at: jiff::Timestamp::now(),
+        }
+        .text();
+        // Whatever opens the repository is durable before the repository exists.
+        durable::write(&self.folder.repository_password(), own.as_bytes()).map_err(io("the repository password"))?;
+        durable::write(&self.folder.kit_recipient(), kit_identity.recipient().to_string().as_bytes())
+            .map_err(io("the recovery kit's public key"))?;
+        durable::write(&self.folder.recovery_kit(), text.as_bytes()).map_err(io("the recovery kit"))?;
+        let created = Vault::init_with_keys(self.store(), request.master_key, &key_files).map_err(vault_error)?;
+        tracing::warn!(
+            app = %self.app,
+            "the recovery kit is in {}: print it or move it to a safe place, and delete the file",
+            self.folder.recovery_kit().display()
+        );
+        // Opened anew with the own password at the next use: that it can be opened so is what counts.
+        drop(created);
+        Ok(())
+    }
+
+    /// The keys of the journals: this site's identity, made at first use, and the recovery kit's public key.
+    pub fn journal_keys(&self) -> Result<JournalKeys, Failure> {
+        let path = self.folder.journal_identity();
+        let fail = |error: &dyn std::error::Error| {
+            failure(format!("cannot use the journal's identity in {}: {}", path.display(), in_full(error)))
+        };
+        if !path.exists() {
+            let text = Identity::generate().to_file_text();
+            durable::write(&path, text.as_bytes()).map_err(|error| fail(&error))?;
+        }
+        let identity = Identity::read_file(&path).map_err(|error| fail(&error))?;
+        let mut keys = JournalKeys::of_identity(identity);
+        match std::fs::read_to_string(self.folder.kit_recipient()) {
+            Ok(text) => keys.recipients.push(text.parse::<Recipient>().map_err(|error| fail(&error))?),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(fail(&error)),
+        }
+        Ok(keys)
+    }
+
+    /// The journal of an asset; created when it is not there yet.
+    pub fn journal(&self, asset: &AssetName) -> Result<Arc<LogJournal>, Failure> {
+        let mut journals = self.journals.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(journal) = journals.get(asset) {
+            return Ok(journal.clone());
+        }
+        let folder = self.folder.journal(asset);
+        let opened = LogJournal::open(&folder, self.journal_keys()?).map_err(|error| {
+            failure(format!("cannot open the journal in {}: {}", folder.display(), in_full(&error)))
+        })?;
+        let opened = Arc::new(opened);
+        journals.insert(asset.clone(), opened.clone());
+        Ok(opened)
+    }
+
+    /// Refuses older epochs in every journal, durably.
+    pub fn seal<'a>(&self, databases: impl Iterator<Item = &'a AssetName>, epoch: Epoch) -> Result<(), Failure> {
+        for asset in databases {
+            self.journal(asset)?
+                .seal(epoch)
+                .map_err(|error| failure(format!("cannot seal the journal of {asset}: {}", in_full(&error))))?;
+        }
+        Ok(())
+    }
+
+    /// The newest snapshot of a folder that this site has opened with its own keys.
+    pub fn newest_files(&self, asset: &AssetName) -> Result<Option<(SnapshotId, Snapshot)>, Failure> {
+        if !self.exists() {
+            return Ok(None);
+        }
+        let mut found = self.snapshots_with_tag(&tags::files(&self.app, asset))?;
+        found.sort_by_key(|(_, snapshot)| snapshot.time);
+        let vault = self.vault()?;
+        for (id, snapshot) in found.into_iter().rev() {
+            match self.open_with_own_keys(&vault, &id) {
+                Ok(()) => return Ok(Some((id, snapshot))),
+                Err(failure) => tracing::warn!(app = %self.app, %asset, snapshot = %id, "{}", failure.message),
+            }
+        }
+        Ok(None)
+    }
+
+    pub fn snapshots_with_tag(&self, tag: &str) -> Result<Vec<(SnapshotId, Snapshot)>, Failure> {
+        let all = self
+            .vault()?
+            .snapshots()
+            .map_err(|error| failure(format!("cannot list the snapshots: {}", in_full(&error))))?;
+        Ok(all.into_iter().filter(|(_, snapshot)| snapshot.tags.iter().any(|t| t == tag)).collect())
+    }
+
+    /// Reads a snapshot's whole tree, and finds every blob that it names in the index, in a pack that is there.
+    fn open_with_own_keys(&self, vault: &Vault, id: &SnapshotId) -> Result<(), Failure> {
+        if self.opened.lock().unwrap_or_else(PoisonError::into_inner).contains_key(id) {
+            return Ok(());
+        }
+        vault
+            .open_snapshot(id)
+            .map_err(|error| failure(format!("snapshot {id} can't be opened: {}", in_full(&error))))?;
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), ());
+        Ok(())
+    }
+
+    /// Base backups of a database that this site has opened, oldest first.
+    pub fn bases(&self, asset: &AssetName) -> Result<Vec<BaseBackup>, Failure> {
+        if !self.exists() {
+            return Ok(Vec::new());
+        }
+        let vault = self.vault()?;
+        let id = AssetId::new(self.app.clone(), asset.clone());
+        let mut bases = base::list(&vault, &id)
+            .map_err(|error| failure(format!("cannot list the base backups of {id}: {}", in_full(&error))))?;
+        bases.retain(|base| match self.open_with_own_keys(&vault, &base.snapshot) {
+            Ok(()) => true,
+            Err(failure) => {
+                tracing::warn!(asset = %id, snapshot = %base.snapshot, "{}", failure.message);
+                false
+            }
+        });
+        Ok(bases)
+    }
+
+    /// The newest moment that a database can be rebuilt at, with the base and log that it takes.
+    pub fn newest_of_database(&self, asset: &AssetName) -> Result<Option<RestorePlan>, Failure> {
+        let bases = self.bases(asset)?;
+        if bases.is_empty() {
+            return Ok(None);
+        }
+        let journal = self.journal(asset)?;
+        let fail = |error: &dyn std::error::Error| failure(format!("cannot restore {asset}: {}", in_full(error)));
+        // The newest timeline may not have its base yet; until it has, the older ones stay usable.
+        let system_identifier = bases[bases.len() - 1].facts.system_identifier;
+        let mut timelines: Vec<TimelineId> = journal
+            .lineages()
+            .map_err(|error| fail(&error))?
+            .into_iter()
+            .filter(|(system, _)| *system == system_identifier)
+            .map(|(_, timeline)| timeline)
+            .collect();
+        timelines.sort();
+        for timeline in timelines.into_iter().rev() {
+            match restore::plan(&journal, &bases, &RecoveryTarget::Newest, Some(timeline)) {
+                Ok(plan) => return Ok(Some(plan)),
+                Err(
+                    DatabaseError::NoBase
+                    | DatabaseError::LogMissing { .. }
+                    | DatabaseError::UnknownTimeline { .. }
+                    | DatabaseError::BeforeFirst { .. },
+                ) => {}
+                Err(error) => return Err(fail(&error)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Where the journal's durable log ends on a position's lineage.
+    pub fn journal_end(&self, asset: &AssetName, at: &LogPosition) -> Result<Option<Lsn>, Failure> {
+        let extent = self
+            .journal(asset)?
+            .extent(at.system_identifier, at.timeline)
+            .map_err(|error| failure(format!("cannot read the journal of {asset}: {}", in_full(&error))))?;
+        Ok(extent.map(|extent| extent.durable_end))
+    }
+
+    /// Whether a snapshot is here and opens with this site's own keys.
+    pub fn has_snapshot(&self, id: &str) -> Result<bool, Failure> {
+        let id: SnapshotId = id.parse().map_err(|_| failure(format!("{id:?} is not the full id of a snapshot")))?;
+        if !self.exists() || self.store().size_bytes(levee_store::FileType::Snapshot, &id.to_string()).is_err() {
+            return Ok(false);
+        }
+        self.open_with_own_keys(&self.vault()?, &id)?;
+        Ok(true)
+    }
+
+    /// The newest complete point of an asset at this site, and the epoch of the writer that it is of.
+    pub fn newest(&self, asset: &AssetName, is_database: bool) -> Result<Option<(AssetPoint, Epoch)>, Failure> {
+        if is_database {
+            return Ok(self.newest_of_database(asset)?.map(|plan| {
+                let position =
+                    LogPosition { system_identifier: plan.system_identifier, timeline: plan.timeline, lsn: plan.end };
+                let as_of = plan.as_of.unwrap_or(plan.base.facts.ended_at);
+                (AssetPoint { position: Position::Log(position), as_of }, plan.base.facts.epoch)
+            }));
+        }
+        Ok(self.newest_files(asset)?.map(|(id, snapshot)| {
+            let taken_at = snapshot.time;
+            let position = Position::Snapshot { id: id.to_string(), taken_at };
+            (AssetPoint { position, as_of: taken_at }, tags::epoch_of(&snapshot.tags))
+        }))
+    }
+
+    /// The newest complete point of an asset at this site.
+    pub fn point(&self, asset: &AssetName, is_database: bool) -> Result<Option<AssetPoint>, Failure> {
+        Ok(self.newest(asset, is_database)?.map(|(point, _)| point))
+    }
+}
+
+/// What a new repository is made from.
+pub struct NewRepository<'a> {
+    pub master_key: &'a MasterKey,
+    pub writer_key_file: levee_vault::KeyFile,
+    pub host: &'a str,
+    pub site: &'a levee_model::SiteName,
+    pub ca_certificate: &'a str,
+}

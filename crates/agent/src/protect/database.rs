@@ -1,0 +1,294 @@
+//! The agent's hand on PostgreSQL servers at this site: the app's own, and the copies of drills.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use levee_database::postgres::gate::StartGate;
+use levee_database::postgres::instance::{self, ControlData, Instance, Running, ServerState, StopMode};
+use levee_database::postgres::restore::{self, Mode, Network, RecoveryTarget, RestoreRequest};
+use levee_engine::postgres::{ConnectOptions, Connection, Host, Password};
+use levee_model::control::{Failure, Place};
+use levee_model::postgres::{Lsn, TimelineId};
+use levee_model::protection::{PostgresSite, PostgresSpec, SqlProbe};
+use levee_model::{AssetName, Epoch, LogPosition, RunId, SiteName};
+
+use super::app::{App, failure, in_full, transient};
+
+/// How long a server may take to end, with its shutdown checkpoint.
+const STOP_MAX: Duration = Duration::from_secs(120);
+/// How long replay may take before a start counts as failed. The command may be sent again, and goes on.
+const REPLAY_MAX: Duration = Duration::from_secs(3600);
+/// How long an answer to a question of ours may take.
+const ASK_MAX: Duration = Duration::from_secs(30);
+
+/// What a restored cluster is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recover {
+    /// To be written to, in the app's own place.
+    ToWrite,
+    /// To follow the log, in the app's own place.
+    ToFollow,
+    /// To be looked at by nobody else.
+    InIsolation,
+}
+
+/// The cluster's place at a site.
+pub fn place<'a>(spec: &'a PostgresSpec, site: &SiteName) -> Result<&'a PostgresSite, Failure> {
+    spec.at.get(site).ok_or_else(|| failure(format!("the protection file has no place for this database at {site}")))
+}
+
+/// How Levee connects to the app's own server at this site.
+pub fn connect_options(app: &App, here: &PostgresSite) -> Result<ConnectOptions, Failure> {
+    let mut options = ConnectOptions::new(Host::Tcp(here.address.to_string()), here.port, here.user.clone());
+    options.read_timeout = ASK_MAX;
+    if let Some(name) = &here.password_secret {
+        let secret = app.context.secrets.get(name).map_err(|error| failure(in_full(&error)))?;
+        options.password = Some(Password::new(secret.as_str()));
+    }
+    Ok(options)
+}
+
+/// A database's place here, owned, so that it can be used without holding the assignment.
+fn here(app: &App, asset: &AssetName) -> Result<PostgresSite, Failure> {
+    let assignment = app.assignment();
+    let spec = assignment
+        .spec
+        .postgres
+        .get(asset)
+        .ok_or_else(|| failure(format!("app {} has no database {asset}", app.name)))?;
+    place(spec, &assignment.site).cloned()
+}
+
+fn open(app: &App, asset: &AssetName, here: &PostgresSite) -> Result<Instance, Failure> {
+    Instance::open(&here.data_directory, &here.os_user, here.binaries.as_deref(), Some(&log(app, asset)))
+        .map_err(|error| failure(format!("cannot use {}: {}", here.data_directory.display(), in_full(&error))))
+}
+
+/// The server's socket, its log and what only it may read.
+fn private_directory(app: &App, asset: &AssetName) -> PathBuf {
+    app.folder.server(asset)
+}
+
+fn log(app: &App, asset: &AssetName) -> PathBuf {
+    private_directory(app, asset).join("postgresql.log")
+}
+
+/// The gate that every start of this app's databases here has to pass.
+pub fn gate(app: &App) -> StartGate {
+    StartGate::open(app.folder.root(), app.name.clone())
+}
+
+/// Shuts the start gate at the epoch that this site knows, durably.
+pub fn shut_gate(app: &App) -> Result<(), Failure> {
+    gate(app).shut(app.state().epoch).map_err(|error| failure(in_full(&error)))
+}
+
+/// Stops the app's own server at this site cleanly. One that does not run stays so.
+pub fn stop_if_running(app: &App, asset: &AssetName, here: &PostgresSite) -> Result<(), Failure> {
+    if !here.data_directory.join("PG_VERSION").exists() {
+        return Ok(());
+    }
+    open(app, asset, here)?
+        .stop(StopMode::Fast, STOP_MAX)
+        .map_err(|error| transient(format!("{asset} did not stop: {}", in_full(&error))))
+}
+
+/// What the control file of the app's own cluster says.
+pub fn control_data(app: &App, asset: &AssetName) -> Result<ControlData, Failure> {
+    let here = here(app, asset)?;
+    open(app, asset, &here)?.control_data().map_err(|error| failure(in_full(&error)))
+}
+
+/// Restores a cluster to the newest point of this site's copies. Nothing is started.
+///
+/// `position` is what the run has chosen; since the journal is sealed by then, its end is the same.
+pub fn restore(
+    app: &Arc<App>,
+    asset: &AssetName,
+    position: &LogPosition,
+    target: &Path,
+    recover: Recover,
+    private: &Path,
+) -> Result<u64, Failure> {
+    let fail = |error: levee_database::Error| failure(format!("cannot restore {asset}: {}", in_full(&error)));
+    let here = here(app, asset)?;
+    let journal = app.copies.journal(asset)?;
+    let bases = app.copies.bases(asset)?;
+    let plan = restore::plan(&journal, &bases, &RecoveryTarget::Newest, Some(position.timeline)).map_err(fail)?;
+    if plan.system_identifier != position.system_identifier || plan.end < position.lsn {
+        return Err(failure(format!(
+            "{asset} can be restored to {} of system {} only, and the plan wants {position} of system {}: make a new plan",
+            plan.end, plan.system_identifier, position.system_identifier
+        )));
+    }
+    let (mode, network) = match recover {
+        Recover::ToWrite => (Mode::Promote, Network::At(here.address)),
+        Recover::ToFollow => (Mode::Standby, Network::At(here.address)),
+        Recover::InIsolation => (Mode::Promote, Network::Isolated),
+    };
+    // A drill's tablespaces must not touch the app's own places.
+    let nowhere = Default::default();
+    let tablespaces = if recover == Recover::InIsolation { &nowhere } else { &here.tablespaces };
+    let request = RestoreRequest {
+        vault: &app.copies.vault()?,
+        plan: &plan,
+        journal: &journal,
+        identity_file: &app.folder.journal_identity(),
+        fetch_wal_program: &app.context.program,
+        data_directory: target,
+        private_directory: private,
+        tablespaces,
+        os_user: &here.os_user,
+        binaries: here.binaries.as_deref(),
+        mode,
+        network,
+        port: here.port,
+        verify: false,
+    };
+    Ok(restore::prepare(&request, &()).map_err(fail)?.bytes)
+}
+
+/// Restores a cluster into the app's own place, which must be free.
+pub fn restore_in_place(
+    app: &Arc<App>,
+    asset: &AssetName,
+    position: &LogPosition,
+    recover: Recover,
+) -> Result<u64, Failure> {
+    let here = here(app, asset)?;
+    restore(app, asset, position, &here.data_directory, recover, &private_directory(app, asset))
+}
+
+/// Sees to it that a staged standby runs.
+pub fn run_standby(app: &Arc<App>, asset: &AssetName) -> Result<(), Failure> {
+    let instance = open(app, asset, &here(app, asset)?)?;
+    if running(&instance)?.is_some_and(|running| running.state >= ServerState::Standby) {
+        return Ok(());
+    }
+    instance
+        .start(ServerState::Standby, REPLAY_MAX)
+        .map(drop)
+        .map_err(|error| transient(format!("the standby of {asset} does not run: {}", in_full(&error))))
+}
+
+fn running(instance: &Instance) -> Result<Option<Running>, Failure> {
+    instance.running().map_err(|error| failure(in_full(&error)))
+}
+
+/// How far a staged standby has replayed.
+pub fn replayed(app: &Arc<App>, asset: &AssetName) -> Result<Lsn, Failure> {
+    let here = here(app, asset)?;
+    let ask = || {
+        let mut connection = Connection::connect(&connect_options(app, &here)?)
+            .map_err(|error| transient(format!("cannot ask the standby of {asset}: {}", in_full(&error))))?;
+        instance::last_replayed(&mut connection)
+            .map_err(|error| transient(format!("cannot ask the standby of {asset}: {}", in_full(&error))))
+    };
+    ask()?.ok_or_else(|| failure(format!("{asset} in {} is no standby", here.data_directory.display())))
+}
+
+/// Starts the app's own server for writing: it ends recovery when it is in it. Returns its timeline.
+pub fn start_writing(app: &Arc<App>, asset: &AssetName, epoch: Epoch) -> Result<TimelineId, Failure> {
+    let fail = |error: levee_database::Error| transient(format!("{asset} does not start: {}", in_full(&error)));
+    let gate = gate(app);
+    gate.open_for_writer(epoch).map_err(fail)?;
+    gate.check_start(epoch).map_err(fail)?;
+    let instance = open(app, asset, &here(app, asset)?)?;
+    let timeline = if instance.data_directory().join("standby.signal").exists() {
+        instance.start(ServerState::Standby, REPLAY_MAX).map_err(fail)?;
+        instance.promote(REPLAY_MAX).map_err(fail)?
+    } else {
+        instance.start(ServerState::Ready, REPLAY_MAX).map_err(fail)?;
+        instance.timeline().map_err(fail)?
+    };
+    restore::forget_identity(&private_directory(app, asset)).map_err(fail)?;
+    Ok(timeline)
+}
+
+/// Where a drill's copy of a database has its data, and where its socket.
+fn drill_places(app: &App, run: &RunId, asset: &AssetName) -> (PathBuf, PathBuf) {
+    let folder = app.folder.run(run);
+    (folder.join(asset.as_str()), folder.join(format!("{asset}.server")))
+}
+
+/// Restores a drill's copy.
+pub fn restore_in_isolation(
+    app: &Arc<App>,
+    run: &RunId,
+    asset: &AssetName,
+    position: &LogPosition,
+) -> Result<u64, Failure> {
+    let (data, private) = drill_places(app, run, asset);
+    restore(app, asset, position, &data, Recover::InIsolation, &private)
+}
+
+fn open_isolated(app: &App, run: &RunId, asset: &AssetName) -> Result<Instance, Failure> {
+    let here = here(app, asset)?;
+    let (data, private) = drill_places(app, run, asset);
+    Instance::open(&data, &here.os_user, here.binaries.as_deref(), Some(&private.join("postgresql.log")))
+        .map_err(|error| failure(in_full(&error)))
+}
+
+/// Starts a drill's copy and waits until it has come to its point.
+pub fn start_in_isolation(app: &Arc<App>, run: &RunId, asset: &AssetName) -> Result<TimelineId, Failure> {
+    let fail =
+        |error: levee_database::Error| failure(format!("the copy of {asset} does not start: {}", in_full(&error)));
+    let instance = open_isolated(app, run, asset)?;
+    instance.start(ServerState::Ready, REPLAY_MAX).map_err(fail)?;
+    instance.timeline().map_err(fail)
+}
+
+/// Ends a drill's server. Its data are thrown away, so there is nothing to wait for.
+pub fn end_isolated(app: &Arc<App>, run: &RunId, asset: &AssetName) -> Result<(), Failure> {
+    let (data, _) = drill_places(app, run, asset);
+    if !data.join("PG_VERSION").exists() {
+        return Ok(());
+    }
+    open_isolated(app, run, asset)?
+        .stop(StopMode::Immediate, STOP_MAX)
+        .map_err(|error| transient(format!("the copy of {asset} did not end: {}", in_full(&error))))
+}
+
+/// Asks a database the operator's questions. Without any it must answer at all, and be open for writing.
+pub fn probe(
+    app: &Arc<App>,
+    run: &RunId,
+    asset: &AssetName,
+    place: &Place,
+    probes: &[SqlProbe],
+) -> Result<Result<String, String>, Failure> {
+    let here = here(app, asset)?;
+    let connect = match place {
+        Place::Live => connect_options(app, &here)?,
+        Place::Drill => restore::private_connect(&drill_places(app, run, asset).1, here.port, &here.os_user),
+    };
+    let own = SqlProbe {
+        database: "postgres".into(),
+        sql: "SELECT NOT pg_is_in_recovery()".into(),
+        expect: Some("t".into()),
+    };
+    for probe in std::iter::once(&own).chain(probes) {
+        if let Err(reason) = ask(&connect, probe) {
+            return Ok(Err(format!("{:?} in database {}: {reason}", probe.sql, probe.database)));
+        }
+    }
+    Ok(Ok(match probes.len() {
+        0 => "the database answers and is open for writing".into(),
+        count => format!("the database is open for writing and answers {count} question(s) as it should"),
+    }))
+}
+
+fn ask(connect: &ConnectOptions, probe: &SqlProbe) -> Result<(), String> {
+    let mut connection =
+        Connection::connect(&connect.with_database(probe.database.clone())).map_err(|error| in_full(&error))?;
+    let rows = connection.simple_query(&probe.sql).map_err(|error| in_full(&error))?;
+    let answer = rows.first().and_then(|row| row.get(0));
+    match &probe.expect {
+        Some(expected) if answer != Some(expected.as_str()) => Err(format!(
+            "it answered {}, expected {expected:?}",
+            answer.map_or("nothing".into(), |text| format!("{text:?}"))
+        )),
+        _ => Ok(()),
+    }
+}

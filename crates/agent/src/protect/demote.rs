@@ -1,0 +1,102 @@
+//! A site that wrote the app and does so no more: its old data go out of the way, never overwritten.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use levee_database::postgres::gate;
+use levee_model::control::{Done, Failure};
+use levee_model::{AssetName, Epoch};
+
+use super::app::{App, failure, in_full};
+use super::database;
+use super::state::{Phase, Standing};
+
+/// Ends the app's writing at this site, because the other site has been heard to write at a higher epoch. The
+/// old data stay where they are until the server's own word comes.
+pub fn fence(app: &Arc<App>, heard: Epoch) -> Result<(), Failure> {
+    tracing::error!(app = %app.name, %heard, "another site writes this app at a higher epoch: stopping it here");
+    app.change_state(|state| {
+        state.phase = Phase::Stopped;
+        Ok(())
+    })?;
+    database::shut_gate(app)?;
+    let assignment = app.assignment();
+    for (asset, spec) in &assignment.spec.postgres {
+        let place = app.place(asset);
+        let _alone = place.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        database::stop_if_running(app, asset, database::place(spec, &assignment.site)?)?;
+    }
+    Ok(())
+}
+
+/// Becomes the recovery side at `epoch`: stops what still runs, sets all old data aside.
+pub fn demote(app: &Arc<App>, epoch: Epoch) -> Result<(), Failure> {
+    // Before anything else, and durably: from here on the start gate is shut, also after a crash.
+    app.change_state(|state| {
+        if state.phase != Phase::Recovery {
+            state.phase = Phase::Stopped;
+        }
+        Ok(())
+    })?;
+    database::shut_gate(app)?;
+    set_aside(app)?;
+    app.change_state(|state| {
+        state.epoch = epoch;
+        state.phase = Phase::Recovery;
+        Ok(())
+    })?;
+    app.board.clear();
+    Ok(())
+}
+
+/// Sets every asset's old data aside. Done again, it finds nothing to move.
+pub fn set_aside(app: &Arc<App>) -> Result<Done, Failure> {
+    let state = app.state();
+    if state.phase == Phase::Writer {
+        return Err(failure(format!("app {} is written at this site: its data are in use", app.name)));
+    }
+    let mut moved_to = Vec::new();
+    for asset in app.assignment().spec.asset_names() {
+        // A staged copy is no old data.
+        if state.standing(asset) == Standing::Staged {
+            continue;
+        }
+        moved_to.extend(set_asset_aside(app, asset)?);
+    }
+    Ok(Done::SetAside { moved_to })
+}
+
+/// Moves what lies in an asset's own place out of the way. A database in it is stopped first.
+pub fn set_asset_aside(app: &Arc<App>, asset: &AssetName) -> Result<Option<PathBuf>, Failure> {
+    let place = app.place(asset);
+    let _alone = place.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let assignment = app.assignment();
+    let site = &assignment.site;
+    let path = if let Some(spec) = assignment.spec.postgres.get(asset) {
+        let here = database::place(spec, site)?;
+        database::stop_if_running(app, asset, here)?;
+        here.data_directory.clone()
+    } else {
+        match assignment.spec.files.get(asset).and_then(|spec| spec.at.get(site)) {
+            Some(here) => here.path.clone(),
+            None => return Ok(None),
+        }
+    };
+    let epoch = app.state().epoch;
+    // An empty folder holds nothing to keep.
+    let moved = match std::fs::remove_dir(&path) {
+        Ok(()) => None,
+        Err(_) => gate::set_aside(&path, epoch, Timestamp::now())
+            .map_err(|error| failure(format!("cannot set {} aside: {}", path.display(), in_full(&error))))?,
+    };
+    app.change_state(|state| {
+        state.assets.insert(asset.clone(), Standing::Absent);
+        state.set_aside.extend(moved.clone());
+        Ok(())
+    })?;
+    if let Some(moved) = &moved {
+        tracing::warn!(app = %app.name, %asset, "old data were set aside in {}", moved.display());
+    }
+    Ok(moved)
+}

@@ -1,0 +1,78 @@
+use std::path::{Path, PathBuf};
+
+use levee_model::{AgentId, AppName, AssetName, RunId};
+
+/// Where one app's things lie below the agent's folder.
+///
+/// ```text
+/// apps/APP/state.json            epoch and phase of the app at this site
+///          repository/           backups, in the restic format (recovery side)
+///          repository-password   opens it; never leaves this host
+///          writer-key-AGENT.json master key of the repository that AGENT keeps (writer side)
+///          journal/ASSET/        continuous record of a database's log (recovery side)
+///          journal-identity      age identity that opens the journal; never leaves this host
+///          recovery-kit.txt      made once with the repository; to be moved to a safe place
+///          runs/RUN/             scratch of a drill
+///          server/ASSET/         socket and log of the app's own database server
+///          APP.gate.json         the start gate
+/// ```
+#[derive(Clone, Debug)]
+pub struct AppFolder {
+    root: PathBuf,
+}
+
+impl AppFolder {
+    pub fn new(agent_folder: &Path, app: &AppName) -> Self {
+        Self { root: agent_folder.join("apps").join(app.as_str()) }
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.root.join("state.json")
+    }
+
+    pub fn repository(&self) -> PathBuf {
+        self.root.join("repository")
+    }
+
+    pub fn repository_password(&self) -> PathBuf {
+        self.root.join("repository-password")
+    }
+
+    pub fn writer_key(&self, peer: &AgentId) -> PathBuf {
+        self.root.join(format!("writer-key-{peer}.json"))
+    }
+
+    pub fn journal(&self, asset: &AssetName) -> PathBuf {
+        self.root.join("journal").join(asset.as_str())
+    }
+
+    pub fn journal_identity(&self) -> PathBuf {
+        self.root.join("journal-identity")
+    }
+
+    /// The public half of the recovery kit's age identity: the journal is sealed for it as well.
+    pub fn kit_recipient(&self) -> PathBuf {
+        self.root.join("recovery-kit-recipient")
+    }
+
+    pub fn recovery_kit(&self) -> PathBuf {
+        self.root.join("recovery-kit.txt")
+    }
+
+    pub fn runs(&self) -> PathBuf {
+        self.root.join("runs")
+    }
+
+    pub fn run(&self, run: &RunId) -> PathBuf {
+        self.runs().join(run.as_str())
+    }
+
+    /// What belongs to the app's own server at this site: its socket and log, and what only it may read.
+    pub fn server(&self, asset: &AssetName) -> PathBuf {
+        self.root.join("server").join(asset.as_str())
+    }
+}

@@ -1,0 +1,112 @@
+//! An asset's own place at this site: copies that follow what arrives, and the start of the real thing.
+
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use levee_model::control::{AssetPoint, Done, Failure};
+use levee_model::{AssetName, Epoch, Position};
+
+use super::app::{App, failure, transient};
+use super::database::{self, Recover};
+use super::rebuild;
+use super::state::{Phase, Standing};
+
+/// How long a staged copy may take to take in what has arrived. The command may be sent again.
+const CATCH_UP_MAX: Duration = Duration::from_secs(300);
+const CATCH_UP_EVERY: Duration = Duration::from_millis(20);
+
+/// Makes a copy in the asset's own place that follows what arrives.
+pub fn stage(app: &Arc<App>, asset: &AssetName) -> Result<Done, Failure> {
+    if app.state().phase != Phase::Recovery {
+        return Err(failure(format!("app {} is not protected at {}: nothing to stage", app.name, app.context.site)));
+    }
+    let is_database = app.assignment().spec.postgres.contains_key(asset);
+    if app.state().standing(asset) != Standing::Staged {
+        let point = app
+            .copies
+            .point(asset, is_database)?
+            .ok_or_else(|| transient(format!("{} has no complete copy of {asset} yet", app.context.site)))?;
+        rebuild::put_in_place(app, asset, &point.position, Recover::ToFollow, Standing::Staged)?;
+    }
+    if is_database {
+        database::run_standby(app, asset)?;
+    }
+    Ok(Done::Nothing)
+}
+
+/// Takes what has newly arrived into a staged copy. A standby does so by itself, as long as it runs.
+pub fn follow(app: &Arc<App>, asset: &AssetName, point: &AssetPoint) -> Result<(), Failure> {
+    let lock = app.place(asset);
+    let Ok(_alone) = lock.try_lock() else {
+        // A run works on it.
+        return Ok(());
+    };
+    if app.state().standing(asset) != Standing::Staged {
+        return Ok(());
+    }
+    match &point.position {
+        Position::Log(_) => database::run_standby(app, asset),
+        Position::Snapshot { id, .. } => {
+            if app.board.get(asset).point.as_ref() != Some(point) {
+                rebuild::restore_files(app, asset, id, &rebuild::own_path(app, asset)?)?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Waits until a staged copy has taken in everything up to the position.
+pub fn catch_up(app: &Arc<App>, asset: &AssetName, position: &Position) -> Result<Done, Failure> {
+    if app.state().standing(asset) != Standing::Staged {
+        return match app.state().standing(asset) {
+            // This run has started it already.
+            Standing::Live => Ok(Done::Nothing),
+            _ => Err(failure(format!("{asset} is not staged at {}", app.context.site))),
+        };
+    }
+    match position {
+        Position::Snapshot { id, .. } => {
+            let lock = app.place(asset);
+            let _alone = lock.lock().unwrap_or_else(PoisonError::into_inner);
+            rebuild::restore_files(app, asset, id, &rebuild::own_path(app, asset)?)?;
+        }
+        Position::Log(wanted) => {
+            database::run_standby(app, asset)?;
+            let deadline = Instant::now() + CATCH_UP_MAX;
+            loop {
+                let replayed = database::replayed(app, asset)?;
+                if replayed >= wanted.lsn {
+                    break;
+                }
+                if Instant::now() >= deadline {
+                    return Err(transient(format!(
+                        "the standby of {asset} has replayed up to {replayed} and not to {} within {} s; its log is {}",
+                        wanted.lsn,
+                        CATCH_UP_MAX.as_secs(),
+                        app.folder.server(asset).display()
+                    )));
+                }
+                std::thread::sleep(CATCH_UP_EVERY);
+            }
+        }
+    }
+    Ok(Done::Nothing)
+}
+
+/// Starts the asset for writing, through the start gate. A standby is promoted.
+pub fn start(app: &Arc<App>, asset: &AssetName, epoch: Epoch) -> Result<Done, Failure> {
+    let lock = app.place(asset);
+    let _alone = lock.lock().unwrap_or_else(PoisonError::into_inner);
+    let gate = |message: String| failure(format!("{asset} may not be started at {}: {message}", app.context.site));
+    app.state().may_start(asset, epoch).map_err(gate)?;
+    let begun = Instant::now();
+    let is_database = app.assignment().spec.postgres.contains_key(asset);
+    let timeline = if is_database { Some(database::start_writing(app, asset, epoch)?) } else { None };
+    // Asked again at the same epoch, a stopped app's assets are all live already: this alone starts it again.
+    app.change_state(|state| {
+        state.may_start(asset, epoch).map_err(gate)?;
+        state.started(asset);
+        Ok(())
+    })?;
+    Ok(Done::Started { timeline: timeline.map(|timeline| timeline.0), replay_s: begun.elapsed().as_secs_f64() })
+}

@@ -1,0 +1,239 @@
+//! What an agent does for the apps that it was given: copying them away, keeping what arrives, and
+//! bringing them back.
+//!
+//! - `app` holds one app's state, assignment and threads; `state` says which turns are legal.
+//! - Writer side: `writer` (loops), `sink` (log stream), `remote` (repository at the other site).
+//! - Recovery side: `recovery` (watches what arrives), `copies` (repository, journals), `session`.
+//! - `actions` carries out a run's commands; `rebuild`, `place` and `drill` do the work.
+
+mod actions;
+mod app;
+mod board;
+mod copies;
+mod database;
+mod demote;
+mod drill;
+mod folder;
+mod kit;
+mod live;
+mod probe;
+mod rebuild;
+mod recovery;
+mod remote;
+mod session;
+mod sink;
+mod state;
+mod stop;
+mod tags;
+mod task;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use levee_model::control::{Action, AssetStatus, Command, Desired, Done, Failure, Grant, Role};
+use levee_model::{AgentId, AppName, Epoch};
+use levee_store::Store;
+use levee_store::rest_server::Access;
+use levee_wire::log::{LogOpen, LogRefusal, LogSession, RefusalReason};
+use levee_wire::{CreateVaultRequest, PeerIdentity};
+use zeroize::Zeroizing;
+
+use crate::context::ProtectContext;
+use app::{App, failure, in_full, transient};
+use state::Phase;
+
+/// How often it is looked whether a peer has told of a higher epoch: a bound of how long two sites could write
+/// after a wrong word of an operator, as long as they can reach each other.
+const LISTEN_EVERY: Duration = Duration::from_millis(200);
+
+/// Owns every app at this site. Its calls may be made from any thread that may block.
+pub struct Supervisor {
+    context: ProtectContext,
+    apps: RwLock<BTreeMap<AppName, Arc<App>>>,
+    /// To the one thread that takes over what is wanted, in order.
+    desired: Mutex<Sender<Desired>>,
+}
+
+impl Supervisor {
+    /// Starts the thread that takes over what is wanted. Nothing is protected before the first `apply`.
+    pub fn start(context: ProtectContext) -> std::io::Result<Arc<Supervisor>> {
+        let (desired, wanted) = mpsc::channel::<Desired>();
+        let supervisor = Arc::new(Supervisor { context, apps: RwLock::default(), desired: Mutex::new(desired) });
+        let weak = Arc::downgrade(&supervisor);
+        std::thread::Builder::new().name("reconcile".into()).spawn(move || {
+            loop {
+                let next = wanted.recv_timeout(LISTEN_EVERY);
+                let Some(supervisor) = weak.upgrade() else { return };
+                match next {
+                    // Only the newest counts.
+                    Ok(desired) => supervisor.take_over(wanted.try_iter().last().unwrap_or(desired)),
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+                supervisor.all().iter().for_each(|app| app.obey(supervisor.context.heard.get(&app.name)));
+            }
+        })?;
+        Ok(supervisor)
+    }
+
+    /// Brings this site in line with what is wanted, soon. Does not wait.
+    pub fn apply(&self, desired: &Desired) {
+        // The thread ends only with the supervisor itself.
+        let _ = self.desired.lock().unwrap_or_else(PoisonError::into_inner).send(desired.clone());
+    }
+
+    fn take_over(&self, desired: Desired) {
+        let wanted: Vec<AppName> = desired.assignments.iter().map(|assignment| assignment.app.clone()).collect();
+        for assignment in desired.assignments {
+            let known = self.find(&assignment.app);
+            let opened = match known {
+                Some(app) => Ok(app),
+                None => App::open(self.context.clone(), assignment.clone()),
+            };
+            match opened {
+                Ok(app) => {
+                    self.apps
+                        .write()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .insert(assignment.app.clone(), app.clone());
+                    app.assign(assignment);
+                }
+                Err(failure) => tracing::error!(app = %assignment.app, "{}", failure.message),
+            }
+        }
+        // An app that is no longer assigned is left as it is: its threads end, its data stay.
+        let mut apps = self.apps.write().unwrap_or_else(PoisonError::into_inner);
+        let gone: Vec<AppName> = apps.keys().filter(|app| !wanted.contains(app)).cloned().collect();
+        let ended: Vec<Arc<App>> = gone.iter().filter_map(|app| apps.remove(app)).collect();
+        drop(apps);
+        ended.iter().for_each(|app| app.end_tasks());
+    }
+
+    fn find(&self, app: &AppName) -> Option<Arc<App>> {
+        self.apps.read().unwrap_or_else(PoisonError::into_inner).get(app).cloned()
+    }
+
+    fn all(&self) -> Vec<Arc<App>> {
+        self.apps.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    fn app(&self, name: &AppName) -> Result<Arc<App>, Failure> {
+        self.find(name).ok_or_else(|| {
+            transient(format!(
+                "this agent has not been told of app {name}: apply its protection file, or wait a moment"
+            ))
+        })
+    }
+
+    /// Carries out one action of a run. Blocks until it is done; may be called again for the same command.
+    pub fn execute(&self, command: &Command) -> Result<Done, Failure> {
+        // A DNS node answers for apps that live elsewhere as well.
+        if let Action::SwitchEntry { record } = &command.action {
+            self.context
+                .records
+                .update(record.clone())
+                .map_err(|error| failure(format!("cannot switch {}: {}", record.name, in_full(&error))))?;
+            return Ok(Done::Nothing);
+        }
+        let app = self.app(&command.app)?;
+        app.check_epoch(command)?;
+        let result = actions::execute(&app, command);
+        app.reconcile();
+        result
+    }
+
+    pub fn status(&self) -> Vec<AssetStatus> {
+        self.all().iter().flat_map(|app| app.status()).collect()
+    }
+
+    /// The highest epoch that this site knows of each app.
+    pub fn known_epochs(&self) -> BTreeMap<AppName, Epoch> {
+        self.all().iter().map(|app| (app.name.clone(), app.state().epoch)).collect()
+    }
+
+    /// Whether an agent is the other side of an app. Only its word on the app's epoch counts.
+    pub fn is_peer(&self, app: &AppName, agent: &AgentId) -> bool {
+        self.find(app).is_some_and(|app| app.assignment().peer.as_ref().is_some_and(|peer| peer.agent == *agent))
+    }
+
+    /// Begins to take in a database's log from the writer's agent.
+    pub fn open_log(&self, peer: &PeerIdentity, open: LogOpen) -> Result<Box<dyn LogSession>, LogRefusal> {
+        let app = self
+            .find(&open.asset.app)
+            .ok_or_else(|| LogRefusal::new(RefusalReason::NotReady, "this site has not been told of this app yet"))?;
+        self.check_grant(peer, &open.grant, &open.asset.app, open.epoch)
+            .map_err(|failure| LogRefusal::new(RefusalReason::NotGranted, failure.message))?;
+        Ok(Box::new(session::JournalSession::open(app, open)?))
+    }
+
+    fn check_grant(
+        &self,
+        peer: &PeerIdentity,
+        grant: &levee_model::control::Signed,
+        app: &AppName,
+        epoch: Epoch,
+    ) -> Result<Grant, Failure> {
+        self.context
+            .credentials
+            .grants()
+            .authorize(grant, peer, app, Role::Writer, epoch)
+            .map_err(|error| failure(in_full(&error)))
+    }
+
+    /// Makes an app's repository, at the request of its writer.
+    pub fn create_vault(&self, peer: &PeerIdentity, request: CreateVaultRequest) -> Result<(), Failure> {
+        let app = self.app(&request.app)?;
+        self.check_writer(&app, peer)?;
+        self.check_grant(peer, &request.grant, &request.app, app.state().epoch)?;
+        let master_key = levee_vault::MasterKey::from_json(&request.master_key)
+            .map_err(|error| failure(format!("the repository's master key can't be read: {}", in_full(&error))))?;
+        app.copies.create(copies::NewRepository {
+            master_key: &master_key,
+            writer_key_file: levee_vault::KeyFile {
+                id: request.key_file_id.clone(),
+                content: request.key_file.clone(),
+            },
+            host: self.context.agent.as_str(),
+            site: &self.context.site,
+            ca_certificate: &levee_wire::certificates_to_pem(&[self.context.credentials.authority().clone()]),
+        })
+    }
+
+    /// The repository that a peer may use, and how.
+    pub fn repository(&self, peer: &PeerIdentity, app: &AppName) -> Result<(Arc<dyn Store>, Access), Failure> {
+        let app = self.app(app)?;
+        self.check_writer(&app, peer)?;
+        Ok((app.copies.store(), Access::Append))
+    }
+
+    /// Copies are taken from the app's writer at this site's own epoch only.
+    fn check_writer(&self, app: &App, peer: &PeerIdentity) -> Result<(), Failure> {
+        let (state, assignment) = (app.state(), app.assignment());
+        if state.phase != Phase::Recovery || assignment.role != Role::Recovery || assignment.epoch != state.epoch {
+            return Err(failure(format!(
+                "{} takes no copies of app {} now: it knows epoch {} and is {:?} there",
+                self.context.site, app.name, state.epoch, state.phase
+            )));
+        }
+        match &assignment.peer {
+            Some(writer) if writer.agent == peer.agent && writer.site == peer.site => Ok(()),
+            _ => Err(failure(format!("agent {} at {} is not the writer of app {}", peer.agent, peer.site, app.name))),
+        }
+    }
+
+    /// Ends every thread. Databases go on.
+    pub fn shut_down(&self) {
+        self.all().iter().for_each(|app| app.end_tasks());
+    }
+}
+
+/// 160 random bits as text that can be typed from paper.
+fn random_password() -> Zeroizing<String> {
+    let mut bytes = Zeroizing::new([0u8; 20]);
+    // Without the system's random numbers nothing secret can be made, so there is nothing to fall back to.
+    getrandom::fill(bytes.as_mut()).expect("the system gives random numbers");
+    Zeroizing::new(hex::encode(*bytes))
+}

@@ -1,0 +1,146 @@
+//! Rebuilding one asset at a position, in the app's own place or in a drill's scratch folder.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use levee_model::control::{Done, Failure, Place};
+use levee_model::protection::FilesSpec;
+use levee_model::{AssetName, Position, RunId};
+use levee_vault::SnapshotId;
+use levee_vault::restore::{self, Overwrite, RestoreOptions};
+
+use super::app::{App, failure, in_full};
+use super::database::{self, Recover};
+use super::state::Standing;
+use super::{demote, drill};
+
+/// Rebuilds an asset. A database is left stopped, ready to be started.
+pub fn rebuild(
+    app: &Arc<App>,
+    run: &RunId,
+    asset: &AssetName,
+    position: &Position,
+    place: &Place,
+) -> Result<Done, Failure> {
+    let begun = Instant::now();
+    let bytes = match (place, position) {
+        (Place::Drill, Position::Log(position)) => {
+            drill::end_and_remove(app, run, asset)?;
+            database::restore_in_isolation(app, run, asset, position)?
+        }
+        (Place::Drill, Position::Snapshot { id, .. }) => {
+            let target = app.folder.run(run).join(asset.as_str());
+            remove_own(&target)?;
+            restore_files(app, asset, id, &target)?
+        }
+        (Place::Live, _) => {
+            if app.state().standing(asset) != Standing::Absent {
+                // Rebuilt, staged or started by this run before: nothing to do again.
+                return Ok(Done::Rebuilt { bytes: 0, copy_s: 0.0 });
+            }
+            put_in_place(app, asset, position, Recover::ToWrite, Standing::Rebuilt)?
+        }
+    };
+    Ok(Done::Rebuilt { bytes, copy_s: begun.elapsed().as_secs_f64() })
+}
+
+/// Where a copy is put together, beside the place that it is for, so that it gets there by one rename.
+fn incoming(target: &Path) -> PathBuf {
+    let name = target.file_name().unwrap_or_default().to_string_lossy();
+    target.with_file_name(format!("{name}.levee-incoming"))
+}
+
+/// Puts a copy into the asset's own place. What lies there is set aside, never overwritten.
+pub fn put_in_place(
+    app: &Arc<App>,
+    asset: &AssetName,
+    position: &Position,
+    recover: Recover,
+    standing: Standing,
+) -> Result<u64, Failure> {
+    let bytes = match position {
+        Position::Log(position) => {
+            demote::set_asset_aside(app, asset)?;
+            database::restore_in_place(app, asset, position, recover)?
+        }
+        Position::Snapshot { id, .. } => {
+            let target = own_path(app, asset)?;
+            let incoming = incoming(&target);
+            remove_own(&incoming)?;
+            let bytes = restore_files(app, asset, id, &incoming)?;
+            demote::set_asset_aside(app, asset)?;
+            let moved = std::fs::rename(&incoming, &target).and_then(|()| match target.parent() {
+                Some(parent) => std::fs::File::open(parent)?.sync_all(),
+                None => Ok(()),
+            });
+            moved.map_err(|error| {
+                failure(format!("cannot move {} to {}: {error}", incoming.display(), target.display()))
+            })?;
+            bytes
+        }
+    };
+    app.change_state(|state| {
+        state.assets.insert(asset.clone(), standing);
+        Ok(())
+    })?;
+    Ok(bytes)
+}
+
+/// The asset's own place at this site.
+pub fn own_path(app: &App, asset: &AssetName) -> Result<PathBuf, Failure> {
+    let assignment = app.assignment();
+    let site = &assignment.site;
+    if let Some(spec) = assignment.spec.postgres.get(asset) {
+        return Ok(database::place(spec, site)?.data_directory.clone());
+    }
+    files_spec(app, asset)?
+        .at
+        .get(site)
+        .map(|here| here.path.clone())
+        .ok_or_else(|| failure(format!("the protection file has no place for {asset} at {site}")))
+}
+
+pub fn files_spec(app: &App, asset: &AssetName) -> Result<FilesSpec, Failure> {
+    let assignment = app.assignment();
+    assignment.spec.files.get(asset).cloned().ok_or_else(|| failure(format!("app {} has no asset {asset}", app.name)))
+}
+
+/// Makes a folder equal to a snapshot, changing only what differs.
+pub fn restore_files(app: &App, asset: &AssetName, id: &str, target: &Path) -> Result<u64, Failure> {
+    let fail = |reason: String| failure(format!("cannot restore {asset} to {}: {reason}", target.display()));
+    let id: SnapshotId = id.parse().map_err(|_| fail(format!("{id:?} is not the full id of a snapshot")))?;
+    let vault = app.copies.vault()?;
+    let snapshot = vault.read_snapshot(&id).map_err(|error| fail(in_full(&error)))?;
+    let source = snapshot.paths.first().ok_or_else(|| fail(format!("snapshot {id} names no folder")))?;
+    std::fs::create_dir_all(target).map_err(|error| fail(error.to_string()))?;
+    let options = RestoreOptions {
+        subfolder: Some(PathBuf::from(source)),
+        delete: true,
+        durable: true,
+        // What a staged copy holds was put there by Levee: size and time of change tell.
+        overwrite: Overwrite::IfChanged,
+        target: target.to_path_buf(),
+        ..RestoreOptions::default()
+    };
+    let summary = restore::restore(&vault, &id, &options, &()).map_err(|error| fail(in_full(&error)))?;
+    if let Some(first) = summary.errors.first.first() {
+        return Err(fail(format!(
+            "{} item(s) could not be restored, first: {}: {}",
+            summary.errors.count,
+            first.path.display(),
+            first.message
+        )));
+    }
+    Ok(summary.bytes_written)
+}
+
+/// Removes a folder that only Levee itself has filled.
+pub fn remove_own(path: &Path) -> Result<(), Failure> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(failure(format!("cannot remove {}: {error}", path.display())))
+        }
+        _ => Ok(()),
+    }
+}

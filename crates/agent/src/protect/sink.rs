@@ -1,0 +1,191 @@
+//! The writer's end of a database's log stream: to the other site, and back with what is durable there.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use levee_database::postgres::{Lineage, LogChunk, LogSink, SinkError};
+use levee_model::AssetId;
+use levee_model::control::Assignment;
+use levee_model::postgres::{Lsn, SegmentSize, SystemIdentifier, TimelineId};
+use levee_wire::AgentClient;
+use levee_wire::log::{LogError, LogOpen, LogReceiver, LogSender, LogStream, RefusalReason};
+use rustix::event::{EventfdFlags, eventfd};
+use tokio::task::JoinHandle;
+
+use super::app::in_full;
+use crate::context::ProtectContext;
+
+/// Sends a log to the agent of the recovery side.
+pub struct WireSink {
+    context: ProtectContext,
+    assignment: Arc<Assignment>,
+    asset: AssetId,
+    progress: Arc<Progress>,
+    stream: Option<OpenStream>,
+    /// History files that came before the stream was open.
+    histories: Vec<(TimelineId, Vec<u8>)>,
+}
+
+struct OpenStream {
+    sender: LogSender,
+    listener: JoinHandle<()>,
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.listener.abort();
+    }
+}
+
+/// What the listening task tells the archive's thread.
+struct Progress {
+    durable: AtomicU64,
+    /// Why the stream ended, until the archive has asked.
+    ended: Mutex<Option<SinkError>>,
+    event: OwnedFd,
+}
+
+impl Progress {
+    fn wake(&self) {
+        // A full counter is readable already, which is all that is wanted.
+        let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+    }
+
+    fn end(&self, error: SinkError) {
+        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        self.wake();
+    }
+
+    fn take_end(&self) -> SinkError {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
+        ended.unwrap_or_else(|| SinkError::Unavailable { reason: "the log stream to the other site has ended".into() })
+    }
+}
+
+impl WireSink {
+    /// Fails only when the process may open no more file descriptors.
+    pub fn new(context: ProtectContext, assignment: Arc<Assignment>, asset: AssetId) -> std::io::Result<Self> {
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let progress = Progress { durable: AtomicU64::new(0), ended: Mutex::default(), event };
+        Ok(Self { context, assignment, asset, progress: Arc::new(progress), stream: None, histories: Vec::new() })
+    }
+
+    /// Asks the other site where its durable log of this lineage ends, and `source_start` if it has none.
+    pub fn remote_end(&self, lineage: Lineage, segment_size: SegmentSize, source_start: Lsn) -> Result<Lsn, SinkError> {
+        Ok(self.open(lineage, segment_size, source_start)?.resume)
+    }
+
+    fn open(&self, lineage: Lineage, segment_size: SegmentSize, source_start: Lsn) -> Result<LogStream, SinkError> {
+        let peer = self.assignment.peer.as_ref().ok_or_else(|| SinkError::Unavailable {
+            reason: format!("no agent has joined at the recovery side of app {} yet", self.assignment.app),
+        })?;
+        let open = LogOpen {
+            asset: self.asset.clone(),
+            epoch: self.assignment.epoch,
+            grant: self.assignment.grant.clone(),
+            system_identifier: lineage.system_identifier,
+            timeline: lineage.timeline,
+            segment_size,
+            source_start,
+        };
+        self.context.runtime.block_on(async {
+            // A connection of its own: nothing else may sit in front of a commit's acknowledgement.
+            let mut client = AgentClient::connect(&self.context.credentials, &peer.agent, &peer.wire.to_string())
+                .await
+                .map_err(|error| SinkError::Unavailable { reason: in_full(&error) })?;
+            client.append_log(open).await.map_err(sink_error)
+        })
+    }
+}
+
+fn sink_error(error: LogError) -> SinkError {
+    match error {
+        LogError::Refused(refusal) => {
+            let reason = refusal.message;
+            match refusal.reason {
+                RefusalReason::NotReady | RefusalReason::Storage => SinkError::Unavailable { reason },
+                _ => SinkError::Refused { reason },
+            }
+        }
+        LogError::Link(error) => SinkError::Unavailable { reason: in_full(&error) },
+    }
+}
+
+async fn listen(mut receiver: LogReceiver, progress: Arc<Progress>) {
+    loop {
+        match receiver.durable().await {
+            Ok(lsn) => {
+                progress.durable.fetch_max(lsn.0, Ordering::SeqCst);
+                progress.wake();
+            }
+            Err(error) => return progress.end(sink_error(error)),
+        }
+    }
+}
+
+impl LogSink for WireSink {
+    fn begin(&mut self, lineage: Lineage, segment_size: SegmentSize, source_start: Lsn) -> Result<Lsn, SinkError> {
+        self.stream = None;
+        let LogStream { resume, sender, receiver } = self.open(lineage, segment_size, source_start)?;
+        self.progress.durable.store(resume.0, Ordering::SeqCst);
+        *self.progress.ended.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let listener = self.context.runtime.spawn(listen(receiver, self.progress.clone()));
+        for (timeline, content) in std::mem::take(&mut self.histories) {
+            sender.history_blocking(timeline, &content).map_err(|_| self.progress.take_end())?;
+        }
+        self.stream = Some(OpenStream { sender, listener });
+        Ok(resume)
+    }
+
+    fn history(
+        &mut self,
+        _system_identifier: SystemIdentifier,
+        timeline: TimelineId,
+        content: &[u8],
+    ) -> Result<(), SinkError> {
+        match &self.stream {
+            Some(stream) => stream.sender.history_blocking(timeline, content).map_err(|_| self.progress.take_end()),
+            None => {
+                self.histories.retain(|(known, _)| *known != timeline);
+                self.histories.push((timeline, content.to_vec()));
+                Ok(())
+            }
+        }
+    }
+
+    fn append(&mut self, chunk: LogChunk<'_>) -> Result<(), SinkError> {
+        let Some(stream) = &self.stream else {
+            return Err(self.progress.take_end());
+        };
+        let sent = if chunk.bytes.is_empty() {
+            stream.sender.source_time_blocking(chunk.source_time, chunk.source_end)
+        } else {
+            stream.sender.chunk_blocking(levee_wire::log::LogChunk {
+                lsn: chunk.lsn,
+                bytes: chunk.bytes.clone(),
+                source_time: chunk.source_time,
+                source_end: chunk.source_end,
+            })
+        };
+        sent.map_err(|_| self.progress.take_end())
+    }
+
+    fn durable(&self) -> Lsn {
+        Lsn(self.progress.durable.load(Ordering::SeqCst))
+    }
+
+    fn progress(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.progress.event.as_fd())
+    }
+
+    fn acknowledge_progress(&mut self) -> Result<(), SinkError> {
+        let mut counter = [0; 8];
+        // An empty counter says EAGAIN: nothing to drain.
+        let _ = rustix::io::read(&self.progress.event, &mut counter);
+        match self.progress.ended.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(ended) => Err(ended),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! How the snapshots of an app are told apart in its repository.
+
+use levee_model::{AppName, AssetName, Epoch};
+
+/// The tag of a folder's snapshots.
+pub fn files(app: &AppName, asset: &AssetName) -> String {
+    format!("levee-files:{app}/{asset}")
+}
+
+const EPOCH: &str = "levee-epoch:";
+
+/// The tag of the epoch at which a snapshot was taken.
+pub fn epoch(epoch: Epoch) -> String {
+    format!("{EPOCH}{epoch}")
+}
+
+/// The epoch in a snapshot's tags; 0, which no writer has, when there is none.
+pub fn epoch_of(tags: &[String]) -> Epoch {
+    let epoch = tags.iter().find_map(|tag| tag.strip_prefix(EPOCH)?.parse().ok());
+    Epoch(epoch.unwrap_or(0))
+}

@@ -1,0 +1,188 @@
+//! A database: its log goes to the other site's journal as it is written, and a base backup every so often
+//! into the repository there.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use levee_database::StopSignal;
+use levee_database::postgres::archive::{self, ArchiveEnd, ArchiveOptions, ArchiveStatus};
+use levee_database::postgres::base::{self, BaseBackup, BaseOptions};
+use levee_database::postgres::{Expect, Needs, preflight, slot};
+use levee_model::control::{AssetPoint, AssetState, Assignment, Failure};
+use levee_model::protection::{PostgresSite, PostgresSpec};
+use levee_model::{AssetId, AssetName, LogPosition, Position};
+
+use super::super::app::{App, failure, in_full, transient};
+use super::super::database;
+use super::super::sink::WireSink;
+
+/// How soon something that failed is tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(2);
+/// How often it is looked whether a base backup is due.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+pub fn run(app: &Arc<App>, assignment: &Arc<Assignment>, asset: &AssetName, spec: &PostgresSpec, stop: &StopSignal) {
+    app.board.update(asset, |entry| {
+        if entry.point.is_none() {
+            entry.state = AssetState::Unprotected;
+        }
+    });
+    let writer = Writer {
+        app,
+        assignment,
+        id: AssetId::new(app.name.clone(), asset.clone()),
+        spec,
+        stop,
+        status: Mutex::default(),
+    };
+    loop {
+        if let Err(failure) = writer.protect() {
+            app.board.problem(asset, failure.message);
+        }
+        if stop.wait(RETRY_AFTER) {
+            return;
+        }
+    }
+}
+
+struct Writer<'a> {
+    app: &'a Arc<App>,
+    assignment: &'a Arc<Assignment>,
+    id: AssetId,
+    spec: &'a PostgresSpec,
+    stop: &'a StopSignal,
+    /// How the archive stands, for the thread that takes base backups.
+    status: Mutex<ArchiveStatus>,
+}
+
+impl Writer<'_> {
+    fn here(&self) -> Result<&PostgresSite, Failure> {
+        database::place(self.spec, &self.assignment.site)
+    }
+
+    /// Archives until stopped or until something fails that a new attempt may mend.
+    fn protect(&self) -> Result<(), Failure> {
+        let connect = database::connect_options(self.app, self.here()?)?;
+        let slot = slot::name_for(&self.id);
+        let needs = Needs {
+            expect: Expect::Primary,
+            zero_loss: self.spec.zero_loss,
+            application_name: slot.clone(),
+            slot: Some(slot.clone()),
+            system_identifier: None,
+        };
+        let report = preflight(&connect, &needs)
+            .map_err(|error| failure(format!("{} can't be protected: {}", self.id, in_full(&error))))?;
+        let options = ArchiveOptions {
+            slot_bound_bytes: Some(self.spec.slot_bound.bytes()),
+            zero_loss: self.spec.zero_loss,
+            system_identifier: Some(report.system_identifier),
+            ..ArchiveOptions::new(connect, slot)
+        };
+        let mut sink = WireSink::new(self.app.context.clone(), self.assignment.clone(), self.id.clone())
+            .map_err(|error| failure(format!("cannot open a log stream: {error}")))?;
+        let bases_stop =
+            StopSignal::new().map_err(|error| failure(format!("cannot start the base backups: {error}")))?;
+        std::thread::scope(|scope| {
+            scope.spawn(|| self.take_bases(&options, &bases_stop));
+            let ended = archive::run(&options, &mut sink, self.stop, &mut |status| self.note(status));
+            bases_stop.stop();
+            match ended {
+                Ok(ArchiveEnd::Stopped) => Ok(()),
+                Ok(ArchiveEnd::SlotDropped { held_bytes, bound_bytes }) => Err(failure(format!(
+                    "the slot {} held back {held_bytes} bytes of log at the source, more than its bound of \
+                     {bound_bytes}, and was dropped so that the source's disk does not fill up; archiving starts again \
+                     by itself, with a new base backup if the log between is gone",
+                    options.slot
+                ))),
+                Err(error) => Err(failure(in_full(&error))),
+            }
+        })
+    }
+
+    fn note(&self, status: &ArchiveStatus) {
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status.clone();
+        let position = match (status.system_identifier, status.timeline, status.durable) {
+            (Some(system_identifier), Some(timeline), Some(lsn)) => {
+                Some(LogPosition { system_identifier, timeline, lsn })
+            }
+            _ => None,
+        };
+        self.app.board.update(&self.id.asset, |entry| {
+            entry.source_lsn = status.source_end;
+            if let (Some(position), Some(as_of)) = (position, status.as_of) {
+                entry.state = AssetState::Received;
+                entry.point = Some(AssetPoint { position: Position::Log(position), as_of });
+            }
+            entry.problem = status.problem.clone().or_else(|| status.zero_loss_problem.clone());
+        });
+    }
+
+    fn status(&self) -> ArchiveStatus {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes a base backup whenever one is due, as long as the archive runs beside it.
+    fn take_bases(&self, options: &ArchiveOptions, stop: &StopSignal) {
+        // Listed once: this agent is the only one that adds any.
+        let mut bases: Option<Vec<BaseBackup>> = None;
+        while !stop.wait(LOOK_EVERY) {
+            let status = self.status();
+            // The log must be arriving before a base starts: it needs everything from its redo position on.
+            if !status.connected || status.durable.is_none() {
+                continue;
+            }
+            match self.take_base_if_due(options, &status, &mut bases, stop) {
+                Ok(()) => {}
+                Err(_) if stop.is_stopped() => return,
+                Err(failure) => {
+                    bases = None;
+                    self.app.remote.forget();
+                    self.app.board.problem(&self.id.asset, failure.message);
+                    if stop.wait(RETRY_AFTER) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn take_base_if_due(
+        &self,
+        options: &ArchiveOptions,
+        status: &ArchiveStatus,
+        bases: &mut Option<Vec<BaseBackup>>,
+        stop: &StopSignal,
+    ) -> Result<(), Failure> {
+        let vault = self.app.remote.vault(self.assignment)?;
+        let known = match bases {
+            Some(known) => known,
+            None => bases.insert(base::list(&vault, &self.id).map_err(|error| {
+                transient(format!("cannot list the base backups of {}: {}", self.id, in_full(&error)))
+            })?),
+        };
+        if !self.is_due(known, status, Timestamp::now()) {
+            return Ok(());
+        }
+        tracing::info!(asset = %self.id, "taking a base backup");
+        let base_options = BaseOptions::new(options.connect.clone(), self.id.clone(), self.assignment.epoch);
+        let taken = base::take(&base_options, &vault, &(), stop)
+            .map_err(|error| transient(format!("the base backup of {} failed: {}", self.id, in_full(&error))))?;
+        tracing::info!(asset = %self.id, snapshot = %taken.snapshot, start = %taken.facts.start, stop = %taken.facts.stop,
+            "base backup taken");
+        known.push(taken);
+        Ok(())
+    }
+
+    fn is_due(&self, bases: &[BaseBackup], status: &ArchiveStatus, now: Timestamp) -> bool {
+        let usable = |base: &&BaseBackup| {
+            Some(base.facts.system_identifier) == status.system_identifier
+                && Some(base.facts.timeline) == status.timeline
+        };
+        match bases.iter().filter(usable).map(|base| base.facts.started_at).max() {
+            None => true,
+            Some(newest) => now >= newest + self.spec.base_every.duration(),
+        }
+    }
+}

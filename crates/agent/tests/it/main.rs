@@ -1,0 +1,6 @@
+//! An agent as its server and its peers see it.
+
+mod joining;
+mod repositories;
+mod server;
+mod working;
