@@ -1,0 +1,145 @@
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use levee_model::control::{AssetState, EntryRecord, RecoveryPoint};
+use levee_model::protection::Objective;
+use levee_model::{AgentId, AppName, AssetName, Epoch, Position, RunId, SiteName};
+use levee_plan::ProbeResult;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::AgentSummary;
+
+/// How the whole fleet, or one app, stands. Ordered from good to bad.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// Protected, and the recovery point is as young as asked for.
+    Protected,
+    /// Protected, but older than asked for, or something needs attention.
+    Degraded,
+    /// Could not be brought back, wholly or to a state worth it.
+    Unprotected,
+}
+
+impl Health {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Health::Protected => "protected",
+            Health::Degraded => "degraded",
+            Health::Unprotected => "unprotected",
+        }
+    }
+}
+
+/// How everything stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct FleetStatus {
+    /// The server's clock.
+    #[schema(value_type = String, format = DateTime)]
+    pub now: Timestamp,
+    /// That of the app that is off worst; `protected` when there is none.
+    pub health: Health,
+    pub apps: Vec<AppStatus>,
+    pub agents: Vec<AgentSummary>,
+}
+
+/// How an app stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct AppStatus {
+    #[schema(value_type = String)]
+    pub app: AppName,
+    #[schema(value_type = String)]
+    pub home: SiteName,
+    #[schema(value_type = String)]
+    pub recovery: SiteName,
+    /// The site where the app lives now.
+    #[schema(value_type = String)]
+    pub writer: SiteName,
+    #[schema(value_type = u64)]
+    pub epoch: Epoch,
+    /// `recovery_point` and `recovery_time` as in the protection file, such as `10s`.
+    #[schema(value_type = Object)]
+    pub objective: Objective,
+    pub health: Health,
+    /// The age of the oldest asset's recovery point, in seconds; null when one has none.
+    pub recovery_point_age_s: Option<f64>,
+    /// Whether that age is within the objective.
+    pub meets_objective: Option<bool>,
+    /// The site whose vault stands beside the writer and is frozen until the app is protected elsewhere.
+    #[schema(value_type = Option<String>)]
+    pub vault_frozen_at: Option<SiteName>,
+    pub assets: Vec<AssetView>,
+    /// What the entries answer, as the server has published it.
+    pub entries: Vec<EntryView>,
+    pub last_proof: Option<Proof>,
+    #[schema(value_type = Option<String>)]
+    pub open_run: Option<RunId>,
+    pub problems: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct AssetView {
+    #[schema(value_type = String)]
+    pub asset: AssetName,
+    /// `postgres` or `files`.
+    pub kind: String,
+    pub protected: bool,
+    /// What the recovery side says; the writer's word when that side says nothing. One of `waiting`,
+    /// `copying`, `received`, `protected`, `staged`, `unprotected`, `stopped`, `failed`.
+    #[schema(value_type = String)]
+    pub state: AssetState,
+    #[schema(value_type = Option<Object>)]
+    pub position: Option<Position>,
+    /// The moment at the source up to which everything is contained.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub as_of: Option<Timestamp>,
+    /// How old the recovery point is now, in seconds, by the source's clock.
+    pub age_s: Option<f64>,
+    /// How much of the source's log is not at the recovery site yet, in bytes.
+    pub log_behind_bytes: Option<u64>,
+    pub problems: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct EntryView {
+    #[schema(value_type = Object)]
+    pub record: EntryRecord,
+    /// Agents whose DNS node does not answer this epoch yet.
+    #[schema(value_type = Vec<String>)]
+    pub unconfirmed: Vec<AgentId>,
+}
+
+/// What a drill of an app has shown.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Proof {
+    #[schema(value_type = String)]
+    pub run: RunId,
+    #[schema(value_type = String)]
+    pub app: AppName,
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+    #[schema(value_type = String)]
+    pub site: SiteName,
+    pub passed: bool,
+    /// What did not pass.
+    pub detail: String,
+    #[schema(value_type = Object)]
+    pub probes: BTreeMap<AssetName, ProbeResult>,
+    /// From the drill's start until every probe had passed, in seconds.
+    pub recovery_time_s: Option<f64>,
+    /// The age of the oldest asset's point when it was chosen, in seconds.
+    pub recovery_point_age_s: Option<f64>,
+    #[schema(value_type = Option<Object>)]
+    pub point: Option<RecoveryPoint>,
+}
+
+/// The age of an asset's recovery point at a moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Sample {
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+    #[schema(value_type = String)]
+    pub asset: AssetName,
+    pub age_s: f64,
+}

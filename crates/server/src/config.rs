@@ -1,0 +1,162 @@
+//! The part of the state that says what is wanted: apps and where they live, agents, entries, revocations.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use jiff::Timestamp;
+use levee_model::control::{EntryRecord, Peer, RevocationList};
+use levee_model::protection::AppSpec;
+use levee_model::{AgentId, AppName, Epoch, SiteName};
+use levee_plan::Parent;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::state::Store;
+
+/// Everything that agents are told about lies below this prefix; its newest change is the revision of
+/// what is wanted.
+pub const PREFIX: &str = "config/";
+const APP: &str = "config/app/";
+const ENTRY: &str = "config/entry/";
+const AGENT: &str = "config/agent/";
+pub const REVOCATIONS: &str = "config/revocations";
+
+pub fn app_key(app: &AppName) -> String {
+    format!("{APP}{app}")
+}
+
+pub fn entry_key(app: &AppName) -> String {
+    format!("{ENTRY}{app}")
+}
+
+pub fn agent_key(agent: &AgentId) -> String {
+    format!("{AGENT}{agent}")
+}
+
+/// An app: what was applied, and where it lives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppRecord {
+    pub spec: AppSpec,
+    pub epoch: Epoch,
+    pub writer: SiteName,
+    /// When the epoch began; the grants of the epoch carry it.
+    pub epoch_since: Timestamp,
+    /// The agent that serves the app at each of its sites.
+    pub agents: BTreeMap<SiteName, AgentId>,
+}
+
+/// What the entries of an app answer. It follows the epoch only when a run has brought the app up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    pub epoch: Epoch,
+    pub site: SiteName,
+}
+
+/// An agent that has joined.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentRecord {
+    pub site: SiteName,
+    pub joined_at: Timestamp,
+    /// The certificates that it may hold, and when they end.
+    pub certificates: BTreeMap<String, Timestamp>,
+    /// Where other agents reach it, as it said last.
+    #[serde(default)]
+    pub addresses: Option<Addresses>,
+    #[serde(default)]
+    pub revoked_at: Option<Timestamp>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Addresses {
+    pub wire: SocketAddr,
+    pub store: SocketAddr,
+    pub dns: Option<SocketAddr>,
+}
+
+/// A record and the revision of its last change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revised<T> {
+    pub value: T,
+    pub revision: u64,
+}
+
+/// What is wanted, read at one revision.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// The newest change of anything in it.
+    pub revision: u64,
+    pub apps: BTreeMap<AppName, Revised<AppRecord>>,
+    pub entries: BTreeMap<AppName, Published>,
+    pub agents: BTreeMap<AgentId, Revised<AgentRecord>>,
+    pub revocations: RevocationList,
+}
+
+impl Config {
+    pub fn read(store: &Store) -> Result<Self> {
+        let mut config = Config::default();
+        for kv in store.range(PREFIX)?.values {
+            config.revision = config.revision.max(kv.mod_revision);
+            if kv.key.starts_with(APP) {
+                let record = Revised { value: kv.parse()?, revision: kv.mod_revision };
+                config.apps.insert(AppName::new(kv.name(APP))?, record);
+            } else if kv.key.starts_with(ENTRY) {
+                config.entries.insert(AppName::new(kv.name(ENTRY))?, kv.parse()?);
+            } else if kv.key.starts_with(AGENT) {
+                let record = Revised { value: kv.parse()?, revision: kv.mod_revision };
+                config.agents.insert(AgentId::new(kv.name(AGENT))?, record);
+            } else if kv.key == REVOCATIONS {
+                config.revocations = kv.parse()?;
+            }
+        }
+        Ok(config)
+    }
+
+    /// The agents of a site that were not revoked, in order.
+    pub fn agents_of<'a>(&'a self, site: &'a SiteName) -> impl Iterator<Item = &'a AgentId> {
+        self.agents
+            .iter()
+            .filter(move |(_, agent)| agent.value.site == *site && agent.value.revoked_at.is_none())
+            .map(|(id, _)| id)
+    }
+
+    /// The sites where an agent has joined.
+    pub fn sites(&self) -> BTreeSet<&SiteName> {
+        self.agents.values().filter(|agent| agent.value.revoked_at.is_none()).map(|agent| &agent.value.site).collect()
+    }
+
+    pub fn peer(&self, id: &AgentId) -> Option<Peer> {
+        let record = &self.agents.get(id)?.value;
+        let addresses = record.addresses.filter(|_| record.revoked_at.is_none())?;
+        Some(Peer { agent: id.clone(), site: record.site.clone(), wire: addresses.wire, store: addresses.store })
+    }
+
+    /// The records that every DNS node answers now.
+    pub fn entry_records(&self) -> Vec<EntryRecord> {
+        let published = |app: &AppName| self.entries.get(app);
+        self.apps
+            .iter()
+            .filter_map(|(app, record)| Some((app, &record.value.spec, published(app)?)))
+            .flat_map(|(app, spec, at)| levee_plan::entry_records(app, spec, &at.site, at.epoch))
+            .collect()
+    }
+}
+
+impl Revised<AppRecord> {
+    /// What a plan made now names as its parent.
+    pub fn parent(&self) -> Parent {
+        Parent { revision: self.revision, epoch: self.value.epoch, writer: self.value.writer.clone() }
+    }
+}
+
+impl AppRecord {
+    /// Keeps the agents that still may serve, and finds one for each site that has none.
+    pub fn assign_agents(&mut self, config: &Config) {
+        for site in [self.spec.home.clone(), self.spec.recovery.clone()] {
+            let kept = self.agents.get(&site).filter(|id| config.agents_of(&site).any(|other| other == *id)).cloned();
+            match kept.or_else(|| config.agents_of(&site).next().cloned()) {
+                Some(id) => self.agents.insert(site, id),
+                None => self.agents.remove(&site),
+            };
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! What one agent is told to do, from what is wanted of the whole fleet.
+
+use levee_model::AgentId;
+use levee_model::control::{Assignment, Desired, Grant, Peer, RevocationList, Role, Signed};
+use levee_wire::GrantSigner;
+
+use crate::config::Config;
+use crate::error::Result;
+
+/// Everything that is wanted of one agent, with its grants.
+pub fn desired(config: &Config, agent: &AgentId, signer: &GrantSigner) -> Result<Desired> {
+    let mut assignments = Vec::new();
+    for (app, record) in &config.apps {
+        let record = &record.value;
+        for (site, _) in record.agents.iter().filter(|(_, id)| *id == agent) {
+            let role = if record.writer == *site { Role::Writer } else { Role::Recovery };
+            let other = record.agents.get(record.spec.peer_of(site));
+            let grant = Grant {
+                app: app.clone(),
+                agent: agent.clone(),
+                site: site.clone(),
+                role,
+                epoch: record.epoch,
+                // The epoch's own beginning, so that the same grant is the same text each time.
+                issued_at: record.epoch_since,
+            };
+            assignments.push(Assignment {
+                app: app.clone(),
+                spec: record.spec.clone(),
+                epoch: record.epoch,
+                site: site.clone(),
+                role,
+                peer: other.and_then(|id| config.peer(id)),
+                grant: signer.sign_grant(&grant)?,
+            });
+        }
+    }
+    let peers: Vec<Peer> = config.agents.keys().filter_map(|id| config.peer(id)).collect();
+    Ok(Desired {
+        revision: config.revision,
+        assignments,
+        entries: config.entry_records(),
+        peers,
+        revocations: revocations(config, signer)?,
+    })
+}
+
+/// The signed revocation list; `None` while nothing was ever revoked.
+pub fn revocations(config: &Config, signer: &GrantSigner) -> Result<Option<Signed>> {
+    let list: &RevocationList = &config.revocations;
+    if list.version == 0 {
+        return Ok(None);
+    }
+    Ok(Some(signer.sign_revocations(list)?))
+}

@@ -1,0 +1,47 @@
+use std::sync::Arc;
+use std::time::Instant;
+
+use jiff::Timestamp;
+use levee_wire::server::AgentLink;
+use levee_wire::{FromAgent, PeerIdentity};
+
+use crate::server::Shared;
+
+/// Serves one agent's stream until it ends.
+pub async fn run(shared: Arc<Shared>, peer: PeerIdentity, mut link: AgentLink) {
+    let agent = peer.agent.clone();
+    let number = shared.hub.connect(&agent, link.outgoing, Instant::now());
+    tracing::info!(agent = %agent, site = %peer.site, "agent connected");
+    // What is wanted goes first, so that no command meets an agent that does not know its epoch.
+    match shared
+        .clone()
+        .blocking({
+            let agent = agent.clone();
+            move |shared| shared.desired_of(&agent)
+        })
+        .await
+    {
+        Ok(desired) => shared.hub.push(&agent, desired),
+        Err(error) => tracing::error!(agent = %agent, error = %levee_wire::chain(&error), "cannot say what is wanted"),
+    }
+    while let Some(message) = link.incoming.recv().await {
+        match message {
+            // An agent speaks for itself alone.
+            FromAgent::Status(status) if status.agent != agent || status.site != peer.site => {
+                tracing::warn!(agent = %agent, said = %status.agent, "left out a status in another agent's name");
+            }
+            FromAgent::Status(status) => {
+                let moved = shared.hub.heard(&agent, number, status.clone(), Timestamp::now()).is_none_or(|before| {
+                    (before.wire, before.store, before.dns) != (status.wire, status.store, status.dns)
+                });
+                if moved && let Err(error) = shared.clone().blocking(move |shared| shared.note_addresses(&status)).await
+                {
+                    tracing::error!(agent = %agent, error = %levee_wire::chain(&error), "cannot keep the agent's addresses");
+                }
+            }
+            FromAgent::Answer(answer) => shared.hub.answered(&agent, answer),
+        }
+    }
+    shared.hub.disconnected(&agent, number);
+    tracing::info!(agent = %agent, "agent disconnected");
+}

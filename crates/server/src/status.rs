@@ -1,0 +1,221 @@
+//! How everything stands, from what is wanted and what the agents say.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use levee_model::control::{AssetState, AssetStatus, Role};
+use levee_model::{AgentId, AppName, AssetName, Position, RunId, SiteName};
+use levee_plan::AgentView;
+
+use crate::config::{AppRecord, Config};
+use crate::control::{AgentSummary, AppStatus, AssetView, EntryView, Health, Proof, SiteView};
+use crate::hub::Live;
+
+/// A clock that is further off is named: ages and times shown would be wrong by as much.
+const CLOCK_AHEAD_MS_MAX: u64 = 5_000;
+
+/// What is known beside the wanted state, at one moment.
+pub struct Known<'a> {
+    pub config: &'a Config,
+    pub live: &'a BTreeMap<AgentId, Live>,
+    pub now: Timestamp,
+}
+
+impl Known<'_> {
+    /// The agents that serve an app, as a plan sees them.
+    pub fn agents_of(&self, record: &AppRecord) -> Vec<AgentView> {
+        let view = |(site, agent): (&SiteName, &AgentId)| {
+            let live = self.live.get(agent).cloned().unwrap_or_default();
+            AgentView {
+                agent: agent.clone(),
+                site: site.clone(),
+                connected: live.connected,
+                status: live.status,
+                clock_ahead_ms: live.clock_ahead_ms,
+            }
+        };
+        record.agents.iter().map(view).collect()
+    }
+
+    pub fn app(
+        &self,
+        app: &AppName,
+        frozen: Option<SiteName>,
+        last_proof: Option<Proof>,
+        open_run: Option<RunId>,
+    ) -> Option<AppStatus> {
+        let record = &self.config.apps.get(app)?.value;
+        let agents = self.agents_of(record);
+        let mut problems = Vec::new();
+        for site in [&record.spec.home, &record.spec.recovery] {
+            match agents.iter().find(|view| view.site == *site) {
+                None => problems.push(format!("no agent serves {app} at {site}: let an agent join there")),
+                Some(view) if !view.connected => {
+                    problems.push(format!("the agent {} at {site} is not connected", view.agent));
+                }
+                Some(view) => problems.extend(clock_problem(&view.agent, view.clock_ahead_ms)),
+            }
+        }
+        let assets: Vec<AssetView> =
+            record.spec.asset_names().map(|asset| self.asset(app, record, &agents, asset)).collect();
+        let age_s = assets.iter().map(|asset| asset.age_s).try_fold(0.0, |oldest: f64, age| Some(oldest.max(age?)));
+        let objective_s = record.spec.objective.recovery_point.duration().as_secs_f64();
+        let meets_objective = age_s.map(|age_s| age_s <= objective_s);
+        let health = if assets.iter().any(|asset| !asset.protected) {
+            Health::Unprotected
+        } else if meets_objective != Some(true)
+            || !problems.is_empty()
+            || assets.iter().any(|asset| !asset.problems.is_empty())
+        {
+            Health::Degraded
+        } else {
+            Health::Protected
+        };
+        Some(AppStatus {
+            app: app.clone(),
+            home: record.spec.home.clone(),
+            recovery: record.spec.recovery.clone(),
+            writer: record.writer.clone(),
+            epoch: record.epoch,
+            objective: record.spec.objective.clone(),
+            health,
+            recovery_point_age_s: age_s,
+            meets_objective,
+            vault_frozen_at: frozen,
+            assets,
+            entries: self.entries(app),
+            last_proof,
+            open_run,
+            problems,
+        })
+    }
+
+    fn asset(&self, app: &AppName, record: &AppRecord, agents: &[AgentView], asset: &AssetName) -> AssetView {
+        let status_at = |site: &SiteName, role: Role| -> Option<&AssetStatus> {
+            agents.iter().find(|view| view.site == *site)?.status.as_ref()?.assets.iter().find(|status| {
+                status.app == *app && status.asset == *asset && status.role == role && status.epoch == record.epoch
+            })
+        };
+        let keeper_site = record.spec.peer_of(&record.writer);
+        let writer = status_at(&record.writer, Role::Writer);
+        let keeper = status_at(keeper_site, Role::Recovery);
+        let point = keeper.and_then(|status| status.point.as_ref());
+        let state = keeper.or(writer).map_or(AssetState::Waiting, |status| status.state);
+        let source_now = agents.iter().find(|view| view.site == record.writer).map_or(self.now, |v| v.clock(self.now));
+        let source_end = writer.and_then(|status| status.source_lsn).max(keeper.and_then(|status| status.source_lsn));
+        let log_behind_bytes = match (source_end, point.map(|point| &point.position)) {
+            (Some(end), Some(Position::Log(position))) => Some(end.bytes_since(position.lsn)),
+            _ => None,
+        };
+        let mut problems = Vec::new();
+        for (site, status) in [(&record.writer, writer), (keeper_site, keeper)] {
+            if let Some(problem) = status.and_then(|status| status.problem.as_ref()) {
+                problems.push(format!("{site}: {problem}"));
+            }
+        }
+        AssetView {
+            asset: asset.clone(),
+            kind: if record.spec.postgres.contains_key(asset) { "postgres".into() } else { "files".into() },
+            protected: is_protected(keeper),
+            state,
+            position: point.map(|point| point.position.clone()),
+            as_of: point.map(|point| point.as_of),
+            age_s: point.map(|point| source_now.duration_since(point.as_of).as_secs_f64().max(0.0)),
+            log_behind_bytes,
+            problems,
+        }
+    }
+
+    fn entries(&self, app: &AppName) -> Vec<EntryView> {
+        let records = self.config.entry_records().into_iter().filter(|record| record.app == *app);
+        records
+            .map(|record| {
+                // An agent that runs no DNS node has nothing to confirm.
+                let is_behind = |live: &Live| {
+                    live.status.as_ref().is_some_and(|status| {
+                        status.dns.is_some()
+                            && status.entries.get(&record.name).is_none_or(|epoch| *epoch < record.epoch)
+                    })
+                };
+                let unconfirmed =
+                    self.live.iter().filter(|(_, live)| is_behind(live)).map(|(agent, _)| agent.clone()).collect();
+                EntryView { record, unconfirmed }
+            })
+            .collect()
+    }
+
+    pub fn agents(&self) -> Vec<AgentSummary> {
+        let summary = |(id, record): (&AgentId, &crate::config::Revised<crate::config::AgentRecord>)| {
+            let record = &record.value;
+            let live = self.live.get(id).cloned().unwrap_or_default();
+            let status = live.status.as_ref();
+            let mut problems = Vec::new();
+            if record.revoked_at.is_none() {
+                if !live.connected {
+                    problems.push("not connected".to_string());
+                }
+                problems.extend(clock_problem(id, live.clock_ahead_ms));
+                let ends = record.certificates.values().max().copied();
+                if ends.is_some_and(|ends| ends < self.now) {
+                    problems.push("its certificate has ended: let it join again".into());
+                }
+            }
+            AgentSummary {
+                agent: id.clone(),
+                site: record.site.clone(),
+                connected: live.connected,
+                revoked: record.revoked_at.is_some(),
+                joined_at: record.joined_at,
+                last_seen: live.seen_at,
+                version: status.map(|status| status.version.clone()),
+                wire: record.addresses.map(|addresses| addresses.wire),
+                store: record.addresses.map(|addresses| addresses.store),
+                dns: record.addresses.and_then(|addresses| addresses.dns),
+                revision: status.map(|status| status.revision),
+                wanted_revision: self.config.revision,
+                clock_ahead_ms: live.seen_at.map(|_| live.clock_ahead_ms),
+                problems,
+            }
+        };
+        self.config.agents.iter().map(summary).collect()
+    }
+
+    pub fn sites(&self) -> Vec<SiteView> {
+        let mut sites: std::collections::BTreeSet<&SiteName> = self.config.sites();
+        for record in self.config.apps.values() {
+            sites.extend([&record.value.spec.home, &record.value.spec.recovery]);
+        }
+        let apps = |test: &dyn Fn(&AppRecord) -> bool| -> Vec<AppName> {
+            self.config.apps.iter().filter(|(_, record)| test(&record.value)).map(|(app, _)| app.clone()).collect()
+        };
+        sites
+            .into_iter()
+            .map(|site| {
+                let agents: Vec<AgentId> = self.config.agents_of(site).cloned().collect();
+                SiteView {
+                    site: site.clone(),
+                    connected: agents.iter().any(|agent| self.live.get(agent).is_some_and(|live| live.connected)),
+                    agents,
+                    writes: apps(&|record| record.writer == *site),
+                    keeps: apps(&|record| record.spec.has_site(site) && record.writer != *site),
+                }
+            })
+            .collect()
+    }
+}
+
+/// Whether the recovery side has opened its data with its own keys.
+pub fn is_protected(keeper: Option<&AssetStatus>) -> bool {
+    keeper.is_some_and(|status| {
+        status.point.is_some() && matches!(status.state, AssetState::Protected | AssetState::Staged)
+    })
+}
+
+fn clock_problem(agent: &AgentId, ahead_ms: i64) -> Option<String> {
+    if ahead_ms.unsigned_abs() <= CLOCK_AHEAD_MS_MAX {
+        return None;
+    }
+    let way = if ahead_ms > 0 { "ahead of" } else { "behind" };
+    let seconds = ahead_ms.unsigned_abs() / 1000;
+    Some(format!("the clock of agent {agent} is {seconds} s {way} the server's: set both, for example by NTP"))
+}
