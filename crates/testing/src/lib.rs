@@ -1,1 +1,32 @@
-//! levee-testing
+//! Real servers for tests, measurements and the demo: PostgreSQL clusters, stock restic, network
+//! namespaces, and Levee's own server and agents, each in its own folder and on its own ports.
+//!
+//! This is a harness, so it panics, with a message that says what it was doing: a test has nothing
+//! better to do when its own set-up fails. Everything that it starts ends when its value is dropped.
+
+pub mod apt;
+mod cache;
+pub mod levee;
+pub mod netns;
+pub mod ports;
+pub mod postgres;
+pub mod process;
+pub mod restic;
+pub mod site;
+pub mod tools;
+pub mod users;
+pub mod wait;
+
+pub use cache::folder as cache_folder;
+pub use ports::free_port;
+pub use process::Child;
+pub use site::TempSite;
+pub use wait::wait_for;
+
+/// Set to `1` to let a test pass over what can only be downloaded (see `restic::Restic::newest`).
+pub const OFFLINE_VARIABLE: &str = "LEVEE_TESTS_OFFLINE";
+
+/// Whether this run was told that there is no network.
+pub fn is_offline() -> bool {
+    std::env::var(OFFLINE_VARIABLE).is_ok_and(|value| value == "1")
+}

@@ -1,0 +1,11 @@
+//! PostgreSQL clusters of several versions, each in its own folder and on its own port.
+
+mod binaries;
+mod builder;
+mod cluster;
+mod pgbench;
+
+pub use binaries::{Binaries, Version, install_private};
+pub use builder::Builder;
+pub use cluster::{Cluster, Stop};
+pub use pgbench::{Pgbench, PgbenchReport};
