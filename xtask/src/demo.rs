@@ -1,0 +1,168 @@
+//! Two sites, one real application: protect it, lose the site, live on at the other, come home.
+
+mod control;
+mod dns;
+mod documents;
+mod ledger;
+mod orders;
+mod protection;
+mod report;
+mod scenario;
+mod terminal;
+#[cfg(test)]
+mod without_levee;
+mod world;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use levee_testing::levee::Binary;
+use levee_testing::postgres::Binaries;
+use levee_testing::process::kill_all_under;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::setup::{self, Needs};
+use crate::workspace::{build_levee, root};
+use control::Operator;
+use report::Report;
+use terminal::Terminal;
+use world::World;
+
+/// What a user may choose.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Print the report as one JSON object on the last line of standard output
+    #[arg(long)]
+    json: bool,
+    /// Print nothing but the report
+    #[arg(long)]
+    quiet: bool,
+    /// A small database and few files
+    #[arg(long)]
+    quick: bool,
+    /// Run with the files alone
+    #[arg(long)]
+    no_postgres: bool,
+    /// Use this program instead of building one
+    #[arg(long, value_name = "PATH")]
+    binary: Option<PathBuf>,
+}
+
+/// How much the shop holds.
+#[derive(Clone, Copy)]
+struct Size {
+    /// pgbench's scale: about 15 MB for each unit.
+    pgbench_scale: u32,
+    files_max: usize,
+}
+
+const WHOLE: Size = Size { pgbench_scale: 70, files_max: 10_000 };
+const QUICK: Size = Size { pgbench_scale: 5, files_max: 1000 };
+const LOG_LINES_ON_FAILURE: usize = 25;
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+
+pub fn run(options: Options) -> Result<()> {
+    let terminal = Terminal::new(options.quiet, options.json);
+    let postgres = if options.no_postgres { None } else { find_postgres(&terminal) };
+    let binary = Binary::at(match options.binary {
+        Some(path) => std::path::absolute(path).context("there is no current folder")?,
+        None => {
+            terminal.note("building levee");
+            build_levee()?
+        }
+    });
+    let example =
+        std::fs::read_to_string(root().join("examples/shop.toml")).context("cannot read examples/shop.toml")?;
+    let size = if options.quick { QUICK } else { WHOLE };
+
+    let world = World::new(binary, postgres, size, &example)?;
+    clean_up_on_signals(world.root())?;
+    // In a thread of its own, so that a failed assertion of the harness cleans up as an error does.
+    let for_story = terminal.clone();
+    let story = std::thread::spawn(move || tell(world, &for_story, &example));
+    let report = story.join().map_err(|_| anyhow!("the demo's harness has failed; see above"))??;
+    if options.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        println!("{report}");
+    }
+    if report.drill.probe != "passed" {
+        bail!("the drill's probe did not pass: {}", report.drill.probe);
+    }
+    Ok(())
+}
+
+fn find_postgres(terminal: &Terminal) -> Option<Binaries> {
+    let reason = match setup::set_up(Needs::Demo) {
+        Ok(()) => match Binaries::installed() {
+            Some(binaries) => return Some(binaries),
+            None => "it was installed and is not to be found".to_string(),
+        },
+        Err(error) => format!("{error:#}"),
+    };
+    terminal.note(&format!("PostgreSQL is not to be had ({reason}): the demo runs with the files alone"));
+    None
+}
+
+fn tell(mut world: World, terminal: &Terminal, example: &str) -> Result<Report> {
+    let poller = AgePoller::start(world.operator.clone(), terminal.clone());
+    let result = scenario::play(&mut world, terminal, example);
+    drop(poller);
+    if result.is_err() {
+        eprintln!("{}", world.log_tails(LOG_LINES_ON_FAILURE));
+    }
+    result
+}
+
+/// Keeps the ages on the terminal up to date, by asking as any user would.
+struct AgePoller {
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl AgePoller {
+    fn start(operator: Operator, terminal: Terminal) -> AgePoller {
+        let stop = Arc::new(AtomicBool::new(false));
+        let told_to_stop = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            while !told_to_stop.load(Ordering::Relaxed) {
+                // Before the server answers there is nothing to show.
+                if let Ok(status) = operator.status() {
+                    terminal.show_ages(status.ages());
+                }
+                std::thread::sleep(STATUS_INTERVAL);
+            }
+        });
+        AgePoller { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for AgePoller {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // A panic in it has been printed already.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// On Ctrl-C: ends everything below the demo's folder, removes it, and ends this process.
+fn clean_up_on_signals(folder: &Path) -> Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot listen for Ctrl-C")?;
+    let folder = folder.to_path_buf();
+    std::thread::spawn(move || {
+        if let Some(signal) = signals.forever().next() {
+            eprintln!("\ninterrupted; removing what the demo has made");
+            kill_all_under(&folder);
+            // Everything that could write there has ended; what is left is only disk space.
+            let _ = std::fs::remove_dir_all(&folder);
+            std::process::exit(128 + signal);
+        }
+    });
+    Ok(())
+}

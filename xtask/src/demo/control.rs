@@ -1,0 +1,246 @@
+//! The demo's operator: everything here is what a person would type.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use anyhow::{Context, Result, anyhow, bail};
+use jiff::Timestamp;
+use levee_testing::levee::{Binary, ServerPlace};
+use levee_testing::process::try_run;
+use serde_json::Value;
+
+use super::report::Step;
+
+/// The `levee` command line, with a server's address and token in the environment.
+#[derive(Clone)]
+pub struct Operator {
+    binary: Binary,
+    server: ServerPlace,
+}
+
+impl Operator {
+    pub fn new(binary: Binary, server: ServerPlace) -> Operator {
+        Operator { binary, server }
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.binary.operator(&self.server);
+        command.args(arguments);
+        command
+    }
+
+    /// Runs a command to its end; the error holds what it printed.
+    pub fn run(&self, arguments: &[&str]) -> Result<String> {
+        try_run(&mut self.command(arguments)).map_err(|message| anyhow!(message))
+    }
+
+    /// Runs a command with `--json` and returns the value that it printed last.
+    pub fn json(&self, arguments: &[&str]) -> Result<Value> {
+        let printed = self.run(&[arguments, &["--json"]].concat())?;
+        let last = printed.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
+        serde_json::from_str(last).with_context(|| format!("levee {} printed no JSON: {last}", arguments.join(" ")))
+    }
+
+    /// The run of the shop that is under way.
+    pub fn open_run(&self) -> Result<Option<Run>> {
+        match self.status()?.open_run {
+            Some(id) => Ok(Some(Run(self.json(&["run", "show", &id])?))),
+            None => Ok(None),
+        }
+    }
+
+    /// How the shop stands.
+    pub fn status(&self) -> Result<ShopStatus> {
+        // The exit code says whether all is well; here only the figures are wanted.
+        let output = self.command(&["status", "--json"]).output().context("cannot start levee status")?;
+        let value: Value = serde_json::from_slice(&output.stdout).with_context(|| {
+            format!("levee status printed no JSON: {}", String::from_utf8_lossy(&output.stderr).trim())
+        })?;
+        ShopStatus::parse(&value).context("levee status says nothing of the shop")
+    }
+}
+
+/// What `levee status --json` says of the shop.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ShopStatus {
+    pub writer: String,
+    pub assets: Vec<Asset>,
+    pub problems: Vec<String>,
+    pub open_run: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Asset {
+    pub name: String,
+    pub protected: bool,
+    pub state: String,
+    pub age_s: Option<f64>,
+    pub problems: Vec<String>,
+}
+
+impl ShopStatus {
+    fn parse(value: &Value) -> Option<ShopStatus> {
+        let shop = value.get("apps")?.as_array()?.iter().find(|app| app["app"] == "shop")?;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+        let texts = |value: &Value| value.as_array().into_iter().flatten().map(text).collect::<Vec<_>>();
+        let assets = shop["assets"].as_array()?.iter().map(|asset| Asset {
+            name: text(&asset["asset"]),
+            protected: asset["protected"].as_bool().unwrap_or(false),
+            state: text(&asset["state"]),
+            age_s: asset["age_s"].as_f64(),
+            problems: texts(&asset["problems"]),
+        });
+        let assets = assets.collect();
+        let open_run = shop["open_run"].as_str().map(str::to_string);
+        Some(ShopStatus { writer: text(&shop["writer"]), assets, problems: texts(&shop["problems"]), open_run })
+    }
+
+    pub fn is_protected(&self) -> bool {
+        !self.assets.is_empty() && self.assets.iter().all(|asset| asset.protected)
+    }
+
+    /// `orders 0.3 s, documents 4.1 s`
+    pub fn ages(&self) -> String {
+        let ages = self.assets.iter().map(|asset| match asset.age_s {
+            Some(age) => format!("{} {age:.1} s", asset.name),
+            None => format!("{} {}", asset.name, asset.state),
+        });
+        ages.collect::<Vec<_>>().join(", ")
+    }
+
+    /// Everything that is said to be wrong.
+    pub fn problems(&self) -> String {
+        let of_assets = self.assets.iter().flat_map(|asset| asset.problems.iter());
+        self.problems.iter().chain(of_assets).cloned().collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// A plan, as `--dry-run --json` has it.
+pub struct Plan(pub Value);
+
+impl Plan {
+    /// For each asset the seconds before now that may be lost.
+    pub fn predicted_loss(&self) -> BTreeMap<String, f64> {
+        let entry = |asset: &Value| Some((asset["asset"].as_str()?.to_string(), asset["age_s"].as_f64()?));
+        self.0["prediction"]["assets"].as_array().into_iter().flatten().filter_map(entry).collect()
+    }
+
+    /// What will be lost, and how long it should take.
+    pub fn announcement(&self) -> String {
+        let losses: Vec<String> =
+            self.predicted_loss().iter().map(|(asset, age)| format!("{asset} {age:.1} s")).collect();
+        let time = match self.0["prediction"]["recovery_time_s"].as_f64() {
+            Some(seconds) => format!("should take {seconds:.0} s"),
+            None => "how long it takes was never measured".into(),
+        };
+        format!("at most lost: {}; {time}", losses.join(", "))
+    }
+}
+
+/// A carrying-out of a plan, as `levee run show --json` has it.
+pub struct Run(pub Value);
+
+/// What an asset answered to the probe's questions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Probe {
+    pub asset: String,
+    pub passed: bool,
+    pub detail: String,
+}
+
+impl Run {
+    pub fn check_done(&self) -> Result<()> {
+        if self.0["state"] != "done" {
+            bail!("the run ended as {}: {}", self.0["state"], self.failures());
+        }
+        Ok(())
+    }
+
+    fn failures(&self) -> String {
+        let failed = self
+            .records()
+            .filter_map(|(id, record)| Some(format!("{id}: {}", record.get("failure")?.get("message")?.as_str()?)));
+        failed.collect::<Vec<_>>().join("; ")
+    }
+
+    fn records(&self) -> impl Iterator<Item = (&String, &Value)> {
+        self.0["steps"].as_object().into_iter().flatten()
+    }
+
+    /// Whether every question of the probes was answered.
+    pub fn is_probed(&self) -> bool {
+        let mut probes = self.records().filter(|(id, _)| id.starts_with("probe")).peekable();
+        probes.peek().is_some() && probes.all(|(_, record)| record["state"] == "done")
+    }
+
+    pub fn probes(&self) -> Vec<Probe> {
+        let probes = self.0["facts"]["probes"].as_object().into_iter().flatten();
+        probes
+            .map(|(asset, result)| Probe {
+                asset: asset.clone(),
+                passed: result["passed"].as_bool().unwrap_or(false),
+                detail: result["detail"].as_str().unwrap_or_default().into(),
+            })
+            .collect()
+    }
+
+    /// When the periodic copies were begun that the run has chosen.
+    pub fn copied_at(&self) -> Vec<Timestamp> {
+        let points = self.0["facts"]["point"]["assets"].as_object().into_iter().flatten();
+        let moment = |position: &Value| position["taken_at"].as_str()?.parse().ok();
+        points.filter_map(|(_, point)| moment(&point["position"])).collect()
+    }
+
+    /// What each step took, in the plan's order.
+    pub fn steps(&self) -> Vec<Step> {
+        let plan = self.0["plan"]["steps"].as_array();
+        plan.into_iter()
+            .flatten()
+            .filter_map(|step| {
+                let id = step["id"].as_str()?;
+                let seconds = self.0["steps"][id]["seconds"].as_f64()?;
+                Some(Step { step: id.into(), seconds })
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_is_read() {
+        let status = serde_json::json!({"apps": [{
+            "app": "shop", "writer": "east", "problems": ["a"], "open_run": null,
+            "assets": [
+                {"asset": "orders", "protected": true, "state": "protected", "age_s": 0.26, "problems": []},
+                {"asset": "documents", "protected": false, "state": "copying", "age_s": null, "problems": ["b"]},
+            ],
+        }]});
+        let shop = ShopStatus::parse(&status).unwrap();
+        assert!(!shop.is_protected());
+        assert_eq!((shop.ages().as_str(), shop.problems().as_str()), ("orders 0.3 s, documents copying", "a; b"));
+        assert_eq!(ShopStatus::parse(&serde_json::json!({"apps": []})), None);
+    }
+
+    #[test]
+    fn a_run_is_read() {
+        let run = Run(serde_json::json!({
+            "state": "blocked",
+            "plan": {"steps": [{"id": "seal"}, {"id": "probe-orders"}]},
+            "steps": {
+                "probe-orders": {"state": "failed", "failure": {"message": "no room"}},
+                "seal": {"state": "done", "seconds": 1.5},
+            },
+            "facts": {"probes": {"orders": {"passed": false, "detail": "f"}}},
+        }));
+        assert_eq!(run.steps().len(), 1);
+        assert!(!run.is_probed() && !run.probes()[0].passed);
+        assert!(run.check_done().unwrap_err().to_string().ends_with("probe-orders: no room"));
+        let plan = Plan(serde_json::json!({"prediction": {
+            "assets": [{"asset": "orders", "age_s": 0.5}, {"asset": "documents", "age_s": null}], "recovery_time_s": 9.4,
+        }}));
+        assert_eq!(plan.announcement(), "at most lost: orders 0.5 s; should take 9 s");
+    }
+}

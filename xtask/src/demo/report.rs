@@ -1,0 +1,100 @@
+//! What the demo has measured. The names are the interface: scripts read the last line of `--json`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    pub drill: Drill,
+    pub failover: Failover,
+    pub switchover: Switchover,
+}
+
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Drill {
+    /// From asking for the drill until its app had answered the probes and was gone again.
+    pub recovery_time_s: f64,
+    /// How old the newest data in the drill were when it was asked for, by the client's ledgers.
+    pub recovery_point_age_s: f64,
+    /// `passed`, or what failed.
+    pub probe: String,
+}
+
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Failover {
+    /// Orders that were acknowledged before the kill.
+    pub acknowledged: u64,
+    /// Those of them that are not in the database at the new site.
+    pub lost: u64,
+    /// Files with an acknowledged change that is not at the new site.
+    pub files_lost: u64,
+    /// From the newest moment before which nothing is lost until the kill.
+    pub recovery_point_age_s: f64,
+    /// From the kill until the first order was acknowledged at the new site.
+    pub recovery_time_s: f64,
+    /// What Levee said beforehand: for each asset, the seconds before the kill that may be lost.
+    pub predicted_loss: BTreeMap<String, f64>,
+    pub steps: Vec<Step>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Step {
+    pub step: String,
+    pub seconds: f64,
+}
+
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Switchover {
+    /// Orders that were acknowledged before the move, and not lost by the failover.
+    pub acknowledged: u64,
+    pub lost: u64,
+    /// From the last order acknowledged at the old address until the first at the new one.
+    pub interruption_s: f64,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Report { drill, failover, switchover } = self;
+        let predicted: Vec<String> =
+            failover.predicted_loss.iter().map(|(asset, seconds)| format!("{asset} {seconds:.1} s")).collect();
+        writeln!(
+            formatter,
+            "drill       rebuilt and probed in {:.1} s, data {:.1} s old, probe {}",
+            drill.recovery_time_s, drill.recovery_point_age_s, drill.probe
+        )?;
+        writeln!(
+            formatter,
+            "failover    back after {:.1} s; of {} acknowledged orders {} lost; {} files with a lost change; recovery point {:.1} s old",
+            failover.recovery_time_s,
+            failover.acknowledged,
+            failover.lost,
+            failover.files_lost,
+            failover.recovery_point_age_s
+        )?;
+        writeln!(formatter, "            announced beforehand, at most: {}", predicted.join(", "))?;
+        for step in &failover.steps {
+            writeln!(formatter, "            {:<28} {:>6.1} s", step.step, step.seconds)?;
+        }
+        write!(
+            formatter,
+            "switchover  orders interrupted for {:.1} s; of {} acknowledged orders {} lost",
+            switchover.interruption_s, switchover.acknowledged, switchover.lost
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_are_those_that_scripts_read() {
+        let mut report = Report::default();
+        report.failover.steps.push(Step { step: "seal".into(), seconds: 0.5 });
+        report.failover.predicted_loss.insert("orders".into(), 0.25);
+        let expected = r#"{"drill":{"recovery_time_s":0.0,"recovery_point_age_s":0.0,"probe":""},"failover":{"acknowledged":0,"lost":0,"files_lost":0,"recovery_point_age_s":0.0,"recovery_time_s":0.0,"predicted_loss":{"orders":0.25},"steps":[{"step":"seal","seconds":0.5}]},"switchover":{"acknowledged":0,"lost":0,"interruption_s":0.0}}"#;
+        assert_eq!(serde_json::to_string(&report).unwrap(), expected);
+    }
+}

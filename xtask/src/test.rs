@@ -1,0 +1,33 @@
+//! Every test of the project, in one go.
+
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::Result;
+
+use crate::setup::{self, Needs};
+use crate::tidy;
+use crate::workspace::run_cargo;
+
+/// Sets up, checks tidiness and runs all tests; ends with one line that says how it went.
+pub fn run() -> Result<()> {
+    let started = Instant::now();
+    setup::set_up(Needs::Tests)?;
+    tidy::run()?;
+    // Tests of several crates start the program; only the tests of its own crate would build it.
+    run_cargo(&["build", "--workspace", "--bins"])?;
+    if has_nextest() {
+        run_cargo(&["nextest", "run", "--workspace", "--no-fail-fast"])?;
+        run_cargo(&["test", "--workspace", "--doc", "--quiet"])?;
+    } else {
+        run_cargo(&["test", "--workspace", "--no-fail-fast"])?;
+    }
+    println!("all checks and tests passed in {} s", started.elapsed().as_secs());
+    Ok(())
+}
+
+fn has_nextest() -> bool {
+    let mut command = Command::new("cargo-nextest");
+    command.args(["nextest", "--version"]).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
