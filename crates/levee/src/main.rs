@@ -1,1 +1,46 @@
-fn main() {}
+//! The one binary: command line, configuration, exit codes.
+//!
+//! Each group of commands has a folder of its own. Nothing is started before a command asks for it, so
+//! that `levee database fetch-wal`, which PostgreSQL runs once for each segment, costs next to nothing.
+
+mod arguments;
+mod control_command;
+mod database_command;
+mod exit;
+mod logging;
+mod output;
+mod vault_command;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use arguments::{Arguments, Command};
+use exit::Exit;
+use output::Output;
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Fails only when the terminal is gone, and then there is nobody to tell.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::FAILED.into() } else { Exit::DONE.into() };
+        }
+    };
+    let output = Output::new(&arguments.global);
+    logging::start(&arguments.global, arguments.command.is_service());
+    let result = match arguments.command {
+        Command::Vault(command) => vault_command::run(command, output),
+        Command::Database(command) => database_command::run(command, output),
+        Command::Control(command) => control_command::run(command, output),
+    };
+    match result {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            let exit = Exit::of(&error);
+            output.failure(exit, &error);
+            exit.into()
+        }
+    }
+}

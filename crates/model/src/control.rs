@@ -42,7 +42,7 @@ pub struct Grant {
 pub struct Signed {
     /// JSON of a `Grant` or of a `RevocationList`.
     pub body: String,
-    /// Base64 of the Ed25519 signature over `body`.
+    /// Base64 of the Ed25519 signature over a line that names the kind of words, and `body`.
     pub signature: String,
 }
 

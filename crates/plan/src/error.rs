@@ -18,7 +18,9 @@ pub enum PlanError {
         "cannot {doing} {app}: no agent of site {site} has joined; make a join token for it and start an agent there"
     )]
     NoAgent { doing: &'static str, app: AppName, site: SiteName },
-    #[error("cannot {doing} {app}: the agent at {site} is not connected; start it, or bring its link to the server back")]
+    #[error(
+        "cannot {doing} {app}: the agent at {site} is not connected; start it, or bring its link to the server back"
+    )]
     AgentAway { doing: &'static str, app: AppName, site: SiteName },
     #[error(
         "cannot {doing} {app}: {site} has no complete recovery point of {asset} for epoch {epoch}; wait until `levee status {app}` shows one"

@@ -188,9 +188,11 @@ impl Plan {
         let mut ends: BTreeMap<&StepId, f64> = BTreeMap::new();
         let mut any = false;
         for step in &self.steps {
-            let begin = step.after.iter().filter_map(|id| ends.get(id)).fold(None, |latest: Option<f64>, end| {
-                Some(latest.map_or(*end, |latest| latest.max(*end)))
-            });
+            let begin = step
+                .after
+                .iter()
+                .filter_map(|id| ends.get(id))
+                .fold(None, |latest: Option<f64>, end| Some(latest.map_or(*end, |latest| latest.max(*end))));
             let counts = first.is_none() || first == Some(&step.id) || begin.is_some();
             if counts && step.when == When::Done {
                 any |= step.expected_s.is_some();
@@ -269,30 +271,55 @@ pub struct Step {
 pub enum Work {
     /// The old agent ends the app's writing, durably. With `or_assertion` the run goes on without its
     /// answer after `patience_s` seconds: the operator's word stands in for it.
-    Stop { or_assertion: bool, patience_s: u32 },
+    Stop {
+        or_assertion: bool,
+        patience_s: u32,
+    },
     /// The operator's assertion is recorded: nobody is there to be asked.
     Assert,
     /// In one durable transition, and only while the app's epoch is the one before: the epoch becomes
     /// `to`, `writer` may write, and its vault is frozen until the app is protected elsewhere.
-    AdvanceEpoch { to: Epoch, writer: SiteName },
+    AdvanceEpoch {
+        to: Epoch,
+        writer: SiteName,
+    },
     /// The new site refuses the older epochs, durably.
     Seal,
     /// The old site's last positions become durable at the new site.
     AwaitStopped,
     /// Staged assets come near enough that the rest is caught up in moments.
-    AwaitClose { age_ms_max: BTreeMap<AssetName, u64> },
+    AwaitClose {
+        age_ms_max: BTreeMap<AssetName, u64>,
+    },
     /// The newest complete recovery point is read, and everything after goes by it.
     ChoosePoint,
-    Rebuild { asset: AssetName, place: Place },
-    Stage { asset: AssetName },
+    Rebuild {
+        asset: AssetName,
+        place: Place,
+    },
+    Stage {
+        asset: AssetName,
+    },
     /// A staged asset takes in everything up to the run's point.
-    CatchUp { asset: AssetName },
-    Start { asset: AssetName, place: Place },
-    Probe { asset: AssetName, place: Place },
-    SwitchEntry { records: Vec<EntryRecord> },
+    CatchUp {
+        asset: AssetName,
+    },
+    Start {
+        asset: AssetName,
+        place: Place,
+    },
+    Probe {
+        asset: AssetName,
+        place: Place,
+    },
+    SwitchEntry {
+        records: Vec<EntryRecord>,
+    },
     SetAside,
     /// Every asset's recovery side has opened its data with its own keys.
-    AwaitProtected { assets: Vec<AssetName> },
+    AwaitProtected {
+        assets: Vec<AssetName>,
+    },
     CleanUp,
     /// What the drill has shown is recorded.
     RecordProof,

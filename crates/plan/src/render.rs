@@ -17,7 +17,11 @@ fn duration(seconds: f64) -> String {
 impl fmt::Display for Plan {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let id = self.id.0.get(..12).unwrap_or(&self.id.0);
-        writeln!(formatter, "{} of {}: {} → {}, epoch {}, plan {id}", self.kind, self.app, self.from, self.to, self.epoch)?;
+        writeln!(
+            formatter,
+            "{} of {}: {} → {}, epoch {}, plan {id}",
+            self.kind, self.app, self.from, self.to, self.epoch
+        )?;
         for asset in &self.prediction.assets {
             let mut line = format!("  {}: ", asset.asset);
             match (&asset.position, asset.age_s) {

@@ -23,7 +23,7 @@ mod record;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use levee_model::control::{Command, Done, Failure};
+use levee_model::control::{Command, Done, Failure, Place};
 use levee_model::{RunId, SiteName};
 use serde::{Deserialize, Serialize};
 
@@ -89,14 +89,29 @@ impl RunState {
 pub enum Event {
     Begin,
     /// An effect has ended. Repeated and late ones change nothing.
-    Ended { step: StepId, attempt: u32, result: Result<Outcome, Failure>, seconds: f64 },
+    Ended {
+        step: StepId,
+        attempt: u32,
+        result: Result<Outcome, Failure>,
+        seconds: f64,
+    },
     /// No agent that serves the app at this site can be reached.
-    AgentGone { site: SiteName },
+    AgentGone {
+        site: SiteName,
+    },
     /// Time has passed.
     Tick,
-    Retry { step: StepId },
-    Skip { step: StepId, by: String, reason: String },
-    Abort { by: String },
+    Retry {
+        step: StepId,
+    },
+    Skip {
+        step: StepId,
+        by: String,
+        reason: String,
+    },
+    Abort {
+        by: String,
+    },
 }
 
 /// What the shell has to do, after it has made the run durable.
@@ -183,8 +198,8 @@ impl Run {
     fn retry(&mut self, id: &StepId) -> Result<(), RunError> {
         self.check_open()?;
         // A run on its way out does not take up again what it has let go.
-        let is_let_go = self.state == RunState::Stopping
-            && self.plan.step(id).is_some_and(|step| step.when == When::Done);
+        let is_let_go =
+            self.state == RunState::Stopping && self.plan.step(id).is_some_and(|step| step.when == When::Done);
         if is_let_go {
             return Err(self.not_now(id, "retried"));
         }
@@ -219,6 +234,7 @@ impl Run {
         {
             return Err(RunError::NotSkippable { run: self.id.clone(), step: id.clone(), why: why.clone() });
         }
+        let is_stop = matches!(step.work, Work::Stop { .. });
         let is_assertion = step.skip == SkipRule::AsAssertion && self.state != RunState::Stopping;
         if is_assertion {
             self.facts.assertion = Some(crate::Assertion::old_site_is_down(by.clone(), now));
@@ -226,7 +242,25 @@ impl Run {
         let record = self.record_mut(id)?;
         record.state = StepState::Skipped { by, reason };
         record.ended_at = Some(now);
+        if is_stop && self.state == RunState::Stopping {
+            // The stop may still be at work: a start beside it could undo half of it. It is left to the operator.
+            for step in &self.undo {
+                if let Some(record) = self.steps.get_mut(&step.id) {
+                    record.state = StepState::Cancelled;
+                    record.ended_at = Some(now);
+                }
+            }
+        }
         Ok(())
+    }
+
+    /// Whether skipping this step is safe only when the agent that works on it is away: a stop or a start
+    /// at the old site that goes on unseen could cross the next one.
+    pub fn must_not_be_left(&self, id: &StepId) -> bool {
+        self.step(id).is_some_and(|(step, record)| {
+            matches!(record.state, StepState::Running { .. })
+                && (matches!(step.work, Work::Stop { .. }) || self.undo.iter().any(|undo| undo.id == *id))
+        })
     }
 
     fn abort(&mut self, by: String, now: Timestamp) -> Result<(), RunError> {
@@ -248,51 +282,31 @@ impl Run {
 
     /// Adds the steps that let the old site write again, when it may have been stopped.
     ///
-    /// What was stopped at an epoch stays stopped at it for ever, so that a late command can never start
-    /// it: the old site goes on at the next epoch, as any new writer does.
+    /// It starts at the epoch at which it was stopped: nobody else was ever given a higher one. That is
+    /// why an abort ends with the cut-over, and why it waits until a stop that was sent has ended.
     fn plan_undo(&mut self) {
         let stop_was_sent = self.plan.steps.iter().any(|step| {
-            matches!(step.work, Work::Stop { .. })
-                && self.steps.get(&step.id).is_some_and(|record| record.attempts > 0)
+            matches!(step.work, Work::Stop { .. }) && self.steps.get(&step.id).is_some_and(|record| record.attempts > 0)
         });
         if !stop_was_sent {
             return;
         }
-        let (from, next) = (self.plan.from.clone(), self.plan.epoch.next());
-        let mut add = |id: StepId, title: String, at: Executor, work: Work, after: &[StepId], when: When| {
+        let everything: Vec<StepId> = self.plan.steps.iter().map(|step| step.id.clone()).collect();
+        let from = &self.plan.from;
+        for asset in self.plan.prediction.assets.iter().map(|asset| &asset.asset) {
+            let id = step_id("undo-start", Some(asset));
             self.steps.insert(id.clone(), StepRecord::default());
             self.undo.push(Step {
-                id: id.clone(),
-                title,
-                at,
-                work,
-                epoch: next,
-                after: after.to_vec(),
-                when,
+                id,
+                title: format!("Start {asset} at {from} again"),
+                at: Executor::Agent(from.clone()),
+                work: Work::Start { asset: asset.clone(), place: Place::Live },
+                epoch: self.plan.epoch,
+                after: everything.clone(),
+                when: When::Ended,
                 skip: SkipRule::ByHand,
                 expected_s: None,
             });
-            id
-        };
-        let others: Vec<StepId> = self.plan.steps.iter().map(|step| step.id.clone()).collect();
-        let advance = add(
-            step_id("undo-advance", None),
-            format!("Epoch {next}: {from} may write again"),
-            Executor::Server,
-            Work::AdvanceEpoch { to: next, writer: from.clone() },
-            &others,
-            When::Ended,
-        );
-        for asset in self.plan.prediction.assets.iter().map(|asset| &asset.asset) {
-            let work = Work::Start { asset: asset.clone(), place: levee_model::control::Place::Live };
-            add(
-                step_id("undo-start", Some(asset)),
-                format!("Start {asset} at {from} again"),
-                Executor::Agent(from.clone()),
-                work,
-                std::slice::from_ref(&advance),
-                When::Done,
-            );
         }
     }
 

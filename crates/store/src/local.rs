@@ -1,21 +1,18 @@
 //! A repository in a local folder, in restic's layout.
 //!
-//! A file appears under its name only when it is whole and on disk: it is written under a temporary
-//! name, synced, renamed, and then its folder is synced.
+//! A file appears under its name only when it is whole and on disk: it is written without a name, synced,
+//! given its name, and then its folder is synced.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+mod durable;
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use rustix::fs::{CWD, RenameFlags};
-use rustix::io::Errno;
 
 use crate::{Entry, Error, FileType, Result, Store, content_name, name};
-
-/// Names that start so are being written, or were left behind by a crash. They are never listed.
-const TEMPORARY_PREFIX: &str = ".tmp-";
 
 /// A file that stands in a repository, with the time at which this machine received it.
 ///
@@ -92,40 +89,29 @@ impl LocalStore {
 
     fn publish(&self, file_type: FileType, name: &str, content: &[u8]) -> io::Result<Published> {
         let (folder, path) = (self.folder(file_type, name), self.path(file_type, name));
-        let temporary = match write_temporary(&folder, content) {
+        let mut written = durable::write_new(&folder, &path, content);
+        if written.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) && self.dir.is_dir() {
             // A server that makes folders as they are needed, or a person, may have left it out.
-            Err(error) if error.kind() == ErrorKind::NotFound && self.dir.is_dir() => {
-                create_folder(&folder)?;
-                write_temporary(&folder, content)?
-            }
-            other => other?,
-        };
-        match rename_new(&temporary, &path) {
-            Ok(()) => {
-                // The name is gone, so there is nothing left to clean up.
-                let _ = temporary.keep();
-                sync_folder(&folder)?;
-                Ok(Published::New)
-            }
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                let present = fs::read(&path)?;
-                if present == content {
-                    // Whoever wrote it may have crashed between the rename and the sync.
-                    File::open(&path)?.sync_all()?;
-                    sync_folder(&folder)?;
-                    return Ok(Published::Same);
-                }
-                if file_type == FileType::Config || content_name(&present) == name || content_name(content) != name {
-                    return Ok(Published::Conflict);
-                }
-                // What stands there is damaged, and the content that belongs there has come again.
-                fs::rename(&temporary, &path)?;
-                let _ = temporary.keep();
-                sync_folder(&folder)?;
-                Ok(Published::New)
-            }
-            Err(error) => Err(error),
+            durable::create_folder(&folder)?;
+            written = durable::write_new(&folder, &path, content);
         }
+        match written {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            other => return other.map(|()| Published::New),
+        }
+        let present = fs::read(&path)?;
+        if present == content {
+            // Whoever wrote it may have crashed before its name was on disk.
+            File::open(&path)?.sync_all()?;
+            durable::sync_folder(&folder)?;
+            return Ok(Published::Same);
+        }
+        if file_type == FileType::Config || content_name(&present) == name || content_name(content) != name {
+            return Ok(Published::Conflict);
+        }
+        // What stands there is damaged, and the content that belongs there has come again.
+        durable::replace(&folder, &path, content)?;
+        Ok(Published::New)
     }
 
     fn walk(
@@ -155,14 +141,14 @@ enum Published {
 impl Store for LocalStore {
     fn create(&self) -> Result<()> {
         let make = || {
-            create_folder(&self.dir)?;
+            durable::create_folder(&self.dir)?;
             for file_type in FileType::ALL.into_iter().filter(|file_type| *file_type != FileType::Config) {
-                create_folder(&self.dir.join(file_type.folder()))?;
+                durable::create_folder(&self.dir.join(file_type.folder()))?;
             }
             for byte in 0..=u8::MAX {
-                make_folder(&self.dir.join("data").join(hex::encode([byte])))?;
+                durable::make_folder(&self.dir.join("data").join(hex::encode([byte])))?;
             }
-            sync_folder(&self.dir.join("data"))
+            durable::sync_folder(&self.dir.join("data"))
         };
         make().map_err(|source| self.io_error("create", FileType::Config, "", source))
     }
@@ -224,64 +210,13 @@ impl Store for LocalStore {
         let path = self.checked_path("remove", file_type, name)?;
         // Synced, because what is removed next may rest on this being gone.
         fs::remove_file(path)
-            .and_then(|()| sync_folder(&self.folder(file_type, name)))
+            .and_then(|()| durable::sync_folder(&self.folder(file_type, name)))
             .map_err(|source| self.io_error("remove", file_type, name, source))
     }
 
     fn location(&self) -> String {
         self.dir.display().to_string()
     }
-}
-
-fn write_temporary(folder: &Path, content: &[u8]) -> io::Result<tempfile::TempPath> {
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true).mode(0o600);
-    let (mut file, path) =
-        tempfile::Builder::new().prefix(TEMPORARY_PREFIX).make_in(folder, |path| options.open(path))?.into_parts();
-    file.write_all(content)?;
-    file.sync_all()?;
-    let size = file.metadata()?.len();
-    if size != content.len() as u64 {
-        return Err(io::Error::other(format!("{size} of {} bytes were written", content.len())));
-    }
-    Ok(path)
-}
-
-/// Renames, and fails with `AlreadyExists` rather than replace anything.
-fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
-    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // Some file systems cannot promise it in one step: a second name for the file can.
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
-            fs::hard_link(from, to)?;
-            fs::remove_file(from)
-        }
-        other => Ok(other?),
-    }
-}
-
-fn make_folder(folder: &Path) -> io::Result<()> {
-    match DirBuilder::new().mode(0o700).create(folder) {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
-        other => other,
-    }
-}
-
-/// Makes a folder with all those above it, each durable in its parent.
-fn create_folder(folder: &Path) -> io::Result<()> {
-    if folder.is_dir() {
-        return Ok(());
-    }
-    let parent = match folder.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    create_folder(parent)?;
-    make_folder(folder)?;
-    sync_folder(parent)
-}
-
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
 }
 
 fn walk_folder(

@@ -45,6 +45,11 @@ impl<S: Store> RetryStore<S> {
         Self { inner, policy }
     }
 
+    /// The same store, more or less patient from now on.
+    pub fn with_policy(self, policy: RetryPolicy) -> Self {
+        Self { policy, ..self }
+    }
+
     pub fn inner(&self) -> &S {
         &self.inner
     }

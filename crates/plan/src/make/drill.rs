@@ -26,7 +26,6 @@ pub fn drill(inputs: &Inputs<'_>) -> Result<Plan, PlanError> {
         SkipRule::Never("everything after it goes by the chosen point".into()),
     );
     let by_hand = || SkipRule::Never("a drill proves only what it has done itself; abort it".into());
-    let mut probes: Vec<StepId> = Vec::new();
     for asset in inputs.spec.asset_names() {
         let ready = builder.add(
             step_id("rebuild", Some(asset)),
@@ -36,17 +35,19 @@ pub fn drill(inputs: &Inputs<'_>) -> Result<Plan, PlanError> {
             std::slice::from_ref(&choose),
             by_hand(),
         );
-        probes.push(builder.bring_up(asset, to, Place::Drill, &[ready], false));
+        builder.bring_up(asset, to, Place::Drill, &[ready], false);
     }
     for step in &mut builder.steps {
         step.skip = by_hand();
     }
+    // After every other step, not only the last ones: when one has failed, others may still be at work.
+    let everything: Vec<StepId> = builder.steps.iter().map(|step| step.id.clone()).collect();
     let clean_up = builder.add(
         step_id("clean-up", None),
         "Remove what the drill has made".into(),
         agent,
         Work::CleanUp,
-        &probes,
+        &everything,
         SkipRule::ByHand,
     );
     builder.whatever_happens(&clean_up);

@@ -64,8 +64,7 @@ impl Run {
             }
             Err(failure) if failure.transient && record.attempts < record.attempts_allowed => {
                 let wait = SignedDuration::try_from(backoff(record.attempts)).unwrap_or(SignedDuration::from_secs(5));
-                record.state =
-                    StepState::Backoff { until: now.checked_add(wait).unwrap_or(Timestamp::MAX), failure };
+                record.state = StepState::Backoff { until: now.checked_add(wait).unwrap_or(Timestamp::MAX), failure };
             }
             Err(failure) => {
                 record.state = StepState::Failed { failure };
@@ -109,9 +108,10 @@ impl Run {
 
     fn may_be_asserted(&self, step: &Step) -> bool {
         matches!(step.work, Work::Stop { or_assertion: true, .. })
-            && self.steps.get(&step.id).is_some_and(|record| {
-                matches!(record.state, StepState::Running { .. } | StepState::Backoff { .. })
-            })
+            && self
+                .steps
+                .get(&step.id)
+                .is_some_and(|record| matches!(record.state, StepState::Running { .. } | StepState::Backoff { .. }))
     }
 
     fn take_assertion(&mut self, id: &StepId, why: &str, now: Timestamp) {
@@ -271,9 +271,8 @@ impl Run {
             }
         }
         let failed = self.has_failed_step();
-        let open = states().any(|state| {
-            matches!(state, StepState::Waiting | StepState::Running { .. } | StepState::Backoff { .. })
-        });
+        let open = states()
+            .any(|state| matches!(state, StepState::Waiting | StepState::Running { .. } | StepState::Backoff { .. }));
         let undo_failed = self.undo.iter().any(|step| {
             self.steps.get(&step.id).is_some_and(|record| matches!(record.state, StepState::Failed { .. }))
         });

@@ -46,13 +46,23 @@ impl Default for StepRecord {
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum StepState {
     Waiting,
-    Running { attempt: u32 },
+    Running {
+        attempt: u32,
+    },
     /// It failed for a reason that may pass, and is tried again.
-    Backoff { until: Timestamp, failure: Failure },
+    Backoff {
+        until: Timestamp,
+        failure: Failure,
+    },
     Done,
-    Failed { failure: Failure },
+    Failed {
+        failure: Failure,
+    },
     /// The operator says that it was done by hand.
-    Skipped { by: String, reason: String },
+    Skipped {
+        by: String,
+        reason: String,
+    },
     /// It will not be done.
     Cancelled,
 }

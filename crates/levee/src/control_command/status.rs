@@ -1,0 +1,187 @@
+use std::time::Duration;
+
+use clap::Args;
+use jiff::Timestamp;
+use levee_api::{AppStatus, AssetView, Client, FleetStatus, Health};
+use levee_model::AppName;
+use levee_model::control::AssetState;
+
+use super::connection::Connection;
+use super::text::{ago, list, seconds, table};
+use crate::exit::Exit;
+use crate::output::Output;
+
+const WATCH_PAUSE: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Args)]
+pub struct StatusArguments {
+    /// Only this app
+    app: Option<AppName>,
+    /// Show it anew every second until interrupted (with --json: one line each)
+    #[arg(short, long)]
+    watch: bool,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+pub fn run(arguments: StatusArguments, output: Output) -> anyhow::Result<Exit> {
+    let client = arguments.connection.client()?;
+    loop {
+        let status = read(&client, arguments.app.as_ref())?;
+        output.result(&status, |status| {
+            let clear = if arguments.watch { "\x1b[H\x1b[2J" } else { "" };
+            format!("{clear}{}", describe(status))
+        })?;
+        if !arguments.watch {
+            return Ok(exit_code(&status));
+        }
+        std::thread::sleep(WATCH_PAUSE);
+    }
+}
+
+fn read(client: &Client, app: Option<&AppName>) -> anyhow::Result<FleetStatus> {
+    let mut status = client.status()?;
+    if let Some(app) = app {
+        let one = client.app_status(app)?;
+        status.health = one.health;
+        status.apps = vec![one];
+    }
+    Ok(status)
+}
+
+fn exit_code(status: &FleetStatus) -> Exit {
+    if status.health == Health::Protected { Exit::DONE } else { Exit::NOT_PROTECTED }
+}
+
+fn describe(status: &FleetStatus) -> String {
+    if status.apps.is_empty() {
+        return "no app is protected yet: write a protection file and `levee apply -f FILE`\n".into();
+    }
+    let rows: Vec<Vec<String>> = status.apps.iter().flat_map(|app| rows(app, status.now)).collect();
+    let heading = ["APP", "ASSET", "WRITES AT", "KEPT AT", "STATE", "RECOVERY POINT", "OBJECTIVE", "LAST PROOF"];
+    let mut text = table(&heading, &rows);
+    for app in &status.apps {
+        for line in remarks(app) {
+            text.push_str(&format!("{}: {line}\n", app.app));
+        }
+    }
+    for agent in &status.agents {
+        if !agent.connected && !agent.revoked {
+            let seen = agent.last_seen.map_or("never seen".into(), |seen| format!("last seen {}", ago(seen, status.now)));
+            text.push_str(&format!("agent {} at {} is away, {seen}\n", agent.agent, agent.site));
+        }
+        for problem in &agent.problems {
+            text.push_str(&format!("agent {} at {}: {problem}\n", agent.agent, agent.site));
+        }
+    }
+    text
+}
+
+fn rows(app: &AppStatus, now: Timestamp) -> Vec<Vec<String>> {
+    let kept_at = if app.writer == app.home { &app.recovery } else { &app.home };
+    let proof = match &app.last_proof {
+        Some(proof) if proof.passed => format!("passed {}", ago(proof.at, now)),
+        Some(proof) => format!("FAILED {}", ago(proof.at, now)),
+        None => "never proved".into(),
+    };
+    app.assets
+        .iter()
+        .map(|asset| {
+            vec![
+                app.app.to_string(),
+                asset.asset.to_string(),
+                app.writer.to_string(),
+                kept_at.to_string(),
+                state(asset),
+                asset.age_s.map_or("none".into(), |age| format!("{} old", seconds(age))),
+                format!("{} {}", app.objective.recovery_point, verdict(app, asset)),
+                proof.clone(),
+            ]
+        })
+        .collect()
+}
+
+fn state(asset: &AssetView) -> String {
+    let word = match asset.state {
+        AssetState::Waiting => "waiting",
+        AssetState::Copying => "first copy under way",
+        AssetState::Received => "received, not opened yet",
+        AssetState::Protected => "protected",
+        AssetState::Staged => "protected, staged",
+        AssetState::Unprotected => "UNPROTECTED",
+        AssetState::Stopped => "stopped",
+        AssetState::Failed => "FAILED",
+    };
+    // The server judges by more than the last word of the agent.
+    let is_good = matches!(asset.state, AssetState::Protected | AssetState::Staged);
+    if is_good && !asset.protected { "NOT PROTECTED".into() } else { word.into() }
+}
+
+fn verdict(app: &AppStatus, asset: &AssetView) -> &'static str {
+    match asset.age_s {
+        Some(age_s) if age_s <= app.objective.recovery_point.duration().as_secs_f64() => "met",
+        _ => "MISSED",
+    }
+}
+
+fn remarks(app: &AppStatus) -> Vec<String> {
+    let mut lines = app.problems.clone();
+    for asset in &app.assets {
+        lines.extend(asset.problems.iter().map(|problem| format!("{}: {problem}", asset.asset)));
+    }
+    if let Some(run) = &app.open_run {
+        lines.push(format!("run {run} is under way: `levee run watch {run}`"));
+    }
+    if let Some(site) = &app.vault_frozen_at {
+        lines.push(format!("the vault at {site} is frozen until the app is protected elsewhere again"));
+    }
+    for entry in app.entries.iter().filter(|entry| !entry.unconfirmed.is_empty()) {
+        lines.push(format!("{} is not answered anew yet by {}", entry.record.name, list(&entry.unconfirmed)));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(age_s: Option<f64>, state: &str, protected: bool, health: &str) -> FleetStatus {
+        let value = serde_json::json!({
+            "now": "2026-11-20T12:00:00Z", "health": health, "agents": [],
+            "apps": [{
+                "app": "shop", "home": "east", "recovery": "west", "writer": "west", "epoch": 2,
+                "objective": { "recovery_point": "10s", "recovery_time": "2m" }, "health": health,
+                "recovery_point_age_s": age_s, "meets_objective": null, "vault_frozen_at": null,
+                "assets": [{
+                    "asset": "orders", "kind": "postgres", "protected": protected, "state": state,
+                    "position": null, "as_of": null, "age_s": age_s, "log_behind_bytes": null,
+                    "problems": ["the slot is gone"]
+                }],
+                "entries": [], "last_proof": null, "open_run": null, "problems": []
+            }]
+        });
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn the_table_says_what_matters() {
+        let check = |status: &FleetStatus, words: &[&str], exit: Exit| {
+            let text = describe(status);
+            for word in words {
+                assert!(text.contains(word), "{word} in {text}");
+            }
+            assert_eq!(exit_code(status), exit);
+        };
+        let good = ["west", "east", "protected ", "0.3 s old", "10s met", "never proved", "shop: orders: the slot is gone"];
+        check(&status(Some(0.3), "protected", true, "protected"), &good, Exit::DONE);
+        check(&status(Some(25.0), "protected", true, "degraded"), &["25 s old", "10s MISSED"], Exit::NOT_PROTECTED);
+        check(&status(None, "copying", false, "unprotected"), &["first copy", "none"], Exit::NOT_PROTECTED);
+        check(&status(None, "protected", false, "unprotected"), &["NOT PROTECTED"], Exit::NOT_PROTECTED);
+    }
+
+    #[test]
+    fn an_empty_fleet_is_told_what_to_do() {
+        let status = FleetStatus { apps: Vec::new(), ..status(None, "waiting", false, "protected") };
+        assert!(describe(&status).contains("levee apply"));
+    }
+}

@@ -1,0 +1,92 @@
+use std::path::Path;
+
+use anyhow::bail;
+use clap::Args;
+use levee_vault::{CheckOptions, CheckReport};
+use serde::Serialize;
+
+use super::place::Place;
+use super::progress::{Display, During};
+use super::{ended, open};
+use crate::exit::Exit;
+use crate::output::Output;
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Read, decrypt and hash everything, and not only what is needed to know what is there
+    #[arg(long)]
+    read_data: bool,
+    /// Take no lock, for a vault that cannot be written to; others' work may then look like damage
+    #[arg(long)]
+    no_lock: bool,
+}
+
+/// The summary as `restic check --json` prints it, and what the check went through.
+#[derive(Serialize)]
+struct SummaryLine<'a> {
+    message_type: &'static str,
+    num_errors: u64,
+    broken_packs: Option<Vec<&'a str>>,
+    suggest_repair_index: bool,
+    suggest_prune: bool,
+    snapshots: u64,
+    packs: u64,
+    blobs: u64,
+    trees: u64,
+    bytes_read: u64,
+}
+
+impl<'a> SummaryLine<'a> {
+    fn new(report: &'a CheckReport) -> Self {
+        let mut broken: Vec<&str> =
+            report.errors.iter().filter_map(|finding| finding.file.strip_prefix("data/")).collect();
+        broken.sort();
+        broken.dedup();
+        Self {
+            message_type: "summary",
+            num_errors: report.error_count,
+            broken_packs: (!broken.is_empty()).then_some(broken),
+            suggest_repair_index: report.errors.iter().any(|finding| finding.file.starts_with("index/")),
+            suggest_prune: report.hints.iter().any(|finding| finding.file.starts_with("data/")),
+            snapshots: report.snapshots,
+            packs: report.packs,
+            blobs: report.blobs,
+            trees: report.trees,
+            bytes_read: report.bytes_read,
+        }
+    }
+}
+
+pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
+    let vault = open(place)?;
+    let display = Display::new(output, During::Check);
+    let options = CheckOptions { read_data: arguments.read_data, no_lock: arguments.no_lock };
+    let result = levee_vault::check(&vault, options, &display);
+    display.finish();
+    let report = result.map_err(ended)?;
+    for finding in &report.errors {
+        display.problem(Path::new(&finding.file), &finding.message);
+    }
+    for hint in &report.hints {
+        output.note(&format!("{}: {} (nothing is lost by it)", hint.file, hint.message));
+    }
+    if output.is_json() || !output.is_quiet() {
+        output.result(&SummaryLine::new(&report), |_| text(&report, arguments.read_data))?;
+    }
+    if !report.is_sound() {
+        bail!(
+            "the vault is damaged: {} errors; don't remove anything from it, and restore what matters now",
+            report.error_count
+        );
+    }
+    Ok(Exit::DONE)
+}
+
+fn text(report: &CheckReport, read_data: bool) -> String {
+    let sound = if report.is_sound() { "no errors were found" } else { "ERRORS WERE FOUND" };
+    let read = match read_data {
+        true => format!("{} of packs were read", indicatif::BinaryBytes(report.bytes_read)),
+        false => "the data themselves were not read (--read-data does)".into(),
+    };
+    format!("{sound}: {} snapshots, {} packs, {} blobs; {read}", report.snapshots, report.packs, report.blobs)
+}

@@ -1,0 +1,167 @@
+//! What is going on: a bar for a person at a terminal, status lines in JSON for a program.
+
+use std::io::Write;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use levee_vault::{Event, Progress};
+use serde_json::json;
+
+use crate::output::Output;
+
+/// How often a status line is printed in JSON mode.
+const STATUS_EVERY: Duration = Duration::from_secs(1);
+
+/// What is being done, in restic's word for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum During {
+    Archival,
+    Restore,
+    Check,
+}
+
+impl During {
+    fn word(self) -> &'static str {
+        match self {
+            During::Archival => "archival",
+            During::Restore => "restore",
+            During::Check => "check",
+        }
+    }
+}
+
+/// Counts and shows events.
+pub struct Display {
+    output: Output,
+    during: During,
+    bar: Option<ProgressBar>,
+    started: Instant,
+    /// When the last status line was printed.
+    status_at: Mutex<Instant>,
+    total_items: AtomicU64,
+    total_bytes: AtomicU64,
+    items: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Display {
+    pub fn new(output: Output, during: During) -> Self {
+        let started = Instant::now();
+        Self {
+            output,
+            during,
+            bar: output.shows_progress().then(new_bar),
+            started,
+            status_at: Mutex::new(started),
+            total_items: AtomicU64::new(0),
+            total_bytes: AtomicU64::new(0),
+            items: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+        }
+    }
+
+    pub fn elapsed_s(&self) -> f64 {
+        self.started.elapsed().as_secs_f64()
+    }
+
+    /// Takes the bar away, before results are printed.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    /// Says on standard error that something about one path is wrong.
+    pub fn problem(&self, path: &Path, message: &str) {
+        let line = if self.output.is_json() && self.during == During::Check {
+            json!({ "message_type": "error", "message": format!("{}: {message}", path.display()) }).to_string()
+        } else if self.output.is_json() {
+            let (during, item) = (self.during.word(), path.to_string_lossy());
+            json!({ "message_type": "error", "error": { "message": message }, "during": during, "item": item })
+                .to_string()
+        } else if path.as_os_str().is_empty() {
+            format!("levee: {message}")
+        } else {
+            format!("levee: {}: {message}", path.display())
+        };
+        let print = || {
+            // A terminal that is gone must not stop the work.
+            let _ = writeln!(std::io::stderr().lock(), "{line}");
+        };
+        match &self.bar {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
+    }
+
+    fn status(&self) {
+        if !self.output.is_json() || self.output.is_quiet() {
+            return;
+        }
+        let now = Instant::now();
+        // A thread that panicked here has left a whole time behind.
+        let mut last = self.status_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.duration_since(*last) < STATUS_EVERY {
+            return;
+        }
+        *last = now;
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (items, bytes) = (load(&self.items), load(&self.bytes));
+        let total_bytes = load(&self.total_bytes).max(bytes);
+        let (items_word, bytes_word) = match self.during {
+            During::Archival => ("files_done", "bytes_done"),
+            During::Restore => ("files_restored", "bytes_restored"),
+            During::Check => ("files_checked", "bytes_checked"),
+        };
+        let status = json!({
+            "message_type": "status",
+            "seconds_elapsed": self.started.elapsed().as_secs(),
+            "percent_done": if total_bytes == 0 { 0.0 } else { bytes as f64 / total_bytes as f64 },
+            "total_files": load(&self.total_items).max(items),
+            items_word: items,
+            "total_bytes": total_bytes,
+            bytes_word: bytes,
+        });
+        // A reader that has gone away is noticed at the summary.
+        let _ = writeln!(std::io::stdout().lock(), "{status}");
+    }
+}
+
+fn new_bar() -> ProgressBar {
+    let bar = ProgressBar::no_length();
+    let style = "[{elapsed_precise}] {bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left {wide_msg}";
+    bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+impl Progress for Display {
+    fn report(&self, event: Event<'_>) {
+        match event {
+            Event::Total { items, bytes } => {
+                self.total_items.store(items, Ordering::Relaxed);
+                self.total_bytes.store(bytes, Ordering::Relaxed);
+                if let Some(bar) = &self.bar {
+                    bar.set_length(bytes);
+                }
+            }
+            Event::Bytes(bytes) => {
+                self.bytes.fetch_add(bytes, Ordering::Relaxed);
+                if let Some(bar) = &self.bar {
+                    bar.inc(bytes);
+                }
+            }
+            Event::Item { path, .. } => {
+                self.items.fetch_add(1, Ordering::Relaxed);
+                if let Some(bar) = &self.bar {
+                    bar.set_message(path.display().to_string().escape_debug().to_string());
+                }
+            }
+            Event::Problem { path, message } => self.problem(path, message),
+        }
+        self.status();
+    }
+}
