@@ -47,6 +47,9 @@ pub struct Options {
     /// Run with the files alone
     #[arg(long)]
     no_postgres: bool,
+    /// When it fails, end all processes and leave the folder
+    #[arg(long)]
+    keep: bool,
     /// Use this program instead of building one
     #[arg(long, value_name = "PATH")]
     binary: Option<PathBuf>,
@@ -83,7 +86,7 @@ pub fn run(options: Options) -> Result<()> {
     clean_up_on_signals(world.root())?;
     // In a thread of its own, so that a failed assertion of the harness cleans up as an error does.
     let for_story = terminal.clone();
-    let story = std::thread::spawn(move || tell(world, &for_story, &example));
+    let story = std::thread::spawn(move || tell(world, &for_story, &example, options.keep));
     let report = story.join().map_err(|_| anyhow!("the demo's harness has failed; see above"))??;
     if options.json {
         println!("{}", serde_json::to_string(&report)?);
@@ -108,12 +111,15 @@ fn find_postgres(terminal: &Terminal) -> Option<Binaries> {
     None
 }
 
-fn tell(mut world: World, terminal: &Terminal, example: &str) -> Result<Report> {
+fn tell(mut world: World, terminal: &Terminal, example: &str, keep: bool) -> Result<Report> {
     let poller = AgePoller::start(world.operator.clone(), terminal.clone());
     let result = scenario::play(&mut world, terminal, example);
     drop(poller);
     if result.is_err() {
         eprintln!("{}", world.log_tails(LOG_LINES_ON_FAILURE));
+        if keep {
+            eprintln!("left for a look: {}", world.keep().display());
+        }
     }
     result
 }

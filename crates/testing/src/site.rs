@@ -49,6 +49,13 @@ impl TempSite {
         path
     }
 
+    /// Ends everything that runs below this site, and leaves the folder.
+    pub fn keep(mut self) -> PathBuf {
+        self.kill_everything();
+        self.folder.disable_cleanup(true);
+        self.folder.path().to_path_buf()
+    }
+
     /// Sends SIGKILL to everything that runs below this site, as its loss would.
     pub fn kill_everything(&self) {
         kill_all_under(self.path());

@@ -348,15 +348,16 @@ impl Vault {
 
     fn load_new_index_files(&self) -> Result<()> {
         let listed = self.list_ids(FileType::Index)?;
-        let unknown: Vec<Id> = {
-            let mut guard = self.inner.index.write().unwrap_or_else(PoisonError::into_inner);
-            let index = guard.get_or_insert_default();
-            // An index file that has gone means that packs may have gone: begin anew.
-            if !index.files().iter().all(|file| listed.binary_search(file).is_ok()) {
-                *index = Index::default();
-            }
-            listed.into_iter().filter(|id| !index.files().contains(id)).collect()
+        let (unknown, files_have_gone) = {
+            let guard = self.inner.index.read().unwrap_or_else(PoisonError::into_inner);
+            let known = guard.as_ref().map(Index::files);
+            let is_listed = |file: &Id| listed.binary_search(file).is_ok();
+            let files_have_gone = known.is_some_and(|known| !known.iter().all(is_listed));
+            let is_unknown = |id: &Id| files_have_gone || known.is_none_or(|known| !known.contains(id));
+            (listed.iter().filter(|id| is_unknown(id)).copied().collect::<Vec<_>>(), files_have_gone)
         };
+        // Where index files have gone, packs may have gone: the index is made anew, beside the old one.
+        let mut renewed = files_have_gone.then(Index::default);
         let load = |id: &Id| {
             let json = self.read_file_json(FileType::Index, id)?;
             index_file::decode(&json).map_err(|reason| self.damaged(FileType::Index, &id.to_hex(), reason))
@@ -365,8 +366,18 @@ impl Vault {
         for ids in unknown.chunks(FETCHES_AT_ONCE) {
             for (id, packs) in ids.iter().zip(parallel_map(FETCHES_AT_ONCE, ids, load)) {
                 let packs = packs?;
-                self.index_mut().get_or_insert_default().add(*id, &packs);
+                match &mut renewed {
+                    Some(index) => index.add(*id, &packs),
+                    None => self.add_to_index(*id, &packs),
+                }
             }
+        }
+        if let Some(index) = renewed {
+            *self.index_mut() = Some(index);
+            // What was added meanwhile is not in it.
+            self.inner.index_is_stale.store(true, Ordering::SeqCst);
+        } else {
+            self.index_mut().get_or_insert_default();
         }
         Ok(())
     }

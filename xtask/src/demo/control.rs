@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use levee_testing::levee::{Binary, ServerPlace};
-use levee_testing::process::try_run;
+use levee_testing::process;
 use serde_json::Value;
 
 use super::report::Step;
@@ -29,9 +29,14 @@ impl Operator {
         command
     }
 
-    /// Runs a command to its end; the error holds what it printed.
+    /// Runs a command to its end; the error holds what it said on standard error.
     pub fn run(&self, arguments: &[&str]) -> Result<String> {
-        try_run(&mut self.command(arguments)).map_err(|message| anyhow!(message))
+        let output = process::output(&mut self.command(arguments));
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            bail!("levee {} failed ({}): {}", arguments.join(" "), output.status, said.trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// Runs a command with `--json` and returns the value that it printed last.

@@ -20,7 +20,7 @@ use super::report::{Drill, Failover, Report, Switchover};
 use super::terminal::Terminal;
 use super::world::World;
 
-const PROTECTED_MAX: Duration = Duration::from_secs(300);
+const PROTECTED_MAX: Duration = Duration::from_secs(120);
 const BACK_MAX: Duration = Duration::from_secs(120);
 /// The load runs this long before anything is done to the shop.
 const UNDISTURBED: Duration = Duration::from_secs(3);

@@ -233,15 +233,30 @@ impl World {
 
     /// The ends of all logs, for when something went wrong.
     pub fn log_tails(&self, lines: usize) -> String {
-        let logs = ["server", "east", "west", "pgbench"].map(|name| (name, self.log(name)));
+        let mut paths: Vec<PathBuf> = ["server", "east", "west", "pgbench"].iter().map(|name| self.log(name)).collect();
+        for site in [self.east(), self.west()] {
+            // What the databases print that the agents have started.
+            let servers = fs::read_dir(site.folder.join("agent/apps/shop/server")).into_iter().flatten().flatten();
+            paths.extend(servers.map(|server| server.path().join("postgresql.log")));
+        }
         let mut text = String::new();
-        for (name, path) in logs {
+        for path in paths {
             let tail = levee_testing::process::tail(&path, lines);
             if !tail.is_empty() {
-                text.push_str(&format!("--- the end of the log of {name}\n{tail}\n"));
+                text.push_str(&format!("--- the end of {}\n{tail}\n", path.display()));
             }
         }
         text
+    }
+
+    /// Ends all processes, and leaves the folder for somebody to look at.
+    pub fn keep(mut self) -> PathBuf {
+        self.load = None;
+        self.east_agent = None;
+        self.west_agent = None;
+        self.server = None;
+        self.cluster = None;
+        self.root.keep()
     }
 }
 

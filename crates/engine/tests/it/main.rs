@@ -2,6 +2,8 @@
 
 mod backup;
 mod connect;
+mod fake_server;
+mod hostile;
 mod old_backup;
 mod wal;
 

@@ -1,64 +1,12 @@
 //! The base backup of 13 and 14, which are not to be had here: a server that sends what those send.
 
 use std::io::{Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 
 use levee_engine::postgres::{Archive, BackupOptions, ConnectOptions, Connection, Host};
 use levee_model::postgres::{Lsn, TimelineId};
 
-fn message(tag: u8, body: &[u8]) -> Vec<u8> {
-    let mut message = vec![tag];
-    message.extend((body.len() as u32 + 4).to_be_bytes());
-    message.extend(body);
-    message
-}
-
-fn text(text: &str) -> Vec<u8> {
-    [text.as_bytes(), b"\0"].concat()
-}
-
-/// A result set with text columns.
-fn result_set(columns: &[&str], rows: &[&[Option<&str>]]) -> Vec<u8> {
-    let mut description = (columns.len() as u16).to_be_bytes().to_vec();
-    for column in columns {
-        description.extend(text(column));
-        description.extend([0; 18]);
-    }
-    let mut sent = message(b'T', &description);
-    for row in rows {
-        let mut body = (row.len() as u16).to_be_bytes().to_vec();
-        for value in *row {
-            match value {
-                None => body.extend((-1i32).to_be_bytes()),
-                Some(value) => {
-                    body.extend((value.len() as u32).to_be_bytes());
-                    body.extend(value.as_bytes());
-                }
-            }
-        }
-        sent.extend(message(b'D', &body));
-    }
-    sent.extend(message(b'C', &text("SELECT")));
-    sent
-}
-
-fn copy(pieces: &[&[u8]]) -> Vec<u8> {
-    let mut sent = message(b'H', &[0, 0, 0]);
-    for piece in pieces {
-        sent.extend(message(b'd', piece));
-    }
-    sent.extend(message(b'c', &[]));
-    sent
-}
-
-fn read_message(stream: &mut UnixStream, tagged: bool) -> String {
-    let mut head = vec![0; if tagged { 5 } else { 4 }];
-    stream.read_exact(&mut head).unwrap();
-    let length = u32::from_be_bytes(head[head.len() - 4..].try_into().unwrap());
-    let mut body = vec![0; length as usize - 4];
-    stream.read_exact(&mut body).unwrap();
-    String::from_utf8_lossy(&body).into_owned()
-}
+use crate::fake_server::{copy, hello, message, read_message, result_set, text};
 
 #[test]
 fn the_form_of_13_and_14_is_read() {
@@ -67,11 +15,7 @@ fn the_form_of_13_and_14_is_read() {
     let server = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         assert!(read_message(&mut stream, false).contains("replication\0true\0"));
-        let mut hello = message(b'R', &[0; 4]);
-        hello.extend(message(b'S', &[text("server_version"), text("14.9")].concat()));
-        hello.extend(message(b'K', &[0; 8]));
-        hello.extend(message(b'Z', b"I"));
-        stream.write_all(&hello).unwrap();
+        stream.write_all(&hello("14.9")).unwrap();
         let command = read_message(&mut stream, true);
         let mut answer = result_set(&["recptr", "tli"], &[&[Some("0/2000028"), Some("1")]]);
         answer.extend(result_set(

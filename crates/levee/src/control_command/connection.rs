@@ -27,15 +27,20 @@ const CA_BYTES_MAX: u64 = 1 << 20;
 impl Connection {
     pub fn client(&self) -> anyhow::Result<Client> {
         let token = std::env::var("LEVEE_TOKEN").ok().filter(|token| !token.trim().is_empty());
-        let says_all = self.server.is_some() && self.ca_file.is_some() && (self.token_file.is_some() || token.is_some());
+        let says_all =
+            self.server.is_some() && self.ca_file.is_some() && (self.token_file.is_some() || token.is_some());
         let context = if says_all { None } else { Context::load()? };
         let Some(server) = self.server.clone().or_else(|| Some(context.as_ref()?.server.clone())) else {
-            bail!("no server is known: give --server URL or set LEVEE_SERVER, or run `levee server init` or `levee up` here");
+            bail!(
+                "no server is known: give --server URL or set LEVEE_SERVER, or run `levee server init` or `levee up` here"
+            );
         };
         // The keys of one server are of no use to another.
         let context = context.filter(|context| context.server == server);
         let Some(ca_file) = self.ca_file.clone().or_else(|| Some(context.as_ref()?.ca_file.clone())) else {
-            bail!("the CA of {server} is not known: give --ca-file FILE or set LEVEE_CA_FILE (the server has it as ca/ca.pem)");
+            bail!(
+                "the CA of {server} is not known: give --ca-file FILE or set LEVEE_CA_FILE (the server has it as ca/ca.pem)"
+            );
         };
         let token = match (&self.token_file, token, context) {
             (Some(file), _, _) => read_token(file)?,

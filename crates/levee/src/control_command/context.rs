@@ -54,7 +54,9 @@ impl Context {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).with_context(|| format!("cannot read the context file {}", path.display())),
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read the context file {}", path.display()));
+            }
         };
         let context = toml::from_str(&text)
             .with_context(|| format!("the context file {} is damaged; correct or remove it", path.display()))?;

@@ -60,9 +60,7 @@ impl Printer {
         let mut changed: Vec<(&Step, &StepRecord)> = run
             .all_steps()
             .filter_map(|step| Some((step, run.steps.get(&step.id)?)))
-            .filter(|(step, record)| {
-                is_news(&record.state) && self.shown.get(&step.id) != Some(&record.state)
-            })
+            .filter(|(step, record)| is_news(&record.state) && self.shown.get(&step.id) != Some(&record.state))
             .collect();
         changed.sort_by_key(|(_, record)| record.ended_at);
         for (step, record) in changed {
@@ -118,7 +116,9 @@ pub fn end(run: &Run, output: Output) -> anyhow::Result<Exit> {
     } else if !output.is_quiet() {
         let took = run.ended_at.map(|ended| ended.duration_since(run.started_at).as_secs_f64());
         let took = took.map_or_else(String::new, |took| format!(" after {}", seconds(took)));
-        output.result(run, |run| format!("run {} ({} of {}) is {}{took}", run.id, run.plan.kind, run.plan.app, run.state.as_str()))?;
+        output.result(run, |run| {
+            format!("run {} ({} of {}) is {}{took}", run.id, run.plan.kind, run.plan.app, run.state.as_str())
+        })?;
         for (asset, probe) in &run.facts.probes {
             let verdict = if probe.passed { "passed" } else { "did not pass" };
             output.note(&format!("  the probe of {asset} {verdict}: {}", probe.detail));
@@ -134,9 +134,9 @@ pub fn end(run: &Run, output: Output) -> anyhow::Result<Exit> {
 /// What an operator can do about a run that waits.
 fn advice(run: &Run) -> String {
     let id = &run.id;
-    let failed = run.all_steps().find(|step| {
-        run.steps.get(&step.id).is_some_and(|record| matches!(record.state, StepState::Failed { .. }))
-    });
+    let failed = run
+        .all_steps()
+        .find(|step| run.steps.get(&step.id).is_some_and(|record| matches!(record.state, StepState::Failed { .. })));
     let step = failed.map_or_else(|| "STEP".to_string(), |step| step.id.to_string());
     let abort = if run.is_cut_over() { String::new() } else { format!(", or end it with `levee run abort {id}`") };
     format!(

@@ -75,7 +75,8 @@ pub fn drill(arguments: DrillArguments, output: Output) -> anyhow::Result<Exit> 
 
 pub fn failover(arguments: FailoverArguments, output: Output) -> anyhow::Result<Exit> {
     let FailoverArguments { app, to, old_site_is_down, yes, common } = arguments;
-    let question = format!("This stops {app} where it lives and brings it back at {to}; what is said to be lost is lost.");
+    let question =
+        format!("This stops {app} where it lives and brings it back at {to}; what is said to be lost is lost.");
     let question = (!yes && !old_site_is_down).then_some(question);
     carry_out(PlanRequest { kind: PlanKind::Failover, app, to: Some(to), old_site_is_down }, common, question, output)
 }
@@ -87,12 +88,7 @@ pub fn switchover(arguments: SwitchoverArguments, output: Output) -> anyhow::Res
     carry_out(request, common, question, output)
 }
 
-fn carry_out(
-    request: PlanRequest,
-    common: Common,
-    question: Option<String>,
-    output: Output,
-) -> anyhow::Result<Exit> {
+fn carry_out(request: PlanRequest, common: Common, question: Option<String>, output: Output) -> anyhow::Result<Exit> {
     let client = common.connection.client()?;
     let plan = find_plan(&client, &request, common.plan.as_deref())?;
     if common.dry_run {

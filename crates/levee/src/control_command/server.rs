@@ -203,7 +203,12 @@ fn run_server(arguments: RunArguments, output: Output) -> anyhow::Result<Exit> {
         let server = Server::start(options).await?;
         let ready = Ready::of(&server, &folder)?;
         output.result(&ready, |ready| {
-            format!("the API is at {}, agents connect to {}; the CA is {}", ready.api, ready.wire, ready.ca_file.display())
+            format!(
+                "the API is at {}, agents connect to {}; the CA is {}",
+                ready.api,
+                ready.wire,
+                ready.ca_file.display()
+            )
         })?;
         Ok(server.serve(shutdown.asked()).await?)
     })?;

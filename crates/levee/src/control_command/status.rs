@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use clap::Args;
 use jiff::Timestamp;
-use levee_api::{AppStatus, AssetView, Client, FleetStatus, Health};
+use levee_api::{AppStatus, AssetView, Client, ClientError, FleetStatus, Health};
 use levee_model::AppName;
 use levee_model::control::AssetState;
 
@@ -12,6 +12,8 @@ use crate::exit::Exit;
 use crate::output::Output;
 
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
+/// Cursor home, then clear to the end (ECMA-48).
+const CLEAR: &str = "\x1b[H\x1b[2J";
 
 #[derive(Debug, Args)]
 pub struct StatusArguments {
@@ -26,20 +28,24 @@ pub struct StatusArguments {
 
 pub fn run(arguments: StatusArguments, output: Output) -> anyhow::Result<Exit> {
     let client = arguments.connection.client()?;
+    let app = arguments.app.as_ref();
+    if !arguments.watch {
+        let status = read(&client, app)?;
+        output.result(&status, describe)?;
+        return Ok(exit_code(&status));
+    }
     loop {
-        let status = read(&client, arguments.app.as_ref())?;
-        output.result(&status, |status| {
-            let clear = if arguments.watch { "\x1b[H\x1b[2J" } else { "" };
-            format!("{clear}{}", describe(status))
-        })?;
-        if !arguments.watch {
-            return Ok(exit_code(&status));
+        match read(&client, app) {
+            Ok(status) => output.result(&status, |status| format!("{CLEAR}{}", describe(status)))?,
+            // Whoever watches wants to see it come back.
+            Err(error) if error.is_transient() => output.note(&error.to_string()),
+            Err(error) => return Err(error.into()),
         }
         std::thread::sleep(WATCH_PAUSE);
     }
 }
 
-fn read(client: &Client, app: Option<&AppName>) -> anyhow::Result<FleetStatus> {
+fn read(client: &Client, app: Option<&AppName>) -> Result<FleetStatus, ClientError> {
     let mut status = client.status()?;
     if let Some(app) = app {
         let one = client.app_status(app)?;
@@ -67,7 +73,8 @@ fn describe(status: &FleetStatus) -> String {
     }
     for agent in &status.agents {
         if !agent.connected && !agent.revoked {
-            let seen = agent.last_seen.map_or("never seen".into(), |seen| format!("last seen {}", ago(seen, status.now)));
+            let seen =
+                agent.last_seen.map_or("never seen".into(), |seen| format!("last seen {}", ago(seen, status.now)));
             text.push_str(&format!("agent {} at {} is away, {seen}\n", agent.agent, agent.site));
         }
         for problem in &agent.problems {
@@ -172,7 +179,8 @@ mod tests {
             }
             assert_eq!(exit_code(status), exit);
         };
-        let good = ["west", "east", "protected ", "0.3 s old", "10s met", "never proved", "shop: orders: the slot is gone"];
+        let good =
+            ["west", "east", "protected ", "0.3 s old", "10s met", "never proved", "shop: orders: the slot is gone"];
         check(&status(Some(0.3), "protected", true, "protected"), &good, Exit::DONE);
         check(&status(Some(25.0), "protected", true, "degraded"), &["25 s old", "10s MISSED"], Exit::NOT_PROTECTED);
         check(&status(None, "copying", false, "unprotected"), &["first copy", "none"], Exit::NOT_PROTECTED);

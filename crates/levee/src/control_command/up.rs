@@ -99,12 +99,7 @@ async fn up(arguments: UpArguments, output: Output, shutdown: Shutdown) -> anyho
 }
 
 /// Joins at the first start, with a token that the server makes for it. Says whether it was the first.
-async fn join_once(
-    control: &Control,
-    ready: &Ready,
-    options: &AgentOptions,
-    site: &SiteName,
-) -> anyhow::Result<bool> {
+async fn join_once(control: &Control, ready: &Ready, options: &AgentOptions, site: &SiteName) -> anyhow::Result<bool> {
     if AgentFolder::new(&options.folder).read_membership()?.is_some() {
         return Ok(false);
     }

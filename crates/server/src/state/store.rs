@@ -12,8 +12,9 @@ use super::lease::LeaseId;
 use super::watch::{ChangedKey, Watch};
 use crate::error::{Result, ServerError};
 
-/// How many revisions of changes are kept for those who watch. One that falls further behind reads anew.
-const CHANGES_KEPT: u64 = 10_000;
+/// How many revisions of changes are kept for those who watch: a run of some dozens of steps many times
+/// over, and some megabytes. One that falls further behind reads anew.
+const CHANGES_KEPT: u64 = 1_000;
 
 /// The transactional interface: keys with revisions, compared and changed in one step.
 #[derive(Clone)]

@@ -186,3 +186,23 @@ fn stale_locks_are_removed_on_request() {
     let _held = Lock::take(&vault, LockMode::Shared).unwrap();
     assert_eq!(levee_vault::unlock(&vault, true).unwrap(), 1);
 }
+
+#[test]
+fn a_vault_notices_what_restic_prunes_beside_it() {
+    let scratch = Scratch::new();
+    let source = scratch.path("source");
+    make_zoo(&source);
+    let vault = scratch.init();
+    let first = backup(&vault, &source).snapshot_id.unwrap();
+    std::fs::write(source.join("large"), noise(3 << 20, 77)).unwrap();
+    let second = backup(&vault, &source).snapshot_id.unwrap();
+    scratch.restic(&["forget", "--prune", "--max-unused", "0", &first.to_string()]);
+    restore(&vault, second, &source, &scratch.path("target"));
+    assert_same(&source, &scratch.path("target"));
+    // What was pruned is stored again, and not taken for known.
+    std::fs::write(source.join("large"), noise(5 << 20, 1)).unwrap();
+    let third = backup(&vault, &source);
+    assert!(third.data_added_bytes >= 5 << 20, "{third:?}");
+    assert!(check(&vault, true).is_sound());
+    scratch.restic(&["check", "--read-data"]);
+}

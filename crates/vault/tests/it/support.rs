@@ -76,12 +76,12 @@ pub fn restic_knows(command: &str, flag: &str) -> bool {
     String::from_utf8_lossy(&help.stdout).contains(flag)
 }
 
-/// What restic 0.14 cannot bring back: raw link targets, and times that nanoseconds since 1970 cannot count.
-pub fn remove_what_old_restic_loses(root: &Path) {
+/// What restic cannot bring back: 0.14 raw link targets, any version times after 2262.
+pub fn remove_what_restic_loses(root: &Path) {
     if !restic_knows("restore", "--sparse") {
         std::fs::remove_file(root.join("raw link")).unwrap();
-        set_times(&root.join("empty"), 9_151_488_000, 0);
     }
+    set_times(&root.join("empty"), 9_151_488_000, 0);
 }
 
 pub fn backup_options(path: &Path) -> BackupOptions {

@@ -2,9 +2,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::{ArchiveEnd, ArchiveOptions};
-use crate::StopSignal;
 use crate::postgres::preflight::{Expect, Needs, check_zero_loss};
 use crate::postgres::slot::{Bounded, hold_to_bound};
+use crate::{Error, StopSignal};
 
 /// How often the slot and the settings are looked at.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -55,8 +55,12 @@ impl Watch {
         loop {
             let mut seen = self.seen();
             if options.zero_loss {
-                seen.zero_loss_problem =
-                    check_zero_loss(&options.connect, &needs(options)).err().map(|e| e.with_causes());
+                match check_zero_loss(&options.connect, &needs(options)) {
+                    Ok(()) => seen.zero_loss_problem = None,
+                    Err(error) if is_about_zero_loss(&error) => seen.zero_loss_problem = Some(error.with_causes()),
+                    // A server that could not be asked has changed nothing that is known.
+                    Err(error) => tracing::debug!(slot = options.slot, problem = error.with_causes(), "not asked"),
+                }
             }
             let slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
             match hold_to_bound(&options.connect, &options.slot, options.slot_bound_bytes.unwrap_or(u64::MAX)) {
@@ -76,6 +80,16 @@ impl Watch {
             }
         }
     }
+}
+
+fn is_about_zero_loss(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::RemoteApply { .. }
+            | Error::CommitsDoNotWait { .. }
+            | Error::NotInEveryQuorum { .. }
+            | Error::ApplicationNameTaken { .. }
+    )
 }
 
 fn needs(options: &ArchiveOptions) -> Needs {

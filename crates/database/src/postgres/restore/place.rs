@@ -1,7 +1,6 @@
 //! Where the parts of a restored cluster go on this machine.
 
 use std::fs::{self, File, Permissions};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -21,6 +20,13 @@ const SOCKET_PATH_BYTES_MAX: usize = 107;
 fn file_error(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
     let path = path.to_path_buf();
     move |source| Error::File { doing, path, source }
+}
+
+fn remove_file(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(file_error("removing", path)(error)),
+        _ => Ok(()),
+    }
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {
@@ -125,39 +131,20 @@ impl Layout {
             let mode = Permissions::from_mode(0o700);
             fs::set_permissions(&part.incoming, mode).map_err(file_error("setting the mode of", &part.incoming))?;
         }
+        // From it, recovery would make the links again as they were at the source.
+        remove_file(&self.incoming().join("tablespace_map"))?;
         self.link_tablespaces(|part| &part.incoming)?;
         Ok(restored)
     }
 
-    /// The links in `pg_tblspc`, and `tablespace_map`, from which recovery makes them again.
     fn link_tablespaces<'a>(&'a self, place: impl Fn(&'a Part) -> &'a Path) -> Result<()> {
-        let mut map = Vec::new();
         for part in &self.parts {
             let Some(oid) = part.oid else { continue };
-            let target = place(part);
             let link = self.incoming().join("pg_tblspc").join(oid.to_string());
-            match fs::remove_file(&link) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(file_error("removing", &link)(error));
-                }
-                _ => {}
-            }
-            symlink(target, &link).map_err(file_error("linking", &link))?;
-            map.extend_from_slice(format!("{oid} ").as_bytes());
-            for byte in target.as_os_str().as_bytes() {
-                // As PostgreSQL reads it: a line break or a backslash in a path stands behind a backslash.
-                if matches!(byte, b'\n' | b'\r' | b'\\') {
-                    map.push(b'\\');
-                }
-                map.push(*byte);
-            }
-            map.push(b'\n');
+            remove_file(&link)?;
+            symlink(place(part), &link).map_err(file_error("linking", &link))?;
         }
-        if map.is_empty() {
-            return Ok(());
-        }
-        let path = self.incoming().join("tablespace_map");
-        fs::write(&path, map).map_err(file_error("writing", &path))
+        Ok(())
     }
 
     /// Puts configuration that lay outside the source's data directory into the restored one.

@@ -67,7 +67,8 @@ fn a_server_that_was_initialised_is_found_by_the_context_file() {
     assert_eq!(server.ready["api"], url.as_str());
     assert_eq!(home.json(&["status"])["health"], "protected");
     // A second server in the same folder would tear the state apart.
-    let mut second = home.command(&["server", "run", "--folder", folder, "--api", "127.0.0.1:0", "--wire", "127.0.0.1:0"]);
+    let mut second =
+        home.command(&["server", "run", "--folder", folder, "--api", "127.0.0.1:0", "--wire", "127.0.0.1:0"]);
     assert!(Ended::check(1, &mut second).stderr.contains("in use by another"));
 
     // A token of one's own, and the end of it.

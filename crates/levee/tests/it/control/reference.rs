@@ -41,7 +41,10 @@ fn the_help_is_as_it_was_reviewed() {
     }
     let kept = std::fs::read_to_string(path).unwrap_or_default();
     let line = kept.lines().zip(now.lines()).position(|(kept, now)| kept != now);
-    assert!(kept == now, "line {line:?} of {path} differs: look at it, and write it anew with LEVEE_TESTS_WRITE_HELP=1");
+    assert!(
+        kept == now,
+        "line {line:?} of {path} differs: look at it, and write it anew with LEVEE_TESTS_WRITE_HELP=1"
+    );
 }
 
 #[test]
@@ -54,7 +57,8 @@ fn completions_and_the_manual_name_every_command() {
         }
     }
     let page = home.levee(&["man"]);
-    for word in [".TH levee", "LEVEE SERVER BACKUP", "LEVEE VAULT RESTORE", "LEVEE FAILOVER", "old\\-site\\-is\\-down"] {
+    for word in [".TH levee", "LEVEE SERVER BACKUP", "LEVEE VAULT RESTORE", "LEVEE FAILOVER", "old\\-site\\-is\\-down"]
+    {
         assert!(page.contains(word), "{word} in the manual");
     }
 }
