@@ -3,7 +3,6 @@
 mod control;
 mod dns;
 mod documents;
-mod ledger;
 mod orders;
 mod protection;
 mod report;

@@ -7,7 +7,6 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod demo;
 mod setup;
-mod sql;
 mod test;
 mod tidy;
 mod workspace;

@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use crate::commands::Commands;
 use crate::context::ProtectContext;
 use crate::exchange::Gossip;
-use crate::protect::Supervisor;
+use crate::protect::{Source, Supervisor};
 
 const STATUS_EVERY: Duration = Duration::from_secs(1);
 /// Between two statuses, so that a change that repeats itself does not fill the stream.
@@ -91,13 +91,18 @@ impl Control {
     /// Takes what the server wants: durable first, then in force.
     async fn take(&self, desired: Desired) {
         let known = self.desired.borrow().revision;
+        let (supervisor, gossip) = (self.supervisor.clone(), self.gossip.clone());
+        if desired.revision == known {
+            // The same again is the server's word that it still holds.
+            let supervisor = supervisor.clone();
+            let _ = spawn_blocking(move || supervisor.confirm()).await;
+        }
         if desired.revision <= known {
             return;
         }
-        let (supervisor, gossip) = (self.supervisor.clone(), self.gossip.clone());
         let taken = spawn_blocking(move || {
             gossip.folder.keep_desired(&desired)?;
-            apply(&supervisor, &gossip, &desired);
+            apply(&supervisor, &gossip, &desired, Source::Server);
             Ok::<_, crate::Error>(desired)
         });
         match taken.await {
@@ -114,7 +119,7 @@ impl Control {
 }
 
 /// Brings everything in line with what the server wants. Blocks for as long as files take to be written.
-pub(crate) fn apply(supervisor: &Supervisor, gossip: &Gossip, desired: &Desired) {
+pub(crate) fn apply(supervisor: &Supervisor, gossip: &Gossip, desired: &Desired, source: Source) {
     if let Some(signed) = &desired.revocations {
         gossip
             .revoke(signed)
@@ -125,7 +130,7 @@ pub(crate) fn apply(supervisor: &Supervisor, gossip: &Gossip, desired: &Desired)
             warn!(name = record.name, error = levee_wire::chain(&error), "a DNS record was not taken over");
         }
     }
-    supervisor.apply(desired);
+    supervisor.apply(desired, source);
 }
 
 async fn report(

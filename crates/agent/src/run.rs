@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::exchange::{self, Gossip};
 use crate::folder::{AgentFolder, FolderLock};
 use crate::options::{AgentOptions, LocalAddresses};
-use crate::protect::Supervisor;
+use crate::protect::{Source, Supervisor};
 use crate::renewal;
 use crate::secrets::Secrets;
 
@@ -104,7 +104,7 @@ impl Agent {
                     supervisor: supervisor.clone(),
                     changed: context.changed,
                 };
-                control::apply(&supervisor, &gossip, &desired);
+                control::apply(&supervisor, &gossip, &desired, Source::Remembered);
                 Ok::<_, Error>((supervisor, gossip, desired))
             });
             started.await.map_err(|source| Error::Task { source })??

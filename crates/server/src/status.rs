@@ -56,6 +56,15 @@ impl Known<'_> {
                 Some(view) => problems.extend(clock_problem(&view.agent, view.clock_ahead_ms)),
             }
         }
+        let newest = agents.iter().filter_map(|view| view.status.as_ref()).flat_map(|status| &status.assets);
+        let newest = newest.filter(|asset| asset.app == *app).map(|asset| asset.epoch).max();
+        if let Some(newest) = newest.filter(|newest| *newest > record.epoch) {
+            problems.push(format!(
+                "the agents know epoch {newest} of {app}, and the server only {}: it was restored from a backup that is \
+                 older than the last change of site; see docs/operating/server-backup.md",
+                record.epoch
+            ));
+        }
         let assets: Vec<AssetView> =
             record.spec.asset_names().map(|asset| self.asset(app, record, &agents, asset)).collect();
         let age_s = assets.iter().map(|asset| asset.age_s).try_fold(0.0, |oldest: f64, age| Some(oldest.max(age?)));

@@ -6,6 +6,7 @@
 
 pub mod apt;
 mod cache;
+pub mod ledger;
 pub mod levee;
 pub mod netns;
 pub mod ports;

@@ -4,8 +4,10 @@ mod binaries;
 mod builder;
 mod cluster;
 mod pgbench;
+mod session;
 
 pub use binaries::{Binaries, Version, install_private};
 pub use builder::Builder;
 pub use cluster::{Cluster, Stop};
 pub use pgbench::{Pgbench, PgbenchReport};
+pub use session::{Outcome, Session};

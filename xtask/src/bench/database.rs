@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use super::{median, percentile};
 use crate::setup::{self, Needs};
-use crate::sql::Session;
+use levee_testing::postgres::Session;
 use crate::workspace::build_levee;
 
 const LAG_SAMPLE_INTERVAL: Duration = Duration::from_millis(100);

@@ -19,8 +19,8 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use super::dns::Resolver;
-use super::ledger::{Entry, Ledger};
-use crate::sql::Session;
+use levee_testing::ledger::{Entry, Ledger};
+use levee_testing::postgres::Session;
 
 const FILE_BYTES_MAX: u64 = 64 << 10;
 const PAUSE_BETWEEN_CHANGES: Duration = Duration::from_millis(20);

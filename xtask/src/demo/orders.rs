@@ -14,8 +14,8 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 
 use super::dns::Resolver;
-use super::ledger::{Entry, Ledger};
-use crate::sql::Session;
+use levee_testing::ledger::{Entry, Ledger};
+use levee_testing::postgres::Session;
 
 const PAUSE_BETWEEN_ORDERS: Duration = Duration::from_millis(10);
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(50);

@@ -14,12 +14,12 @@ use levee_testing::tools;
 use levee_testing::wait::wait_until;
 
 use super::documents;
-use super::ledger::Entry;
+use levee_testing::ledger::Entry;
 use super::scenario::{Clients, prepare, protect};
 use super::terminal::Terminal;
 use super::world::World;
 use super::{QUICK, orders};
-use crate::sql::Session;
+use levee_testing::postgres::Session;
 use crate::workspace::root;
 
 /// The commands of the page, but for its first block, which says where things are.

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 /// The level of each crate.
-const LEVELS: [(&str, u8); 18] = [
+const LEVELS: [(&str, u8); 19] = [
     ("levee-model", 0),
     ("levee-store", 1),
     ("levee-wire", 1),
@@ -25,6 +25,8 @@ const LEVELS: [(&str, u8); 18] = [
     ("levee", 5),
     // Aside: drives the pure cores.
     ("levee-sim", 3),
+    // Aside: tests of the built program, across processes.
+    ("levee-e2e", 6),
     // Aside: developer commands.
     ("xtask", 6),
 ];

@@ -192,6 +192,19 @@ impl App {
         ending.into_values().for_each(Task::end);
     }
 
+    /// The server has said that this assignment still holds: after a restart of the machine the start gate waits
+    /// for this.
+    pub fn confirm(&self) {
+        let (assignment, state) = (self.assignment(), self.state());
+        let is_writer = assignment.role == Role::Writer && assignment.epoch == state.epoch;
+        if is_writer
+            && state.phase == Phase::Writer
+            && let Err(error) = super::database::gate(self).open_for_writer(state.epoch)
+        {
+            tracing::warn!(app = %self.name, "{}", in_full(&error));
+        }
+    }
+
     /// Stops writing when the other site has told of a higher epoch. A peer's word is a reason to stop, never
     /// one to begin.
     pub fn obey(self: &Arc<Self>, heard: Option<Epoch>) {

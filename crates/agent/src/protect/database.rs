@@ -192,7 +192,7 @@ pub fn replayed(app: &Arc<App>, asset: &AssetName) -> Result<Lsn, Failure> {
 pub fn start_writing(app: &Arc<App>, asset: &AssetName, epoch: Epoch) -> Result<TimelineId, Failure> {
     let fail = |error: levee_database::Error| transient(format!("{asset} does not start: {}", in_full(&error)));
     let gate = gate(app);
-    gate.open_for_writer(epoch).map_err(fail)?;
+    gate.reopen(epoch).map_err(fail)?;
     gate.check_start(epoch).map_err(fail)?;
     let instance = open(app, asset, &here(app, asset)?)?;
     let timeline = if instance.data_directory().join("standby.signal").exists() {

@@ -13,6 +13,7 @@ use levee_model::{AgentId, AppName, AssetName, RunId};
 ///          journal-identity      age identity that opens the journal; never leaves this host
 ///          recovery-kit.txt      made once with the repository; to be moved to a safe place
 ///          runs/RUN/             scratch of a drill
+///          log-start-ASSET.json  where the unbroken log at the other site begins (writer side)
 ///          server/ASSET/         socket and log of the app's own database server
 ///          APP.gate.json         the start gate
 /// ```
@@ -69,6 +70,11 @@ impl AppFolder {
 
     pub fn run(&self, run: &RunId) -> PathBuf {
         self.runs().join(run.as_str())
+    }
+
+    /// Where the log that is archived now began at the other site: a base backup must not be older.
+    pub fn log_start(&self, asset: &AssetName) -> PathBuf {
+        self.root.join(format!("log-start-{asset}.json"))
     }
 
     /// What belongs to the app's own server at this site: its socket and log, and what only it may read.

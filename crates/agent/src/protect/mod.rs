@@ -9,6 +9,7 @@
 mod actions;
 mod app;
 mod board;
+mod by_hand;
 mod copies;
 mod database;
 mod demote;
@@ -43,24 +44,36 @@ use zeroize::Zeroizing;
 
 use crate::context::ProtectContext;
 use app::{App, failure, in_full, transient};
+pub use by_hand::start_database;
 use state::Phase;
 
 /// How often it is looked whether a peer has told of a higher epoch: a bound of how long two sites could write
 /// after a wrong word of an operator, as long as they can reach each other.
 const LISTEN_EVERY: Duration = Duration::from_millis(200);
 
+/// Whose word a `Desired` is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The server has just said it.
+    Server,
+    /// It is what the server said before this agent was started.
+    Remembered,
+}
+
+type Wanted = (Desired, Source);
+
 /// Owns every app at this site. Its calls may be made from any thread that may block.
 pub struct Supervisor {
     context: ProtectContext,
     apps: RwLock<BTreeMap<AppName, Arc<App>>>,
     /// To the one thread that takes over what is wanted, in order.
-    desired: Mutex<Sender<Desired>>,
+    desired: Mutex<Sender<Wanted>>,
 }
 
 impl Supervisor {
     /// Starts the thread that takes over what is wanted. Nothing is protected before the first `apply`.
     pub fn start(context: ProtectContext) -> std::io::Result<Arc<Supervisor>> {
-        let (desired, wanted) = mpsc::channel::<Desired>();
+        let (desired, wanted) = mpsc::channel::<Wanted>();
         let supervisor = Arc::new(Supervisor { context, apps: RwLock::default(), desired: Mutex::new(desired) });
         let weak = Arc::downgrade(&supervisor);
         std::thread::Builder::new().name("reconcile".into()).spawn(move || {
@@ -69,7 +82,7 @@ impl Supervisor {
                 let Some(supervisor) = weak.upgrade() else { return };
                 match next {
                     // Only the newest counts.
-                    Ok(desired) => supervisor.take_over(wanted.try_iter().last().unwrap_or(desired)),
+                    Ok(next) => supervisor.take_over(wanted.try_iter().last().unwrap_or(next)),
                     Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => return,
                 }
@@ -80,12 +93,17 @@ impl Supervisor {
     }
 
     /// Brings this site in line with what is wanted, soon. Does not wait.
-    pub fn apply(&self, desired: &Desired) {
+    pub fn apply(&self, desired: &Desired, source: Source) {
         // The thread ends only with the supervisor itself.
-        let _ = self.desired.lock().unwrap_or_else(PoisonError::into_inner).send(desired.clone());
+        let _ = self.desired.lock().unwrap_or_else(PoisonError::into_inner).send((desired.clone(), source));
     }
 
-    fn take_over(&self, desired: Desired) {
+    /// The server has said that what it wanted last still holds, or has just said what it wants.
+    pub fn confirm(&self) {
+        self.all().iter().for_each(|app| app.confirm());
+    }
+
+    fn take_over(&self, (desired, source): Wanted) {
         let wanted: Vec<AppName> = desired.assignments.iter().map(|assignment| assignment.app.clone()).collect();
         for assignment in desired.assignments {
             let known = self.find(&assignment.app);
@@ -100,6 +118,9 @@ impl Supervisor {
                         .unwrap_or_else(PoisonError::into_inner)
                         .insert(assignment.app.clone(), app.clone());
                     app.assign(assignment);
+                    if source == Source::Server {
+                        app.confirm();
+                    }
                 }
                 Err(failure) => tracing::error!(app = %assignment.app, "{}", failure.message),
             }

@@ -41,7 +41,12 @@ impl JournalSession {
         };
         let extent = journal.extent(open.system_identifier, open.timeline).map_err(refusal)?;
         let resume = extent.map_or(open.source_start, |extent| extent.durable_end);
-        let writer = journal.writer(lineage, resume).map_err(refusal)?;
+        let writer = if open.after_gap {
+            journal.writer_after_gap(lineage, open.source_start)
+        } else {
+            journal.writer(lineage, resume)
+        }
+        .map_err(refusal)?;
         let resume = writer.end();
         Ok(JournalSession { app, journal, writer, system_identifier: open.system_identifier, open, resume })
     }

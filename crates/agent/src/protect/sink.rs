@@ -5,16 +5,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use levee_database::postgres::{Lineage, LogChunk, LogSink, SinkError};
-use levee_model::AssetId;
 use levee_model::control::Assignment;
 use levee_model::postgres::{Lsn, SegmentSize, SystemIdentifier, TimelineId};
+use levee_model::{AssetId, LogPosition};
 use levee_wire::AgentClient;
 use levee_wire::log::{LogError, LogOpen, LogReceiver, LogSender, LogStream, RefusalReason};
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::task::JoinHandle;
 
 use super::app::in_full;
+use super::folder::AppFolder;
 use crate::context::ProtectContext;
+use crate::durable;
 
 /// Sends a log to the agent of the recovery side.
 pub struct WireSink {
@@ -23,6 +25,8 @@ pub struct WireSink {
     asset: AssetId,
     progress: Arc<Progress>,
     stream: Option<OpenStream>,
+    /// The log that the other site would need next is gone: it goes on behind the gap.
+    after_gap: bool,
     /// History files that came before the stream was open.
     histories: Vec<(TimelineId, Vec<u8>)>,
 }
@@ -65,15 +69,48 @@ impl Progress {
 
 impl WireSink {
     /// Fails only when the process may open no more file descriptors.
-    pub fn new(context: ProtectContext, assignment: Arc<Assignment>, asset: AssetId) -> std::io::Result<Self> {
+    pub fn new(
+        context: ProtectContext,
+        assignment: Arc<Assignment>,
+        asset: AssetId,
+        after_gap: bool,
+    ) -> std::io::Result<Self> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let progress = Progress { durable: AtomicU64::new(0), ended: Mutex::default(), event };
-        Ok(Self { context, assignment, asset, progress: Arc::new(progress), stream: None, histories: Vec::new() })
+        Ok(Self {
+            context,
+            assignment,
+            asset,
+            progress: Arc::new(progress),
+            stream: None,
+            after_gap,
+            histories: Vec::new(),
+        })
     }
 
     /// Asks the other site where its durable log of this lineage ends, and `source_start` if it has none.
     pub fn remote_end(&self, lineage: Lineage, segment_size: SegmentSize, source_start: Lsn) -> Result<Lsn, SinkError> {
         Ok(self.open(lineage, segment_size, source_start)?.resume)
+    }
+
+    /// Keeps where the unbroken log at the other site begins, when it begins anew.
+    fn note_start(&self, lineage: Lineage, source_start: Lsn, resume: Lsn) -> Result<(), SinkError> {
+        let path = AppFolder::new(self.context.folder.root(), &self.asset.app).log_start(&self.asset.asset);
+        let unavailable = |error: std::io::Error| SinkError::Unavailable {
+            reason: format!("cannot use {}: {error}", path.display()),
+        };
+        let known: Option<LogPosition> = durable::read_json(&path).map_err(unavailable)?;
+        let same = known.is_some_and(|known| {
+            (known.system_identifier, known.timeline) == (lineage.system_identifier, lineage.timeline)
+        });
+        // A receiver that begins where the slot does has nothing: its journal is new.
+        let is_new = resume == source_start && known.is_some_and(|known| known.lsn < resume);
+        if self.after_gap || !same || is_new {
+            let lsn = if self.after_gap { resume } else { resume.min(source_start) };
+            let Lineage { system_identifier, timeline } = lineage;
+            durable::write_json(&path, &LogPosition { system_identifier, timeline, lsn }).map_err(unavailable)?;
+        }
+        Ok(())
     }
 
     fn open(&self, lineage: Lineage, segment_size: SegmentSize, source_start: Lsn) -> Result<LogStream, SinkError> {
@@ -88,6 +125,7 @@ impl WireSink {
             timeline: lineage.timeline,
             segment_size,
             source_start,
+            after_gap: self.after_gap,
         };
         self.context.runtime.block_on(async {
             // A connection of its own: nothing else may sit in front of a commit's acknowledgement.
@@ -128,6 +166,9 @@ impl LogSink for WireSink {
     fn begin(&mut self, lineage: Lineage, segment_size: SegmentSize, source_start: Lsn) -> Result<Lsn, SinkError> {
         self.stream = None;
         let LogStream { resume, sender, receiver } = self.open(lineage, segment_size, source_start)?;
+        self.note_start(lineage, source_start, resume)?;
+        // Only the first stream goes over the gap; whatever comes later continues what this one began.
+        self.after_gap = false;
         self.progress.durable.store(resume.0, Ordering::SeqCst);
         *self.progress.ended.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let listener = self.context.runtime.spawn(listen(receiver, self.progress.clone()));

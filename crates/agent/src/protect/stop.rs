@@ -68,7 +68,7 @@ fn stop_database(app: &Arc<App>, asset: &AssetName, spec: &PostgresSpec) -> Resu
     let last_record_end = Lsn(control.checkpoint.0 + SHUTDOWN_CHECKPOINT_BYTES);
     let lineage = Lineage { system_identifier: control.system_identifier, timeline: control.timeline };
     let id = AssetId::new(app.name.clone(), asset.clone());
-    let sink = WireSink::new(app.context.clone(), assignment.clone(), id)
+    let sink = WireSink::new(app.context.clone(), assignment.clone(), id, false)
         .map_err(|error| failure(format!("cannot open a log stream: {error}")))?;
     let deadline = Instant::now() + SHIP_MAX;
     loop {

@@ -66,7 +66,17 @@ impl StartGate {
         self.write(epoch, GateRole::Writer)
     }
 
-    /// Shuts the gate at an epoch, durably. It opens again only at a newer one.
+    /// Makes this site the writer again at the epoch at which it was stopped: only for a run that was aborted
+    /// before the app had moved.
+    ///
+    /// # Errors
+    /// `GateStale` when a newer epoch is known.
+    pub fn reopen(&self, epoch: Epoch) -> Result<()> {
+        self.check_newer(epoch, GateRole::Stopped)?;
+        self.write(epoch, GateRole::Writer)
+    }
+
+    /// Shuts the gate at an epoch, durably. It opens again at a newer one, or by `reopen`.
     pub fn shut(&self, epoch: Epoch) -> Result<()> {
         self.check_newer(epoch, GateRole::Stopped)?;
         self.write(epoch, GateRole::Stopped)

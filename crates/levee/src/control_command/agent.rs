@@ -9,7 +9,7 @@ use levee_agent::{Agent, AgentFolder, AgentOptions, DEFAULT_DNS_PORT, DEFAULT_ST
 use levee_agent::{JoinAs, Listen, Secrets};
 use levee_api::AgentSummary;
 use levee_model::control::Role;
-use levee_model::{AgentId, SiteName};
+use levee_model::{AgentId, AssetId, SiteName};
 use levee_wire::JoinToken;
 use serde_json::json;
 use zeroize::Zeroizing;
@@ -28,6 +28,8 @@ pub enum AgentCommand {
     Join(JoinArguments),
     /// Run the agent
     Run(RunArguments),
+    /// Start a protected database by hand, through the start gate: after a restart of its machine, or maintenance
+    StartDatabase(StartDatabaseArguments),
     /// Passwords that the protection file names
     #[command(subcommand)]
     Secret(SecretCommand),
@@ -104,6 +106,18 @@ pub struct RunArguments {
     server_address: Vec<String>,
 }
 
+#[derive(Debug, Args)]
+pub struct StartDatabaseArguments {
+    /// The database, as APP/ASSET
+    asset: AssetId,
+    /// Start it although neither the server nor the other site has confirmed since this machine's restart that the
+    /// app is written here: say so only when no other site has taken it over
+    #[arg(long)]
+    no_other_writer: bool,
+    #[command(flatten)]
+    folder: Folder,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum SecretCommand {
     /// Set a secret to what standard input has
@@ -127,6 +141,7 @@ pub enum SecretCommand {
 
 pub fn run(command: AgentCommand, output: Output) -> anyhow::Result<Exit> {
     match command {
+        AgentCommand::StartDatabase(arguments) => start_database(arguments, output)?,
         AgentCommand::Join(arguments) => join(arguments, output)?,
         AgentCommand::Run(arguments) => run_agent(arguments, output)?,
         AgentCommand::Secret(command) => secret(command, output)?,
@@ -213,6 +228,13 @@ fn run_agent(arguments: RunArguments, output: Output) -> anyhow::Result<()> {
         })?;
         Ok(agent.run(shutdown.asked()).await?)
     })
+}
+
+fn start_database(arguments: StartDatabaseArguments, output: Output) -> anyhow::Result<()> {
+    let StartDatabaseArguments { asset, no_other_writer, folder: Folder { folder } } = arguments;
+    let pid = levee_agent::start_database(&AgentFolder::new(&folder), &asset, no_other_writer)
+        .map_err(|failure| anyhow::anyhow!(failure.message))?;
+    output.result(&json!({ "asset": asset, "pid": pid }), |_| format!("{asset} runs (process {pid})"))
 }
 
 fn secret(command: SecretCommand, output: Output) -> anyhow::Result<()> {

@@ -51,7 +51,9 @@ impl JournalToWrite {
         };
         keys.recipients.extend(self.recipient.iter().cloned());
         if keys.recipients.is_empty() {
-            bail!("say who may read the journal: --identity-file FILE (make one with age-keygen -o FILE) or --recipient");
+            bail!(
+                "say who may read the journal: --identity-file FILE (make one with age-keygen -o FILE) or --recipient"
+            );
         }
         LogJournal::open(&self.journal, keys)
             .with_context(|| format!("cannot open the journal in {}", self.journal.display()))

@@ -19,7 +19,7 @@ pub(super) struct DirectoryTask {
 }
 
 pub(super) enum Entry {
-    Ready(Node),
+    Ready(Box<Node>),
     /// A file that is being read. Nothing comes when it could not be.
     File(Receiver<ReadFile>),
     /// A directory that came before.
@@ -51,7 +51,7 @@ fn build_tree(context: &Context<'_>, task: DirectoryTask, done: &mut HashMap<u64
     let mut nodes = Vec::with_capacity(task.entries.len());
     for entry in task.entries {
         match entry {
-            Entry::Ready(node) => nodes.push(node),
+            Entry::Ready(node) => nodes.push(*node),
             Entry::Directory(number) => nodes.extend(done.remove(&number)),
             Entry::File(reply) => {
                 let Ok(ReadFile { node, content }) = reply.recv() else { continue };

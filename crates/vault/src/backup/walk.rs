@@ -199,7 +199,7 @@ impl Walk<'_> {
                     }
                 }
             }
-            return Ok(Some(Entry::Ready(node)));
+            return Ok(Some(Entry::Ready(Box::new(node))));
         }
         if let Some(known) = known
             && is_unchanged(known, metadata)
@@ -211,7 +211,7 @@ impl Walk<'_> {
             context.progress.report(Event::Bytes(known.size));
             context.progress.report(Event::Item { path, change: ItemChange::Unmodified });
             // The change time covers owner, mode and attributes as well, but not the last access.
-            return Ok(Some(Entry::Ready(Node { atime: atime_of(context, metadata), ..known.clone() })));
+            return Ok(Some(Entry::Ready(Box::new(Node { atime: atime_of(context, metadata), ..known.clone() }))));
         }
         let (reply, read) = bounded(1);
         let change = if known.is_some() { ItemChange::Changed } else { ItemChange::New };

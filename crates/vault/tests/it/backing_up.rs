@@ -160,7 +160,7 @@ fn files_that_vanish_and_change_while_they_are_read_do_no_harm() {
             while !stop.load(std::sync::atomic::Ordering::Relaxed) {
                 round += 1;
                 let file = source.join((round % 50).to_string());
-                if round % 3 == 0 {
+                if round.is_multiple_of(3) {
                     let _ = std::fs::remove_file(&file);
                 } else {
                     std::fs::write(&file, noise((round % 7) as usize * 100_000, round)).unwrap();

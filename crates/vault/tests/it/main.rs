@@ -4,6 +4,7 @@ mod backing_up;
 mod checking;
 mod faults;
 mod interop;
+mod measure;
 mod opening;
 mod restoring;
 mod streaming;

@@ -121,6 +121,7 @@ fn read_open(open: proto::LogOpen) -> Result<LogOpen, LogRefusal> {
         timeline: TimelineId(open.timeline),
         segment_size: SegmentSize::new(open.segment_size_bytes).map_err(|error| protocol(&error.to_string()))?,
         source_start: Lsn(open.source_start_lsn),
+        after_gap: open.after_gap,
     })
 }
 

@@ -169,6 +169,7 @@ pub(crate) async fn open(
         timeline: open.timeline.0,
         segment_size_bytes: open.segment_size.bytes(),
         source_start_lsn: open.source_start.0,
+        after_gap: open.after_gap,
     };
     let sender = LogSender { queue };
     // The queue is empty, so that this does not wait.

@@ -17,6 +17,8 @@ pub struct LogOpen {
     pub segment_size: SegmentSize,
     /// Where the source can start when the receiver has nothing yet.
     pub source_start: Lsn,
+    /// The log between what the receiver has and `source_start` is gone for good: go on behind the gap.
+    pub after_gap: bool,
 }
 
 /// A piece of log.

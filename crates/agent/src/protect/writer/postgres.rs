@@ -16,6 +16,7 @@ use levee_model::{AssetId, AssetName, LogPosition, Position};
 use super::super::app::{App, failure, in_full, transient};
 use super::super::database;
 use super::super::sink::WireSink;
+use crate::durable;
 
 /// How soon something that failed is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
@@ -36,13 +37,32 @@ pub fn run(app: &Arc<App>, assignment: &Arc<Assignment>, asset: &AssetName, spec
         stop,
         status: Mutex::default(),
     };
+    let mut after_gap = false;
     loop {
-        if let Err(failure) = writer.protect() {
-            app.board.problem(asset, failure.message);
+        match writer.protect(after_gap) {
+            Ok(()) => {}
+            Err(Ended::Gap(message)) => {
+                app.board.problem(asset, message);
+                after_gap = true;
+            }
+            Err(Ended::Failed(failure)) => app.board.problem(asset, failure.message),
         }
         if stop.wait(RETRY_AFTER) {
             return;
         }
+    }
+}
+
+/// Why archiving ended.
+enum Ended {
+    /// The log that is needed next is gone at the source.
+    Gap(String),
+    Failed(Failure),
+}
+
+impl From<Failure> for Ended {
+    fn from(failure: Failure) -> Self {
+        Ended::Failed(failure)
     }
 }
 
@@ -62,7 +82,10 @@ impl Writer<'_> {
     }
 
     /// Archives until stopped or until something fails that a new attempt may mend.
-    fn protect(&self) -> Result<(), Failure> {
+    ///
+    /// After a gap the log goes on behind it, and a new base backup is taken: what was stored before stays
+    /// restorable up to the gap.
+    fn protect(&self, after_gap: bool) -> Result<(), Ended> {
         let connect = database::connect_options(self.app, self.here()?)?;
         let slot = slot::name_for(&self.id);
         let needs = Needs {
@@ -80,7 +103,7 @@ impl Writer<'_> {
             system_identifier: Some(report.system_identifier),
             ..ArchiveOptions::new(connect, slot)
         };
-        let mut sink = WireSink::new(self.app.context.clone(), self.assignment.clone(), self.id.clone())
+        let mut sink = WireSink::new(self.app.context.clone(), self.assignment.clone(), self.id.clone(), after_gap)
             .map_err(|error| failure(format!("cannot open a log stream: {error}")))?;
         let bases_stop =
             StopSignal::new().map_err(|error| failure(format!("cannot start the base backups: {error}")))?;
@@ -95,8 +118,10 @@ impl Writer<'_> {
                      {bound_bytes}, and was dropped so that the source's disk does not fill up; archiving starts again \
                      by itself, with a new base backup if the log between is gone",
                     options.slot
-                ))),
-                Err(error) => Err(failure(in_full(&error))),
+                ))
+                .into()),
+                Err(error @ levee_database::Error::Gap { .. }) => Err(Ended::Gap(in_full(&error))),
+                Err(error) => Err(failure(in_full(&error)).into()),
             }
         })
     }
@@ -176,9 +201,13 @@ impl Writer<'_> {
     }
 
     fn is_due(&self, bases: &[BaseBackup], status: &ArchiveStatus, now: Timestamp) -> bool {
+        // A base from before the unbroken log began can't be rolled forward to now.
+        let log_start: Option<LogPosition> =
+            durable::read_json(&self.app.folder.log_start(&self.id.asset)).unwrap_or_default();
         let usable = |base: &&BaseBackup| {
             Some(base.facts.system_identifier) == status.system_identifier
                 && Some(base.facts.timeline) == status.timeline
+                && log_start.is_some_and(|start| start.timeline != base.facts.timeline || start.lsn <= base.facts.start)
         };
         match bases.iter().filter(usable).map(|base| base.facts.started_at).max() {
             None => true,

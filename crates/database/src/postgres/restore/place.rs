@@ -8,7 +8,7 @@ use std::process::Stdio;
 use levee_model::postgres::wal_file_name;
 use levee_vault::{Progress, RestoreOptions, restore};
 
-use super::settings::moved_inside;
+use super::settings::cleaned;
 use super::{Mode, RestoreRequest};
 use crate::postgres::base::{DATA_PATH, TABLESPACES_PATH};
 use crate::postgres::instance::OsUser;
@@ -156,16 +156,20 @@ impl Layout {
                 let is_it = Path::new(&file.path).file_name().is_some_and(|file_name| file_name == name);
                 file.stored.as_ref().filter(|stored| is_it && !stored.starts_with(DATA_PATH))
             });
-            let Some(stored) = stored else { continue };
+            let Some(stored) = stored else {
+                if name == "postgresql.conf" {
+                    self.clean(&target, false)?;
+                }
+                continue;
+            };
             let content = request
                 .vault
                 .read_file(&request.plan.base.snapshot, Path::new(stored))
                 .map_err(|source| Error::Vault { doing: "restoring the configuration", source })?;
-            let content = match name {
-                "postgresql.conf" => moved_inside(&String::from_utf8_lossy(&content)).into_bytes(),
-                _ => content,
-            };
             fs::write(&target, content).map_err(file_error("writing", &target))?;
+            if name == "postgresql.conf" {
+                self.clean(&target, true)?;
+            }
         }
         // Debian's main file includes a folder that need not hold anything.
         self.place_included(request)?;
@@ -175,6 +179,16 @@ impl Layout {
             }
         }
         Ok(())
+    }
+
+    fn clean(&self, main: &Path, was_outside: bool) -> Result<()> {
+        let text = match fs::read(main) {
+            Ok(text) => text,
+            // The caller says so.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(file_error("reading", main)(error)),
+        };
+        fs::write(main, cleaned(&String::from_utf8_lossy(&text), was_outside)).map_err(file_error("writing", main))
     }
 
     /// Files that the main file includes, by their paths relative to it.

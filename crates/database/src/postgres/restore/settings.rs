@@ -28,6 +28,10 @@ const CLEARED: [(&str, &str); 10] = [
 /// Settings of Debian's kind that name places outside the data directory.
 const PLACES: [&str; 5] = ["data_directory", "hba_file", "ident_file", "external_pid_file", "stats_temp_directory"];
 
+/// At most one of these may be set, even to nothing, so that others have to go.
+const TARGETS: [&str; 5] =
+    ["recovery_target", "recovery_target_lsn", "recovery_target_name", "recovery_target_time", "recovery_target_xid"];
+
 /// How often a standby asks for more log: an upper bound of the time that a switchover waits for it.
 const RETRIEVE_RETRY: &str = "200ms";
 
@@ -42,16 +46,11 @@ pub(super) fn of(request: &RestoreRequest<'_>, identity_file: &Path) -> Result<V
         .collect();
     let mut set = |name: &'static str, value: String| settings.push((name, value));
     set("restore_command", restore_command(request, identity_file)?);
-    for name in ["recovery_target", "recovery_target_name", "recovery_target_time"] {
-        set(name, String::new());
+    match plan.stop {
+        Stop::End => {}
+        Stop::Before(lsn) => set("recovery_target_lsn", lsn.to_string()),
+        Stop::BeforeXid(xid) => set("recovery_target_xid", xid.to_string()),
     }
-    let (lsn, xid) = match plan.stop {
-        Stop::End => (String::new(), String::new()),
-        Stop::Before(lsn) => (lsn.to_string(), String::new()),
-        Stop::BeforeXid(xid) => (String::new(), xid.to_string()),
-    };
-    set("recovery_target_lsn", lsn);
-    set("recovery_target_xid", xid);
     set("recovery_target_inclusive", "off".into());
     set("recovery_target_timeline", timeline(request.mode, plan));
     set("recovery_target_action", if request.mode == Mode::Pause { "pause" } else { "promote" }.into());
@@ -122,12 +121,12 @@ pub(super) fn write(data_directory: &Path, settings: &[(&'static str, String)]) 
 
 fn with_settings(before: &str, settings: &[(&'static str, String)]) -> Result<String> {
     let is_set = |line: &str| {
-        let name = line.split(['=', ' ', '\t']).next().unwrap_or_default();
-        settings.iter().any(|(set, _)| set.eq_ignore_ascii_case(name))
+        let names = settings.iter().map(|(name, _)| *name).chain(TARGETS);
+        names.into_iter().any(|name| sets(line, name))
     };
     let mut text: String = before
         .lines()
-        .filter(|line| *line != BEGIN && *line != END && !is_set(line.trim_start()))
+        .filter(|line| *line != BEGIN && *line != END && !is_set(line))
         .flat_map(|line| [line, "\n"])
         .collect();
     text.push_str(&format!("{BEGIN}\n"));
@@ -142,13 +141,17 @@ fn with_settings(before: &str, settings: &[(&'static str, String)]) -> Result<St
     Ok(text)
 }
 
-/// Makes a configuration file that came from outside the data directory fit to lie inside it.
-pub(super) fn moved_inside(text: &str) -> String {
-    let names_place = |line: &str| {
-        let name = line.trim_start().split(['=', ' ', '\t']).next().unwrap_or_default();
-        PLACES.iter().any(|place| place.eq_ignore_ascii_case(name))
-    };
-    let keep = |line: &str| match names_place(line) {
+/// Whether a line of a configuration file sets this.
+fn sets(line: &str, name: &str) -> bool {
+    line.trim_start().split(['=', ' ', '\t']).next().unwrap_or_default().eq_ignore_ascii_case(name)
+}
+
+/// Takes out of the main configuration file what names places of the source, where the file lay outside
+/// its data directory, and targets of an earlier recovery.
+pub(super) fn cleaned(text: &str, was_outside: bool) -> String {
+    let places = if was_outside { &PLACES[..] } else { &[] };
+    let taken_out = |line: &str| places.iter().chain(&TARGETS).any(|name| sets(line, name));
+    let keep = |line: &str| match taken_out(line) {
         true => format!("#{line}  # at the source\n"),
         false => format!("{line}\n"),
     };
@@ -178,8 +181,10 @@ mod tests {
     #[test]
     fn places_of_the_source_are_taken_out() {
         let text = "data_directory = '/var/lib/x'\nhba_file='/etc/y'\nport = 5432\n  ident_file ='/z'\n";
-        let moved = moved_inside(text);
+        let moved = cleaned(text, true);
         let kept: Vec<&str> = moved.lines().filter(|line| !line.starts_with('#')).collect();
         assert_eq!(kept, ["port = 5432"]);
+        let inside = "hba_file = 'x'\nrecovery_target_xid='5'\nport = 1\n";
+        assert_eq!(cleaned(inside, false), "hba_file = 'x'\n#recovery_target_xid='5'  # at the source\nport = 1\n");
     }
 }

@@ -159,3 +159,36 @@ fn an_unknown_snapshot_is_1_and_nothing_is_restored() {
         assert!(!target.exists());
     }
 }
+
+#[test]
+fn a_full_disk_is_1_and_what_was_stored_stays_whole() {
+    let case = Case::new();
+    fs::create_dir(&case.vault).unwrap();
+    let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"]).arg(&case.vault).status();
+    if !mount.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: this user may not mount a file system");
+        return;
+    }
+    let _disk = Mounted(&case.vault);
+    case.levee(&["init"]);
+    let source = case.path("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("small"), super::tree::noise(1, 100_000)).unwrap();
+    case.backup(&[source.to_str().unwrap()]);
+    fs::write(source.join("large"), super::tree::noise(2, 20_000_000)).unwrap();
+    let message = case.levee_fails(1, &["backup", source.to_str().unwrap()]);
+    assert!(message.contains("no space left") && message.contains("free some space"), "{message}");
+    assert_eq!(case.json(&["snapshots"])[0].as_array().unwrap().len(), 1);
+    case.levee(&["check", "--read-data"]);
+    fs::remove_file(source.join("large")).unwrap();
+    case.backup(&[source.to_str().unwrap()]);
+}
+
+/// Unmounts at the end of a test.
+struct Mounted<'a>(&'a std::path::Path);
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0).status();
+    }
+}

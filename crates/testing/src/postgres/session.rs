@@ -1,6 +1,6 @@
 //! A PostgreSQL client in a few lines: plain queries over TCP, for a server that trusts this machine.
 //!
-//! It is xtask's own, so that what the demo and the benchmarks measure owes nothing to Levee's client.
+//! It is the harness's own, so that what tests, demo and benchmarks see owes nothing to Levee's client.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -66,7 +66,7 @@ impl Session {
                 b'N' => outcome.notices.push(message_text(&body)),
                 b'D' => outcome.values.push(first_column(&body).unwrap_or_default()),
                 b'R' if body != [0, 0, 0, 0] => {
-                    return Err(io::Error::other("the server asks for a password; the demo's must trust this machine"));
+                    return Err(io::Error::other("the server asks for a password; it must trust this machine"));
                 }
                 _ => {}
             }
@@ -102,9 +102,8 @@ fn first_column(body: &[u8]) -> Option<String> {
 mod tests {
     use std::net::SocketAddr;
 
-    use levee_testing::postgres::Cluster;
-
     use super::*;
+    use crate::postgres::Cluster;
 
     #[test]
     fn statements_bring_values_notices_and_errors() {
