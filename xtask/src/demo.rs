@@ -3,6 +3,7 @@
 mod control;
 mod dns;
 mod documents;
+mod ledger;
 mod orders;
 mod protection;
 mod report;

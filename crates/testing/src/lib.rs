@@ -6,7 +6,6 @@
 
 pub mod apt;
 mod cache;
-pub mod ledger;
 pub mod levee;
 pub mod netns;
 pub mod ports;

@@ -19,6 +19,10 @@ impl TreeCache {
         self.trees.get(id).map(|(tree, _)| tree.clone())
     }
 
+    pub fn contains(&self, id: &Id) -> bool {
+        self.trees.contains_key(id)
+    }
+
     pub fn insert(&mut self, id: Id, tree: Arc<Tree>, json_bytes: usize) {
         if json_bytes > BYTES_MAX || self.trees.contains_key(&id) {
             return;

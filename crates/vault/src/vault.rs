@@ -481,6 +481,9 @@ impl Vault {
         };
         let mut opener = BlobOpener::new(self)?;
         for tree in &neighbours {
+            if locked(&self.inner.trees).contains(&tree.id) {
+                continue;
+            }
             let from = (tree.offset - first.offset) as usize;
             let Some(sealed) = bytes.get_mut(from..from + tree.length as usize) else { continue };
             let Ok(json) = opener.open(&pack, tree, sealed) else { continue };

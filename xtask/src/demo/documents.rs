@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use super::dns::Resolver;
-use levee_testing::ledger::{Entry, Ledger};
+use super::ledger::{Entry, Ledger};
 use levee_testing::postgres::Session;
 
 const FILE_BYTES_MAX: u64 = 64 << 10;

@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 
 use super::dns::Resolver;
-use levee_testing::ledger::{Entry, Ledger};
+use super::ledger::{Entry, Ledger};
 use levee_testing::postgres::Session;
 
 const PAUSE_BETWEEN_ORDERS: Duration = Duration::from_millis(10);

@@ -13,7 +13,7 @@ use levee_testing::wait::poll;
 use super::control::{Plan, Run, ShopStatus};
 use super::dns::Resolver;
 use super::documents::{self, DocumentLedgers, DocumentWriter, Workplace};
-use levee_testing::ledger::Entry;
+use super::ledger::Entry;
 use super::orders::{self, OrderClient, OrderLoss};
 use super::protection::Site;
 use super::report::{Drill, Failover, Report, Switchover};

@@ -14,7 +14,7 @@ use levee_testing::tools;
 use levee_testing::wait::wait_until;
 
 use super::documents;
-use levee_testing::ledger::Entry;
+use super::ledger::Entry;
 use super::scenario::{Clients, prepare, protect};
 use super::terminal::Terminal;
 use super::world::World;

@@ -284,12 +284,7 @@ fn every_kind_of_target_is_restored_and_verified() {
     assert_eq!(newest.query("select sum(tbalance) from pgbench_tellers"), branches);
     forget_identity(&newest.private_directory).unwrap();
     drop(newest);
-    let log = marks::Log {
-        journal: &side.journal,
-        system_identifier: system,
-        timeline,
-        segment_size: size,
-    };
+    let log = marks::Log { journal: &side.journal, system_identifier: system, timeline, segment_size: size };
     // Half of the targets from marks that are decoded on the spot, half from marks that were kept.
     check("time", RecoveryTarget::Time(time_1), "0,1");
     check("lsn", RecoveryTarget::Lsn(lsn_1), "0,1");

@@ -45,6 +45,7 @@ pub enum AgentCommand {
     },
     /// Trust an agent's certificates no more
     Revoke {
+        /// The agent's name, as the list has it
         agent: AgentId,
         #[command(flatten)]
         connection: Connection,
@@ -122,6 +123,7 @@ pub struct StartDatabaseArguments {
 pub enum SecretCommand {
     /// Set a secret to what standard input has
     Set {
+        /// The name, as `password_secret` has it
         name: String,
         #[command(flatten)]
         folder: Folder,
@@ -133,6 +135,7 @@ pub enum SecretCommand {
     },
     /// Remove a secret
     Remove {
+        /// The name, as `password_secret` has it
         name: String,
         #[command(flatten)]
         folder: Folder,

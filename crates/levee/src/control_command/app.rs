@@ -17,6 +17,7 @@ pub enum AppCommand {
     },
     /// Show an app as it was applied, as a protection file
     Show {
+        /// The app, as the protection file names it
         app: AppName,
         #[command(flatten)]
         connection: Connection,

@@ -29,9 +29,10 @@ pub struct Common {
 
 #[derive(Debug, Args)]
 pub struct DrillArguments {
+    /// The app, as the protection file names it
     app: AppName,
     /// Where to rebuild it: its recovery site
-    #[arg(long)]
+    #[arg(long, value_name = "SITE")]
     to: Option<SiteName>,
     #[command(flatten)]
     common: Common,
@@ -39,9 +40,10 @@ pub struct DrillArguments {
 
 #[derive(Debug, Args)]
 pub struct FailoverArguments {
+    /// The app, as the protection file names it
     app: AppName,
     /// Where to bring it back
-    #[arg(long)]
+    #[arg(long, value_name = "SITE")]
     to: SiteName,
     /// Your word that the site where the app lives is down and can write no more; it is recorded.
     /// If it is not so, two sites may write, and one of the two histories is lost
@@ -56,9 +58,10 @@ pub struct FailoverArguments {
 
 #[derive(Debug, Args)]
 pub struct SwitchoverArguments {
+    /// The app, as the protection file names it
     app: AppName,
     /// Where to move it
-    #[arg(long)]
+    #[arg(long, value_name = "SITE")]
     to: SiteName,
     /// Do not ask
     #[arg(short, long)]

@@ -19,17 +19,21 @@ pub enum RunCommand {
     Watch(OneRun),
     /// Try a step again
     Retry {
+        /// The run's id, as `levee run list` has it
         run: RunId,
+        /// The step's id, as `levee run show` has it
         step: String,
         #[command(flatten)]
         connection: Connection,
     },
     /// Say that a step was done by hand
     Skip {
+        /// The run's id, as `levee run list` has it
         run: RunId,
+        /// The step's id, as `levee run show` has it
         step: String,
         /// What was done; it is recorded
-        #[arg(long)]
+        #[arg(long, value_name = "TEXT")]
         reason: String,
         #[command(flatten)]
         connection: Connection,
@@ -55,6 +59,7 @@ pub struct ListArguments {
 
 #[derive(Debug, Args)]
 pub struct OneRun {
+    /// The run's id, as `levee run list` has it
     run: RunId,
     #[command(flatten)]
     connection: Connection,

@@ -163,7 +163,7 @@ fn init(arguments: InitArguments, output: Output) -> anyhow::Result<Exit> {
         advertise: Vec::new(),
     };
     // A server that starts makes its folder; it is not let on to serve.
-    serve(|_| async move { Ok(drop(Server::start(options).await?)) })
+    serve(|_| async move { Ok(Server::start(options).await.map(drop)?) })
         .with_context(|| format!("cannot make a server in {}", folder.display()))?;
     let files = Files::of(&folder)?;
     let context = Context { server: arguments.url, token_file: files.token, ca_file: files.authority };

@@ -99,12 +99,9 @@ impl Service {
         // A log of an earlier start would say that this one is ready.
         let _ = std::fs::remove_file(log);
         let child = Child::spawn(name, command, log);
-        let mut ready = Value::Null;
-        wait_for(&format!("{name} is ready: {}", log.display()), Duration::from_secs(60), || {
+        let ready = wait_for(&format!("{name} is ready: {}", log.display()), Duration::from_secs(60), || {
             let text = child.log_text();
-            let line = text.lines().find(|line| line.starts_with('{'));
-            ready = line.and_then(|line| serde_json::from_str(line).ok()).unwrap_or_default();
-            !ready.is_null()
+            serde_json::from_str(text.lines().find(|line| line.starts_with('{'))?).ok()
         });
         Service { child, ready }
     }

@@ -179,7 +179,7 @@ pub async fn create_token(
     Body(request): Body<TokenRequest>,
 ) -> Answer<Value> {
     let TokenRequest { name, access, expires_at } = request;
-    let (view, text) = control.token_create(&caller, name, access.into(), expires_at).await?;
+    let (view, text) = control.token_create(&caller, name, access, expires_at).await?;
     with_token(&view, &text)
 }
 

@@ -4,15 +4,15 @@ use jiff::Timestamp;
 use levee_vault::*;
 use crate::support::*;
 
-fn cpu() -> f64 {
+fn cpu() -> (f64, f64) {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
+    (fields[11].parse::<f64>().unwrap() / 100.0, fields[12].parse::<f64>().unwrap() / 100.0)
 }
 fn timed<T>(name: &str, run: impl FnOnce() -> T) -> T {
     let (start, before) = (Instant::now(), cpu());
     let result = run();
-    println!("{name}: {:.2} s wall, {:.2} s cpu", start.elapsed().as_secs_f64(), cpu() - before);
+    println!("{name}: {:.2} s wall, {:.2} s user {:.2} s system", start.elapsed().as_secs_f64(), cpu().0 - before.0, cpu().1 - before.1);
     result
 }
 #[test]

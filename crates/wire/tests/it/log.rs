@@ -87,6 +87,7 @@ fn open(fleet: &Fleet, agent: &str, epoch: u64) -> LogOpen {
         timeline: TimelineId(1),
         segment_size: SegmentSize::DEFAULT,
         source_start: Lsn(START),
+        after_gap: false,
     }
 }
 

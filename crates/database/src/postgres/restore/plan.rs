@@ -94,18 +94,32 @@ pub fn plan(
             Err(error) => why_not = why_not.or(Some(error)),
         }
     }
-    let Some(oldest) = usable.last() else { return Err(why_not.unwrap_or(Error::NoBase)) };
+    // Routes that end at the same place lie on one unbroken stretch of log; a gap begins another. The newest first.
+    let mut first_error = None;
+    for stretch in usable.chunk_by(|newer, older| newer.end() == older.end()) {
+        match on_stretch(stretch, target) {
+            Err(error @ (Error::UnknownTarget { .. } | Error::BeforeFirst { .. })) => {
+                first_error = first_error.or(Some(error));
+            }
+            result => return result.map_err(|error| first_error.unwrap_or(error)),
+        }
+    }
+    Err(first_error.or(why_not).unwrap_or(Error::NoBase))
+}
+
+/// The newest base on one stretch of log from which the target can be reached. `routes` are the newest first.
+fn on_stretch(routes: &[Route<'_>], target: &RecoveryTarget) -> Result<RestorePlan> {
+    let oldest = routes.last().ok_or(Error::NoBase)?;
     let found = oldest.find(target)?;
-    let before_first = || Error::BeforeFirst {
-        target: target.to_string(),
-        first_lsn: oldest.base.facts.stop,
-        first_time: oldest.base.facts.ended_at,
-    };
     let reaches = |route: &&Route<'_>| {
         let in_time = found.not_before.is_none_or(|moment| route.base.facts.ended_at <= moment);
         route.consistent_before(found.timeline, found.end) && in_time
     };
-    let route = usable.iter().find(reaches).ok_or_else(before_first)?;
+    let route = routes.iter().find(reaches).ok_or_else(|| Error::BeforeFirst {
+        target: target.to_string(),
+        first_lsn: oldest.base.facts.stop,
+        first_time: oldest.base.facts.ended_at,
+    })?;
     Ok(route.plan(&found))
 }
 
@@ -149,10 +163,13 @@ impl<'a> Route<'a> {
             let have = format!(", and ends at {}", first.to);
             return Err(Error::LogMissing { timeline: first.timeline, from: facts.start, to: facts.stop, have });
         }
-        let extent = journal
-            .extent(facts.system_identifier, target)
+        // Of the stretch that the route is on: behind a gap there may be a newer one.
+        let extents = journal
+            .extents(facts.system_identifier, target)
             .map_err(|source| Error::Journal { doing: "looking for the log in the journal", source })?;
-        Ok(Self { journal, base, legs, as_of: extent.and_then(|extent| extent.as_of) })
+        let end = legs[legs.len() - 1].to;
+        let as_of = extents.iter().find(|extent| extent.durable_end == end).and_then(|extent| extent.as_of);
+        Ok(Self { journal, base, legs, as_of })
     }
 
     fn last_leg(&self) -> &Leg {

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use levee_testing::wait_for;
+use levee_testing::wait::wait_until;
 use serde_json::Value;
 
 use super::{Ended, Home, Service};
@@ -12,7 +12,7 @@ fn connected(home: &Home) -> Vec<String> {
 }
 
 fn wait_until_connected(home: &Home, expected: &[&str]) {
-    wait_for(&format!("{expected:?} are connected"), Duration::from_secs(60), || connected(home) == expected);
+    wait_until(&format!("{expected:?} are connected"), Duration::from_secs(60), || connected(home) == expected);
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn a_second_site_joins_with_a_token_that_works_once() {
     assert_eq!(home.json(&["app", "list"])[0]["writer"], "east");
 
     let asset = |status: &Value| status["apps"][0]["assets"][0].clone();
-    wait_for("documents are protected", Duration::from_secs(90), || {
+    wait_until("documents are protected", Duration::from_secs(90), || {
         let printed = home.command(&["status", "shop", "--json"]).output().unwrap();
         let status: Value = serde_json::from_slice(&printed.stdout).unwrap();
         // The exit code says the same as the text.

@@ -1,0 +1,58 @@
+//! A drill leaves nothing behind, whatever happens in the middle of it.
+
+use levee_testing::wait::poll;
+
+use super::orders::Orders;
+use super::runs::{Begun, Kind};
+use super::traces::Traces;
+use super::world::{PATIENCE, Process, Site, World};
+
+/// Its own memory of how commands ended; it comes with the first command.
+const REMEMBERED: &str = "agent/answers.json";
+
+#[test]
+fn a_drill_leaves_nothing_behind_also_when_its_agent_is_killed() {
+    let mut world = World::protected();
+    let orders = Orders::start(world.databases());
+    let before = Traces::of(&world, Site::West);
+    let runs = world.shop_folder(Site::West).join("runs");
+    for killed_at in [None, Some("rebuild-orders"), Some("start-orders"), Some("probe-orders"), Some("clean-up")] {
+        let run = Begun::new(&world, &Kind::Drill.command(Site::West));
+        if let Some(step) = killed_at {
+            run.wait_begun(&world, step);
+            world.kill(Process::Agent(Site::West));
+            world.start(Process::Agent(Site::West));
+        }
+        let ended = wait_ended(&run, &world);
+        println!("drill killed at {killed_at:?}: {ended}");
+        assert!(killed_at.is_some() || ended == "done", "an undisturbed drill is {ended}\n{}", world.log_tails());
+        check_nothing_left(&world, &before);
+        let left: Vec<_> = std::fs::read_dir(&runs).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+    // The shop itself has noticed nothing.
+    orders.wait_for_more_at(world.database(Site::East), PATIENCE);
+    orders.check_all_in(world.database(Site::East));
+}
+
+/// The state in which a drill has ended: it may fail when its agent is killed, but not stay open.
+#[track_caller]
+fn wait_ended(run: &Begun, world: &World) -> String {
+    let state = poll(PATIENCE, || {
+        let state = run.state(world)["state"].as_str()?.to_string();
+        ["done", "failed", "aborted"].contains(&state.as_str()).then_some(state)
+    });
+    state.unwrap_or_else(|| panic!("the drill did not end: {:#}\n{}", run.state(world), world.log_tails()))
+}
+
+#[track_caller]
+fn check_nothing_left(world: &World, before: &Traces) {
+    // Files that are being written have other names for a moment.
+    let mut left = Vec::new();
+    let clean = poll(PATIENCE / 6, || {
+        left = Traces::of(world, Site::West).beyond(before);
+        left.retain(|trace| trace != REMEMBERED);
+        left.is_empty().then_some(())
+    });
+    assert!(clean.is_some(), "the drill has left {left:#?}\n{}", world.log_tails());
+}

@@ -1,0 +1,118 @@
+//! Each process killed at each step of each kind of run. The run goes on by itself, or can be retried;
+//! no acknowledged order is missing, and there are never two writers.
+
+use super::orders::Orders;
+use super::runs::{Begun, Kind};
+use super::seed::Moments;
+use super::world::{PATIENCE, Process, Site, World};
+use super::writers::WriterWatch;
+
+/// A kill comes so long after the step has begun, at most.
+const DELAY_MS_MAX: u64 = 300;
+
+/// Who is killed, by its part in the run.
+#[derive(Clone, Copy, Debug)]
+enum Victim {
+    Server,
+    /// The agent where the shop is written.
+    Old,
+    /// The agent at the other site.
+    New,
+}
+
+/// A world in which the shop takes orders, whose processes are killed again and again.
+struct Story {
+    world: World,
+    orders: Orders,
+    watch: WriterWatch,
+    moments: Moments,
+    writer: Site,
+}
+
+impl Story {
+    fn begin() -> Story {
+        let world = World::protected();
+        let orders = Orders::start(world.databases());
+        let watch = WriterWatch::start(world.databases());
+        Story { orders, watch, moments: Moments::new(), writer: Site::East, world }
+    }
+
+    /// Carries out one run, with a kill at each of these steps. The shop is protected before and after.
+    #[track_caller]
+    fn run(&mut self, kind: Kind, kills: &[(Victim, &str)]) {
+        self.orders.wait_for_more_at(self.world.database(self.writer), PATIENCE);
+        let to = self.writer.other();
+        let run = Begun::new(&self.world, &kind.command(to));
+        for (victim, step) in kills {
+            let process = match victim {
+                Victim::Server => Process::Server,
+                Victim::Old => Process::Agent(self.writer),
+                Victim::New => Process::Agent(to),
+            };
+            run.wait_begun(&self.world, step);
+            std::thread::sleep(self.moments.up_to(DELAY_MS_MAX));
+            self.world.kill(process);
+            self.world.start(process);
+        }
+        let ended = run.wait_done(&self.world);
+        if kind != Kind::Drill {
+            self.writer = to;
+        }
+        self.orders.check_all_in(self.world.database(self.writer));
+        self.world.wait_protected(self.writer);
+        println!(
+            "{kind:?} to {} with {kills:?}: done {:.1} s after the last, {} retries",
+            to.name(),
+            ended.took.as_secs_f64(),
+            ended.retries
+        );
+    }
+
+    #[track_caller]
+    fn end(self) {
+        self.orders.wait_for_more_at(self.world.database(self.writer), PATIENCE);
+        let acknowledged = self.orders.check_all_in(self.world.database(self.writer));
+        self.watch.check();
+        println!("{acknowledged} orders acknowledged, 0 lost, never two writers");
+    }
+}
+
+#[test]
+fn a_failover_survives_a_server_that_is_killed_at_every_step() {
+    let mut story = Story::begin();
+    let steps = Kind::Failover.steps(&story.world, Site::West);
+    assert!(steps.len() >= 8, "{steps:?}");
+    let kills: Vec<(Victim, &str)> = steps.iter().map(|step| (Victim::Server, step.as_str())).collect();
+    story.run(Kind::Failover, &kills);
+    story.end();
+}
+
+#[test]
+fn runs_survive_agents_that_are_killed_in_them() {
+    let mut story = Story::begin();
+    story.run(
+        Kind::Failover,
+        &[(Victim::Old, "stop"), (Victim::New, "rebuild-orders"), (Victim::New, "start-orders")],
+    );
+    story.run(Kind::Switchover, &[(Victim::Old, "stop"), (Victim::New, "catch-up-orders")]);
+    story.end();
+}
+
+/// Takes about half an hour, so it is asked for: `LEVEE_E2E_ALL=1`.
+#[test]
+fn each_process_can_be_killed_at_each_step_of_each_run() {
+    if std::env::var_os("LEVEE_E2E_ALL").is_none() {
+        println!("left out: LEVEE_E2E_ALL=1 asks for it");
+        return;
+    }
+    let mut story = Story::begin();
+    for kind in [Kind::Drill, Kind::Failover, Kind::Switchover] {
+        // The old site's agent has no part in a drill, which is why it must not disturb one either.
+        for step in kind.steps(&story.world, story.writer.other()) {
+            for victim in [Victim::Server, Victim::Old, Victim::New] {
+                story.run(kind, &[(victim, step.as_str())]);
+            }
+        }
+    }
+    story.end();
+}

@@ -1,0 +1,15 @@
+//! A server and two agents as processes, a small shop with zero loss, and everything that can be killed.
+//!
+//! `LEVEE_E2E_KILLS=50` sets how often a site is lost in the middle of the load, `LEVEE_E2E_SEED` repeats
+//! the moments of an earlier run, and `LEVEE_E2E_ALL=1` kills each process at each step of each kind of run.
+
+mod drill;
+mod kills;
+mod orders;
+mod refusals;
+mod runs;
+mod seed;
+mod traces;
+mod world;
+mod writers;
+mod zero_loss;
