@@ -143,7 +143,7 @@ struct PieceLog {
 
 enum PieceSource {
     Closed(Box<ClosedReader>),
-    Tail(TailLog),
+    Tail(Box<TailLog>),
 }
 
 impl PieceLog {
@@ -156,7 +156,7 @@ impl PieceLog {
                 }
                 PieceSource::Closed(Box::new(reader))
             }
-            PieceKind::Tail { .. } => PieceSource::Tail(TailLog::open(&piece.path, piece.end, &[])?),
+            PieceKind::Tail { .. } => PieceSource::Tail(Box::new(TailLog::open(&piece.path, piece.end, &[])?)),
         };
         Ok(Self { source, path: piece.path.clone(), left: piece.end.bytes_since(piece.start) })
     }

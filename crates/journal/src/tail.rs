@@ -18,7 +18,7 @@ use crate::{Error, Lineage, Result, durable};
 
 /// What a tail gets beyond its segment's bytes when it is made, for headers and tags of records.
 const OVERHEAD_BYTES: u64 = 1 << 20;
-const ZEROS: [u8; 256 << 10] = [0; 256 << 10];
+static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
 
 /// The key of one run, which whoever wrote the run knows without an identity.
 #[derive(Clone)]

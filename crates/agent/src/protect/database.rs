@@ -206,6 +206,33 @@ pub fn start_writing(app: &Arc<App>, asset: &AssetName, epoch: Epoch) -> Result<
     Ok(timeline)
 }
 
+/// Makes the commits of a server that Levee has restored wait for the archive. `false` when it is another's server,
+/// whose settings are its operator's.
+pub fn make_synchronous(app: &App, asset: &AssetName, application_name: &str) -> Result<bool, Failure> {
+    let here = here(app, asset)?;
+    let private = private_directory(app, asset);
+    let socket = private.join(format!(".s.PGSQL.{}", here.port));
+    if !socket.exists() {
+        return Ok(false);
+    }
+    let fail = |reason: String| {
+        failure(format!("cannot set synchronous_standby_names of {asset} to 'FIRST 1 ({application_name})': {reason}"))
+    };
+    let instance = open(app, asset, &here)?;
+    let mut psql =
+        instance.user().command(&instance.binaries().program("psql")).map_err(|error| fail(in_full(&error)))?;
+    psql.args(["-X", "-q", "-w", "-d", "postgres", "-p", &here.port.to_string(), "-h"])
+        .arg(&private)
+        .arg("-c")
+        .arg(format!("ALTER SYSTEM SET synchronous_standby_names = 'FIRST 1 ({application_name})'"))
+        .args(["-c", "SELECT pg_reload_conf()"]);
+    let output = psql.output().map_err(|error| fail(error.to_string()))?;
+    if !output.status.success() {
+        return Err(fail(String::from_utf8_lossy(&output.stderr).trim().into()));
+    }
+    Ok(true)
+}
+
 /// Where a drill's copy of a database has its data, and where its socket.
 fn drill_places(app: &App, run: &RunId, asset: &AssetName) -> (PathBuf, PathBuf) {
     let folder = app.folder.run(run);

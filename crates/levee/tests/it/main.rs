@@ -1,2 +1,3 @@
 mod control;
+mod database;
 mod vault;

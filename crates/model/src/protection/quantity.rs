@@ -78,7 +78,7 @@ fn parse(
 
 fn write_in_largest_unit(formatter: &mut fmt::Formatter<'_>, value: u64, units: &[(&str, u64)]) -> fmt::Result {
     let (unit, factor) =
-        units.iter().find(|(_, factor)| value != 0 && value % factor == 0).unwrap_or(&units[units.len() - 1]);
+        units.iter().find(|(_, factor)| value != 0 && value.is_multiple_of(*factor)).unwrap_or(&units[units.len() - 1]);
     formatter.pad(&format!("{}{unit}", value / factor))
 }
 

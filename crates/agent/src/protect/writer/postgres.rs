@@ -20,6 +20,8 @@ use crate::durable;
 
 /// How soon something that failed is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
+/// An archive that is less behind than this keeps up: commits may wait for it.
+const KEEPS_UP_BYTES: u64 = 1 << 20;
 /// How often it is looked whether a base backup is due.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -95,8 +97,14 @@ impl Writer<'_> {
             slot: Some(slot.clone()),
             system_identifier: None,
         };
-        let report = preflight(&connect, &needs)
-            .map_err(|error| failure(format!("{} can't be protected: {}", self.id, in_full(&error))))?;
+        let report = match preflight(&connect, &needs) {
+            // Copies of a database whose commits do not wait yet are better than none. The status goes on saying so.
+            Err(levee_database::Error::NotInEveryQuorum { .. } | levee_database::Error::CommitsDoNotWait { .. }) => {
+                preflight(&connect, &Needs { zero_loss: false, ..needs })
+            }
+            report => report,
+        };
+        let report = report.map_err(|error| failure(format!("{} can't be protected: {}", self.id, in_full(&error))))?;
         let options = ArchiveOptions {
             slot_bound_bytes: Some(self.spec.slot_bound.bytes()),
             zero_loss: self.spec.zero_loss,
@@ -159,7 +167,7 @@ impl Writer<'_> {
                 continue;
             }
             match self.take_base_if_due(options, &status, &mut bases, stop) {
-                Ok(()) => {}
+                Ok(()) => self.restore_zero_loss(&status, &options.application_name),
                 Err(_) if stop.is_stopped() => return,
                 Err(failure) => {
                     bases = None;
@@ -169,6 +177,22 @@ impl Writer<'_> {
                         return;
                     }
                 }
+            }
+        }
+    }
+
+    /// A database that Levee has brought back writes without waiting, so that it can write at all. Once its copies
+    /// arrive at the other site again, its commits wait for them again.
+    fn restore_zero_loss(&self, status: &ArchiveStatus, application_name: &str) {
+        let keeps_up = match (status.durable, status.source_end) {
+            (Some(durable), Some(end)) => end.bytes_since(durable) < KEEPS_UP_BYTES,
+            _ => false,
+        };
+        if self.spec.zero_loss && status.zero_loss_problem.is_some() && keeps_up {
+            match database::make_synchronous(self.app, &self.id.asset, application_name) {
+                Ok(false) => {}
+                Ok(true) => tracing::info!(asset = %self.id, "commits wait for the other site again"),
+                Err(failure) => self.app.board.problem(&self.id.asset, failure.message),
             }
         }
     }
