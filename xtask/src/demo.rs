@@ -9,8 +9,6 @@ mod protection;
 mod report;
 mod scenario;
 mod terminal;
-#[cfg(test)]
-mod without_levee;
 mod world;
 
 use std::path::{Path, PathBuf};
@@ -26,7 +24,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::setup::{self, Needs};
-use crate::workspace::{build_levee, root};
+use crate::workspace::{given_or_built, root};
 use control::Operator;
 use report::Report;
 use terminal::Terminal;
@@ -71,13 +69,10 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 pub fn run(options: Options) -> Result<()> {
     let terminal = Terminal::new(options.quiet, options.json);
     let postgres = if options.no_postgres { None } else { find_postgres(&terminal) };
-    let binary = Binary::at(match options.binary {
-        Some(path) => std::path::absolute(path).context("there is no current folder")?,
-        None => {
-            terminal.note("building levee");
-            build_levee()?
-        }
-    });
+    if options.binary.is_none() {
+        terminal.note("building levee");
+    }
+    let binary = Binary::at(given_or_built(options.binary.as_deref())?);
     let example =
         std::fs::read_to_string(root().join("examples/shop.toml")).context("cannot read examples/shop.toml")?;
     let size = if options.quick { QUICK } else { WHOLE };

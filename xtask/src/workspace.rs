@@ -33,8 +33,11 @@ pub fn run_cargo(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Builds `levee` as it is released, and returns its path.
-pub fn build_levee() -> Result<PathBuf> {
+/// The program that the caller has named, or else `levee` built as it is released.
+pub fn given_or_built(program: Option<&Path>) -> Result<PathBuf> {
+    if let Some(program) = program {
+        return std::path::absolute(program).context("there is no current folder");
+    }
     run_cargo(&["build", "--release", "--quiet", "-p", "levee"])?;
     Ok(target_folder().join("release/levee"))
 }

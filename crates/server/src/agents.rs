@@ -54,7 +54,7 @@ impl ServerCalls for AgentCalls {
     }
 
     fn connected(&self, peer: PeerIdentity, link: AgentLink) {
-        self.runtime.spawn(hub::run_link(self.shared.clone(), peer, link));
+        self.shared.tasks.spawn(&self.runtime, hub::run_link(self.shared.clone(), peer, link));
     }
 }
 

@@ -17,7 +17,7 @@ use crate::error::{Result, ServerError};
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl Folder {
@@ -35,7 +35,13 @@ impl Folder {
         let lock = File::create(&lock_path).map_err(failed("open", &lock_path))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(|_| ServerError::FolderInUse { path: path.to_path_buf() })?;
-        Ok(Self { path: path.to_path_buf(), _lock: lock })
+        Ok(Self { path: path.to_path_buf(), lock })
+    }
+
+    /// Lets another process have the folder. Nothing may be changed in it from here on.
+    pub fn release(&self) {
+        // The lock ends with the process at the latest.
+        let _ = flock(&self.lock, FlockOperation::Unlock);
     }
 
     pub fn path(&self) -> &Path {

@@ -26,6 +26,7 @@ mod runs;
 mod server;
 mod state;
 mod status;
+mod tasks;
 mod tokens;
 
 pub use control::{BackupKey, Caller, Control};

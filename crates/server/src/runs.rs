@@ -14,7 +14,6 @@ use levee_model::control::Failure;
 use levee_model::{AppName, RunId};
 use levee_plan::{Event, Outcome, PlanKind, Run, StepId};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::AbortHandle;
 
 use crate::control::RunSummary;
 use crate::error::{Result, ServerError};
@@ -54,7 +53,6 @@ enum Message {
 struct Open {
     messages: mpsc::UnboundedSender<Message>,
     changes: watch::Receiver<Run>,
-    task: AbortHandle,
 }
 
 /// The runs that are under way.
@@ -98,13 +96,6 @@ impl Runs {
         answered.await.ok()
     }
 
-    /// The server ends: nothing is carried out any more. The runs stay as they were made durable.
-    pub fn halt(&self) {
-        for open in self.lock().values() {
-            open.task.abort();
-        }
-    }
-
     /// The agents that serve apps have changed.
     pub fn resend(&self) {
         for open in self.lock().values() {
@@ -128,16 +119,13 @@ pub fn summary(run: &Run) -> RunSummary {
 }
 
 impl Shared {
-    /// Starts the task of a run that is durable already.
+    /// Starts the task of a run that is durable already. Must be called inside the runtime.
     pub fn carry_out(self: &Arc<Self>, run: Run, is_new: bool) {
         let (messages, received) = mpsc::unbounded_channel();
         let (publish, changes) = watch::channel(run.clone());
-        // Held until the run is entered, so that its task cannot take it out before.
-        let mut open = self.runs.lock();
-        let id = run.id.clone();
-        let actor = actor::Actor::new(self.clone(), run, messages.clone(), received, publish);
-        let task = tokio::spawn(actor.drive(is_new)).abort_handle();
-        open.insert(id, Open { messages, changes, task });
+        self.runs.lock().insert(run.id.clone(), Open { messages: messages.clone(), changes });
+        let actor = actor::Actor::new(self.clone(), run, messages, received, publish);
+        self.tasks.spawn(&tokio::runtime::Handle::current(), actor.drive(is_new));
     }
 
     /// Takes up every run that was under way when the server ended.

@@ -21,6 +21,7 @@ use crate::folder::Folder;
 use crate::hub::Hub;
 use crate::runs::Runs;
 use crate::state::{Compare, Database, History, Op, Store};
+use crate::tasks::Tasks;
 use crate::{http, monitor, tokens};
 
 /// How a server is set up.
@@ -47,19 +48,20 @@ pub struct Listening {
 /// A server that listens, and does not serve yet.
 pub struct Server {
     shared: Arc<Shared>,
-    carrying_out: CarryingOut,
+    living: Living,
     listening: Listening,
     api: TcpListener,
     wire: TcpListener,
     dns: Option<DnsNode>,
 }
 
-/// While it lives, open runs are carried out.
-struct CarryingOut(Arc<Shared>);
+/// While it lives, the folder is this server's and open runs are carried out.
+struct Living(Arc<Shared>);
 
-impl Drop for CarryingOut {
+impl Drop for Living {
     fn drop(&mut self) {
-        self.0.runs.halt();
+        self.0.tasks.abort();
+        self.0.folder.release();
     }
 }
 
@@ -98,9 +100,9 @@ impl Server {
             }
             None => None,
         };
-        let carrying_out = CarryingOut(shared.clone());
+        let living = Living(shared.clone());
         shared.resume_runs()?;
-        Ok(Self { shared, carrying_out, listening, api, wire, dns })
+        Ok(Self { shared, living, listening, api, wire, dns })
     }
 
     pub fn listening(&self) -> Listening {
@@ -114,7 +116,7 @@ impl Server {
 
     /// Serves until `shutdown`.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<()> {
-        let Server { shared, carrying_out, listening, api, wire, dns } = self;
+        let Server { shared, living, listening, api, wire, dns } = self;
         tracing::info!(api = %listening.api, wire = %listening.wire, folder = %shared.folder.path().display(), "serving");
         let (stop, _) = watch::channel(false);
         let stopped = || {
@@ -146,12 +148,13 @@ impl Server {
         stop.send_replace(true);
         pusher.abort();
         beat.abort();
-        drop(carrying_out);
+        shared.tasks.end().await;
         while let Some(task) = tasks.join_next().await {
             if let Ok(Err(error)) = task {
                 tracing::warn!(error = %levee_wire::chain(&error), "a listener ended with an error");
             }
         }
+        drop(living);
         ended
     }
 }
@@ -200,6 +203,7 @@ pub struct Shared {
     pub credentials: Credentials,
     pub hub: Hub,
     pub runs: Runs,
+    pub tasks: Tasks,
     /// What the server's own DNS node answers.
     pub records: Records,
     pub advertise: Vec<String>,
@@ -242,6 +246,7 @@ impl Shared {
             credentials,
             hub: Hub::new(),
             runs: Runs::default(),
+            tasks: Tasks::default(),
             records,
             advertise,
         })

@@ -174,6 +174,11 @@ fn find_parent(
     match vault.find_snapshot("latest", &filter) {
         Ok(found) => Ok(Some(found)),
         Err(Error::SnapshotNotFound { .. }) => Ok(None),
+        // A damaged snapshot must not keep new ones from being made: everything is read instead.
+        Err(error @ Error::Damaged { .. }) => {
+            tracing::warn!(%error, "no parent to compare with");
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }

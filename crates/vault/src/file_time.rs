@@ -206,4 +206,11 @@ mod tests {
         assert!(FileTime::new(i64::MAX / 2, 0).to_string().starts_with("9999-"));
         assert!(FileTime::new(-99_999_999_999, 0).to_string().starts_with("0000-"));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_the_parser_panic(text in "[0-9TZ:.+ü-]{0,40}") {
+            let _ = text.parse::<FileTime>();
+        }
+    }
 }

@@ -114,6 +114,7 @@ pub(crate) fn unquote(text: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn json_strings_are_go_s() {
@@ -156,5 +157,22 @@ mod tests {
             assert_eq!(unquote(bad), None, "{bad}");
         }
         assert_eq!(unquote("\\101").as_deref(), Some(&b"A"[..]));
+    }
+
+    proptest! {
+        #[test]
+        fn any_name_comes_back(name in prop::collection::vec(any::<u8>(), 0..40)) {
+            let quoted = quote(&name);
+            prop_assert_eq!(unquote(&quoted), Some(name));
+            let mut json = Vec::new();
+            write_string(&mut json, quoted.as_bytes());
+            let parsed: String = serde_json::from_slice(&json).unwrap();
+            prop_assert_eq!(parsed, quoted);
+        }
+
+        #[test]
+        fn no_text_makes_unquoting_panic(text in "(\\\\|[a-z0-9\"ü]){0,12}") {
+            let _ = unquote(&text);
+        }
     }
 }

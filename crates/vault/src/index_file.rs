@@ -96,4 +96,16 @@ mod tests {
         assert!(decode(expected.replace("\"offset\":40", "\"offset\":4294967290").as_bytes()).is_err());
         assert!(decode(b"{").is_err());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_json_makes_the_parser_panic(position in 0_usize..400, byte: u8) {
+            let id = Id::from_bytes([1; 32]);
+            let blob = PackedBlob { offset: 0, length: 40, uncompressed_length: 9, kind: BlobKind::Tree, id };
+            let mut json = encode(&vec![(id, vec![blob])]);
+            let length = json.len();
+            json[position % length] = byte;
+            let _ = decode(&json);
+        }
+    }
 }

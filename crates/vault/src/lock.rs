@@ -192,3 +192,42 @@ pub fn unlock(vault: &Vault, all: bool) -> Result<usize> {
     }
     Ok(removed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Password;
+    use levee_store::LocalStore;
+
+    #[test]
+    fn a_refreshed_lock_has_a_new_file_and_is_still_held() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(LocalStore::new(dir.path()));
+        let vault = Vault::init(store, &Password::new("password")).unwrap();
+        let lock = Lock::take(&vault, LockMode::Exclusive).unwrap();
+        let before = vault.list_ids(FileType::Lock).unwrap();
+        lock.held.refresh(&vault, LockMode::Exclusive);
+        let after = vault.list_ids(FileType::Lock).unwrap();
+        assert_eq!((before.len(), after.len()), (1, 1));
+        assert_ne!(before, after);
+        lock.check().unwrap();
+        assert!(matches!(Lock::take(&vault, LockMode::Shared), Err(Error::Locked { exclusive: true, .. })));
+        drop(lock);
+        assert!(vault.list_ids(FileType::Lock).unwrap().is_empty());
+    }
+
+    #[test]
+    fn locks_grow_stale_by_age_and_with_their_process() {
+        let now: Timestamp = "2026-11-20T12:00:00Z".parse().unwrap();
+        let check = |minutes_ago: i64, hostname: &str, pid: i32, stale: bool| {
+            let time = now - SignedDuration::from_mins(minutes_ago);
+            let lock = LockFile { time, hostname: hostname.into(), pid, ..LockFile::new(LockMode::Shared) };
+            assert_eq!(lock.is_stale(now, "here"), stale, "{minutes_ago} {hostname} {pid}");
+        };
+        let own = rustix::process::getpid().as_raw_nonzero().get();
+        check(29, "here", own, false);
+        check(31, "here", own, true);
+        check(0, "here", i32::MAX, true);
+        check(0, "elsewhere", i32::MAX, false);
+    }
+}

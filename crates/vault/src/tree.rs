@@ -66,6 +66,7 @@ impl Tree {
 mod tests {
     use super::*;
     use crate::{ExtendedAttribute, FileTime, NodeKind};
+    use proptest::prelude::*;
 
     #[test]
     fn a_tree_has_these_bytes() {
@@ -105,6 +106,41 @@ mod tests {
         assert!(tree(&["a", "b"]).is_ok());
         for bad in [&["..", ""][..], &["."], &[""], &["a/b"], &["\\x2e."], &["\\x00"], &["b", "a"], &["a", "a"]] {
             assert!(tree(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_tree_comes_back(
+            names in prop::collection::btree_set(prop::collection::vec(any::<u8>(), 1..12), 0..6),
+            seconds in -62_167_219_200_i64..253_402_300_800,
+            nanoseconds in 0_u32..1_000_000_000,
+            mode in 0_u32..0o10000,
+            target in prop::collection::vec(1_u8.., 0..10),
+        ) {
+            use std::os::unix::ffi::OsStringExt;
+            let is_name = |name: &Vec<u8>| !name.contains(&0) && !name.contains(&b'/') && name != b"." && name != b"..";
+            let nodes: Vec<Node> = names.into_iter().filter(is_name).map(|name| {
+                let mut node = Node::new(std::ffi::OsString::from_vec(name), NodeKind::Symlink, mode);
+                node.mtime = FileTime::new(seconds, nanoseconds);
+                node.link_target = std::ffi::OsString::from_vec(target.clone());
+                node
+            }).collect();
+            let tree = Tree::new(nodes);
+            prop_assert_eq!(Tree::from_json(&tree.to_json()), Ok(tree));
+        }
+
+        #[test]
+        fn no_json_makes_the_parser_panic(position in 0_usize..400, byte in any::<u8>(), cut in 0_usize..400) {
+            let mut file = Node::new("na\"me".into(), NodeKind::File, 0o644);
+            file.content = Some(vec![Id::of(b"")]);
+            file.extended_attributes = vec![ExtendedAttribute { name: "user.x".into(), value: vec![1] }];
+            let mut json = Tree::new(vec![file]).to_json();
+            let length = json.len();
+            json[position % length] = byte;
+            let _ = Tree::from_json(&json);
+            json.truncate(cut % length);
+            let _ = Tree::from_json(&json);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! pgbench at full load against one PostgreSQL, whose log is taken away by `pg_receivewal` or by Levee.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,8 +16,8 @@ use serde::Serialize;
 
 use super::{median, percentile};
 use crate::setup::{self, Needs};
+use crate::workspace::given_or_built;
 use levee_testing::postgres::Session;
-use crate::workspace::build_levee;
 
 const LAG_SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 const STREAMING_MAX: Duration = Duration::from_secs(60);
@@ -38,6 +39,9 @@ pub struct Options {
     /// How many clients put load on the database
     #[arg(long, default_value_t = 8)]
     clients: u32,
+    /// Use this program instead of building one
+    #[arg(long, value_name = "PATH")]
+    binary: Option<PathBuf>,
 }
 
 /// Who takes the log away.
@@ -99,7 +103,7 @@ struct Figures {
 
 pub fn run(options: Options) -> Result<()> {
     setup::set_up(Needs::Tests)?;
-    let binary = Binary::at(build_levee()?);
+    let binary = Binary::at(given_or_built(options.binary.as_deref())?);
     let cluster = Cluster::builder()
         .fsync(true)
         .setting("shared_buffers", "256MB")

@@ -106,8 +106,7 @@ pub fn compare(acknowledged: &[Entry], database: SocketAddr) -> Result<OrderLoss
     Ok(loss(acknowledged, &present))
 }
 
-/// Holds the numbers that are in a database against those that were acknowledged.
-pub fn loss(acknowledged: &[Entry], present: &HashSet<u64>) -> OrderLoss {
+fn loss(acknowledged: &[Entry], present: &HashSet<u64>) -> OrderLoss {
     let is_lost = |entry: &&Entry| !present.contains(&entry.number);
     OrderLoss {
         lost: acknowledged.iter().filter(is_lost).map(|entry| entry.number).collect(),

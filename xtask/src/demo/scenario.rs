@@ -20,16 +20,16 @@ use super::report::{Drill, Failover, Report, Switchover};
 use super::terminal::Terminal;
 use super::world::World;
 
-const PROTECTED_MAX: Duration = Duration::from_secs(120);
+const PROTECTED_MAX: Duration = Duration::from_secs(300);
 const BACK_MAX: Duration = Duration::from_secs(120);
 /// The load runs this long before anything is done to the shop.
 const UNDISTURBED: Duration = Duration::from_secs(3);
 
 /// The clients of the shop, and what they remember.
-pub struct Clients {
-    pub orders: Option<OrderClient>,
-    pub documents: Option<DocumentWriter>,
-    pub document_ledgers: DocumentLedgers,
+struct Clients {
+    orders: Option<OrderClient>,
+    documents: Option<DocumentWriter>,
+    document_ledgers: DocumentLedgers,
 }
 
 pub fn play(world: &mut World, terminal: &Terminal, example: &str) -> Result<Report> {
@@ -42,7 +42,7 @@ pub fn play(world: &mut World, terminal: &Terminal, example: &str) -> Result<Rep
 }
 
 /// Makes the shop as it was before Levee came, with its users, and starts Levee's processes.
-pub fn prepare(world: &mut World, terminal: &Terminal) -> Result<Clients> {
+fn prepare(world: &mut World, terminal: &Terminal) -> Result<Clients> {
     let line =
         terminal.step("prepare", "filling the database and the folder at east, starting the server and two agents");
     let east = world.east();
@@ -58,7 +58,7 @@ pub fn prepare(world: &mut World, terminal: &Terminal) -> Result<Clients> {
 }
 
 /// Applies the protection file and waits until west has opened everything with its own keys.
-pub fn protect(world: &mut World, clients: &mut Clients, terminal: &Terminal, example: &str) -> Result<()> {
+fn protect(world: &mut World, clients: &mut Clients, terminal: &Terminal, example: &str) -> Result<()> {
     let line = terminal.step("protect", "first copies and the continuous archive, east to west");
     let file = world.write_protection_file(example)?;
     world.operator.run(&["apply", "-f", &file.to_string_lossy()])?;
@@ -108,7 +108,7 @@ impl Clients {
         Ok(())
     }
 
-    pub fn acknowledged_orders(&self) -> Result<Vec<Entry>> {
+    fn acknowledged_orders(&self) -> Result<Vec<Entry>> {
         self.orders.as_ref().map_or_else(|| Ok(Vec::new()), OrderClient::acknowledged)
     }
 

@@ -219,14 +219,6 @@ impl World {
         self.load = None;
     }
 
-    /// Kills the server and both agents, and leaves what they hold.
-    #[cfg(test)]
-    pub fn lose_levee(&mut self) {
-        for process in [&mut self.server, &mut self.east_agent, &mut self.west_agent].into_iter().flatten() {
-            process.kill();
-        }
-    }
-
     pub fn log(&self, name: &str) -> PathBuf {
         self.client_folder().join(format!("{name}.log"))
     }

@@ -30,11 +30,20 @@ pub struct Copies {
     journals: Mutex<BTreeMap<AssetName, Arc<LogJournal>>>,
     /// Snapshots that this site has opened with its own keys, so that each is checked once.
     opened: Mutex<BTreeMap<SnapshotId, ()>>,
+    /// Held while the recovery kit's identity is made or used up, so that there is only one.
+    kit: Mutex<()>,
 }
 
 impl Copies {
     pub fn new(app: AppName, folder: AppFolder) -> Self {
-        Self { app, folder, vault: Mutex::default(), journals: Mutex::default(), opened: Mutex::default() }
+        Self {
+            app,
+            folder,
+            vault: Mutex::default(),
+            journals: Mutex::default(),
+            opened: Mutex::default(),
+            kit: Mutex::default(),
+        }
     }
 
     pub fn store(&self) -> Arc<dyn Store> {
@@ -72,7 +81,7 @@ impl Copies {
             drop(vault);
             let same = self.vault()?.master_key().to_json() == request.master_key.to_json();
             return if same {
-                Ok(())
+                self.forget_kit_identity()
             } else {
                 Err(failure(format!(
                     "{} holds a repository with another master key; nothing is replaced by itself: if the copies in it \
@@ -85,7 +94,8 @@ impl Copies {
         let vault_error = |error| failure(format!("cannot create the repository: {}", in_full(&error)));
         let own = random_password();
         let kit = random_password();
-        let kit_identity = Identity::generate();
+        let _one_kit = self.kit.lock().unwrap_or_else(PoisonError::into_inner);
+        let kit_identity = self.kit_identity()?;
         let key_files = [
             request.writer_key_file,
             request
@@ -112,10 +122,9 @@ impl Copies {
         .text();
         // Whatever opens the repository is durable before the repository exists.
         durable::write(&self.folder.repository_password(), own.as_bytes()).map_err(io("the repository password"))?;
-        durable::write(&self.folder.kit_recipient(), kit_identity.recipient().to_string().as_bytes())
-            .map_err(io("the recovery kit's public key"))?;
         durable::write(&self.folder.recovery_kit(), text.as_bytes()).map_err(io("the recovery kit"))?;
         let created = Vault::init_with_keys(self.store(), request.master_key, &key_files).map_err(vault_error)?;
+        self.forget_kit_identity()?;
         tracing::warn!(
             app = %self.app,
             "the recovery kit is in {}: print it or move it to a safe place, and delete the file",
@@ -138,12 +147,41 @@ impl Copies {
         }
         let identity = Identity::read_file(&path).map_err(|error| fail(&error))?;
         let mut keys = JournalKeys::of_identity(identity);
-        match std::fs::read_to_string(self.folder.kit_recipient()) {
-            Ok(text) => keys.recipients.push(text.parse::<Recipient>().map_err(|error| fail(&error))?),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(fail(&error)),
+        let _one_kit = self.kit.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.folder.kit_recipient().exists() {
+            // The log may come before the repository, and with it the kit, is there.
+            self.kit_identity()?;
         }
+        let text = std::fs::read_to_string(self.folder.kit_recipient()).map_err(|error| fail(&error))?;
+        keys.recipients.push(text.parse::<Recipient>().map_err(|error| fail(&error))?);
         Ok(keys)
+    }
+
+    /// Once the kit is made, its identity is in it and nowhere else.
+    fn forget_kit_identity(&self) -> Result<(), Failure> {
+        let path = self.folder.kit_identity();
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failure(format!(
+                "cannot remove {}, which is in the recovery kit now: {error}",
+                path.display()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// The identity that goes into the recovery kit, made before anything is sealed for it. `kit` must be held.
+    fn kit_identity(&self) -> Result<Identity, Failure> {
+        let path = self.folder.kit_identity();
+        let fail = |error: &dyn std::error::Error| {
+            failure(format!("cannot use the recovery kit's identity in {}: {}", path.display(), in_full(error)))
+        };
+        if !path.exists() {
+            durable::write(&path, Identity::generate().to_file_text().as_bytes()).map_err(|error| fail(&error))?;
+        }
+        let identity = Identity::read_file(&path).map_err(|error| fail(&error))?;
+        durable::write(&self.folder.kit_recipient(), identity.recipient().to_string().as_bytes())
+            .map_err(|error| fail(&error))?;
+        Ok(identity)
     }
 
     /// The journal of an asset; created when it is not there yet.

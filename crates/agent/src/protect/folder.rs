@@ -12,6 +12,7 @@ use levee_model::{AgentId, AppName, AssetName, RunId};
 ///          journal/ASSET/        continuous record of a database's log (recovery side)
 ///          journal-identity      age identity that opens the journal; never leaves this host
 ///          recovery-kit.txt      made once with the repository; to be moved to a safe place
+///          recovery-kit-identity the kit's own age identity, until the kit is made
 ///          runs/RUN/             scratch of a drill
 ///          log-start-ASSET.json  where the unbroken log at the other site begins (writer side)
 ///          server/ASSET/         socket and log of the app's own database server
@@ -58,6 +59,11 @@ impl AppFolder {
     /// The public half of the recovery kit's age identity: the journal is sealed for it as well.
     pub fn kit_recipient(&self) -> PathBuf {
         self.root.join("recovery-kit-recipient")
+    }
+
+    /// The private half, from the journal's first use until the kit is made.
+    pub fn kit_identity(&self) -> PathBuf {
+        self.root.join("recovery-kit-identity")
     }
 
     pub fn recovery_kit(&self) -> PathBuf {

@@ -7,8 +7,9 @@ use super::runs::{Begun, Kind};
 use super::traces::Traces;
 use super::world::{PATIENCE, Process, Site, World};
 
-/// Its own memory of how commands ended; it comes with the first command.
-const REMEMBERED: &str = "agent/answers.json";
+/// What comes with the first drill and is no trace of it: the agent's memory of how commands ended, and the
+/// folder for all drills, which must be empty.
+const KEPT: [&str; 2] = ["agent/answers.json", "agent/apps/shop/runs"];
 
 #[test]
 fn a_drill_leaves_nothing_behind_also_when_its_agent_is_killed() {
@@ -17,6 +18,8 @@ fn a_drill_leaves_nothing_behind_also_when_its_agent_is_killed() {
     let before = Traces::of(&world, Site::West);
     let runs = world.shop_folder(Site::West).join("runs");
     for killed_at in [None, Some("rebuild-orders"), Some("start-orders"), Some("probe-orders"), Some("clean-up")] {
+        // An agent that was just started says what it has when it has opened it.
+        world.wait_protected(Site::East);
         let run = Begun::new(&world, &Kind::Drill.command(Site::West));
         if let Some(step) = killed_at {
             run.wait_begun(&world, step);
@@ -51,7 +54,7 @@ fn check_nothing_left(world: &World, before: &Traces) {
     let mut left = Vec::new();
     let clean = poll(PATIENCE / 6, || {
         left = Traces::of(world, Site::West).beyond(before);
-        left.retain(|trace| trace != REMEMBERED);
+        left.retain(|trace| !KEPT.contains(&trace.as_str()));
         left.is_empty().then_some(())
     });
     assert!(clean.is_some(), "the drill has left {left:#?}\n{}", world.log_tails());

@@ -90,10 +90,7 @@ fn a_failover_survives_a_server_that_is_killed_at_every_step() {
 #[test]
 fn runs_survive_agents_that_are_killed_in_them() {
     let mut story = Story::begin();
-    story.run(
-        Kind::Failover,
-        &[(Victim::Old, "stop"), (Victim::New, "rebuild-orders"), (Victim::New, "start-orders")],
-    );
+    story.run(Kind::Failover, &[(Victim::Old, "stop"), (Victim::New, "rebuild-orders"), (Victim::New, "start-orders")]);
     story.run(Kind::Switchover, &[(Victim::Old, "stop"), (Victim::New, "catch-up-orders")]);
     story.end();
 }

@@ -4,12 +4,15 @@
 //! the moments of an earlier run, and `LEVEE_E2E_ALL=1` kills each process at each step of each kind of run.
 
 mod drill;
+mod faults;
 mod kills;
+mod network;
 mod orders;
 mod refusals;
 mod runs;
 mod seed;
 mod traces;
+mod without_levee;
 mod world;
 mod writers;
 mod zero_loss;

@@ -67,9 +67,8 @@ impl Begun {
         let begun = poll(PATIENCE, || {
             let log = server_log(world);
             let mut lines = log[self.log_offset..].lines();
-            let is_it = |line: &str| {
-                line.contains(&run) && line.contains(&step_field) && line.contains("state=\"running\"")
-            };
+            let is_it =
+                |line: &str| line.contains(&run) && line.contains(&step_field) && line.contains("state=\"running\"");
             lines.any(is_it).then_some(())
         });
         if begun.is_none() {

@@ -9,7 +9,7 @@ use levee_testing::process::processes_under;
 use super::world::{Site, World};
 
 /// Where data arrive all the time.
-const ARRIVING: [&str; 2] = ["vault", "journal"];
+const ARRIVING: [&str; 2] = ["repository", "journal"];
 
 /// Everything at a site that a drill could leave behind.
 #[derive(Debug, PartialEq, Eq)]
@@ -49,9 +49,8 @@ impl Traces {
 
 fn socket_inodes(pid: u32) -> Vec<String> {
     let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
-    let inode = |link: std::path::PathBuf| {
-        Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_string())
-    };
+    let inode =
+        |link: std::path::PathBuf| Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_string());
     descriptors.filter_map(|descriptor| inode(fs::read_link(descriptor.path()).ok()?)).collect()
 }
 

@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
-use std::process::Output;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use levee_testing::levee::{AgentPlace, Binary, ServerPlace};
+use levee_testing::netns::Net;
 use levee_testing::ports::free_port_on;
 use levee_testing::postgres::{Cluster, Version};
 use levee_testing::process::{kill_all_under, output, tail};
@@ -52,13 +54,37 @@ pub enum Process {
     Agent(Site),
 }
 
+/// What a world is to be like, where it is not like every other.
+pub struct Setup {
+    pub zero_loss: bool,
+    /// How much log the replication slot may hold back, as the protection file has it.
+    pub slot_bound: &'static str,
+    /// Levee's role must give this password, which the agents keep as a secret.
+    pub password: Option<&'static str>,
+    /// Lines of the source's postgresql.conf.
+    pub settings: Vec<(&'static str, &'static str)>,
+    /// The sites `east` and `west` of this network; the server stays outside.
+    pub net: Option<Net>,
+}
+
+impl Default for Setup {
+    fn default() -> Setup {
+        Setup { zero_loss: true, slot_bound: "1GiB", password: None, settings: Vec::new(), net: None }
+    }
+}
+
 /// Everything that runs. Dropping it ends and removes all of it.
 pub struct World {
     // In the order in which they are ended.
     agents: [Option<Child>; 2],
     server: Option<Child>,
+    /// The source's server, where it runs in a network of its own and not in this one.
+    source: Option<Child>,
     cluster: Option<Cluster>,
+    setup: Setup,
     binary: Binary,
+    /// The same program, as it is run at each site.
+    site_binaries: [Binary; 2],
     server_place: ServerPlace,
     agent_places: [AgentPlace; 2],
     database_port: u16,
@@ -67,13 +93,28 @@ pub struct World {
 
 impl World {
     /// Starts everything and waits until the shop, which lives at east, is protected at west.
+    #[track_caller]
     pub fn protected() -> World {
-        let addresses: [IpAddr; 2] = [[127, 0, 0, 2], [127, 0, 0, 3]].map(IpAddr::from);
-        let port = || free_port_on(&addresses);
+        let world = World::set_up(Setup::default());
+        world.apply(&world.protection_file());
+        world.wait_protected(Site::East);
+        world
+    }
+
+    /// Starts everything; nothing is protected yet.
+    #[track_caller]
+    pub fn set_up(setup: Setup) -> World {
+        let loopback: [IpAddr; 2] = [[127, 0, 0, 2], [127, 0, 0, 3]].map(IpAddr::from);
+        let addresses = match &setup.net {
+            None => loopback,
+            Some(net) => [Site::East, Site::West].map(|site| net.address(site.name()).into()),
+        };
+        let server_address = setup.net.as_ref().map_or(IpAddr::from([127, 0, 0, 1]), |net| net.host_address().into());
+        let port = || free_port_on(&loopback);
         let (wire_port, store_port, dns_port, database_port) = (port(), port(), port(), port());
         let root = TempSite::new("e2e");
         root.folder("client");
-        let server_place = ServerPlace::at(root.folder("server"), IpAddr::from([127, 0, 0, 1]));
+        let server_place = ServerPlace::at(root.folder("server"), server_address);
         let agent_place = |site: Site| AgentPlace {
             name: format!("{}-1", site.name()),
             site: site.name().into(),
@@ -84,11 +125,19 @@ impl World {
             dns_port,
         };
         let agent_places = [Site::East, Site::West].map(agent_place);
+        let binary = Binary::find();
+        let site_binaries = [Site::East, Site::West].map(|site| match &setup.net {
+            None => binary.clone(),
+            Some(net) => binary_inside(net, site, &binary, &root.folder("client")),
+        });
         let mut world = World {
             agents: [None, None],
             server: None,
+            source: None,
             cluster: None,
-            binary: Binary::find(),
+            setup,
+            binary,
+            site_binaries,
             server_place,
             agent_places,
             database_port,
@@ -100,11 +149,51 @@ impl World {
             world.binary.join(&world.server_place, &world.agent_places[site as usize]);
             world.start(Process::Agent(site));
         }
-        let file = world.root.path().join("client/shop.toml");
-        fs::write(&file, world.protection_file()).expect("our own folder");
-        world.expect(&["apply", "-f", &file.to_string_lossy()]);
-        world.wait_protected(Site::East);
         world
+    }
+
+    /// Applies a protection file that must be accepted.
+    #[track_caller]
+    pub fn apply(&self, file: &str) {
+        let output = self.try_apply(file);
+        assert!(output.status.success(), "{}\n{}", String::from_utf8_lossy(&output.stderr), self.log_tails());
+    }
+
+    /// Applies a protection file, whatever comes of it.
+    pub fn try_apply(&self, file: &str) -> Output {
+        let path = self.root.path().join("client/shop.toml");
+        fs::write(&path, file).expect("our own folder");
+        self.operator(&["apply", "-f", &path.to_string_lossy()])
+    }
+
+    /// Where everything lies.
+    pub fn root(&self) -> &Path {
+        self.root.path()
+    }
+
+    /// A command of Levee at a site, with nothing said about the server.
+    pub fn command_at(&self, site: Site) -> Command {
+        self.site_binaries[site as usize].command()
+    }
+
+    pub fn agent_place(&self, site: Site) -> &AgentPlace {
+        &self.agent_places[site as usize]
+    }
+
+    pub fn server_place(&self) -> &ServerPlace {
+        &self.server_place
+    }
+
+    /// The network that the sites are in.
+    #[track_caller]
+    pub fn net(&self) -> &Net {
+        self.setup.net.as_ref().expect("this world was set up with a network")
+    }
+
+    /// The source as it was before Levee came.
+    #[track_caller]
+    pub fn cluster(&mut self) -> &mut Cluster {
+        self.cluster.as_mut().expect("the source was not lost")
     }
 
     /// The shop as it was before Levee came.
@@ -115,29 +204,48 @@ impl World {
             let content = format!("document {number}\n").repeat(number * 20 + 1);
             fs::write(documents.join(format!("{number}.txt")), content).expect("our own folder");
         }
-        let cluster = Cluster::builder()
+        let mut builder = Cluster::builder()
             .version(Version::V15)
             .below(self.folder(Site::East))
             .data_directory(self.folder(Site::East).join("postgres"))
             .address(self.database(Site::East).ip())
             .port(self.database_port)
-            .setting("shared_buffers", "16MB")
-            .start();
-        cluster.psql("create role levee login replication");
+            .setting("shared_buffers", "16MB");
+        for (name, value) in &self.setup.settings {
+            builder = builder.setting(name, *value);
+        }
+        if self.setup.password.is_some() {
+            for what in ["all", "replication"] {
+                builder = builder.hba(&format!("host {what} levee all scram-sha-256"));
+            }
+        }
+        let cluster = match &self.setup.net {
+            None => builder.start(),
+            Some(net) => {
+                let cluster = builder.create();
+                self.source = Some(start_inside(net, Site::East, &cluster));
+                cluster
+            }
+        };
+        let password = self.setup.password.map(|password| format!(" password '{password}'")).unwrap_or_default();
+        cluster.psql(&format!("create role levee login replication{password}"));
         cluster.psql("grant pg_monitor, pg_read_all_data to levee");
         cluster.psql("create role shop login");
         cluster.psql("create database shop owner shop");
         cluster.psql_in("shop", "set role shop; create table orders (number bigint primary key)");
-        cluster.set("synchronous_standby_names", &format!("FIRST 1 ({STANDBY})"));
+        if self.setup.zero_loss {
+            cluster.set("synchronous_standby_names", &format!("FIRST 1 ({STANDBY})"));
+        }
         self.cluster = Some(cluster);
     }
 
-    fn protection_file(&self) -> String {
+    pub fn protection_file(&self) -> String {
+        let secret = self.setup.password.map_or("", |_| "password_secret = \"orders-password\"\n");
         let at = |site: Site| {
             let (name, folder, database) = (site.name(), self.folder(site), self.database(site));
             format!(
                 "[app.shop.postgres.orders.at.{name}]\ndata_directory = {postgres:?}\naddress = \"{address}\"\n\
-                 port = {port}\nos_user = \"{user}\"\n[app.shop.files.documents.at.{name}]\npath = {documents:?}\n\
+                 port = {port}\nos_user = \"{user}\"\n{secret}[app.shop.files.documents.at.{name}]\npath = {documents:?}\n\
                  [app.shop.entry.shop.at.{name}]\naddress = \"{address}\"\n",
                 postgres = folder.join("postgres"),
                 documents = folder.join("documents"),
@@ -148,10 +256,12 @@ impl World {
         };
         format!(
             "[app.shop]\nhome = \"east\"\nrecovery = \"west\"\n\
-             [app.shop.postgres.orders]\nzero_loss = true\n\
+             [app.shop.postgres.orders]\nzero_loss = {}\nslot_bound = \"{}\"\n\
              probe = [{{ database = \"shop\", sql = \"select count(*) >= 0 from orders\", expect = \"t\" }}]\n\
              [app.shop.files.documents]\nevery = \"2s\"\nprobe = [\"1.txt\"]\n\
              [app.shop.entry.shop]\nname = \"shop.example.test\"\nttl = \"1s\"\n{}{}",
+            self.setup.zero_loss,
+            self.setup.slot_bound,
             at(Site::East),
             at(Site::West)
         )
@@ -182,7 +292,7 @@ impl World {
         match process {
             Process::Server => self.server = Some(self.binary.start_server(&self.server_place, &log)),
             Process::Agent(site) => {
-                let agent = self.binary.start_agent(&self.agent_places[site as usize], &log);
+                let agent = self.site_binaries[site as usize].start_agent(&self.agent_places[site as usize], &log);
                 self.agents[site as usize] = Some(agent);
             }
         }
@@ -214,14 +324,28 @@ impl World {
         if agent_first {
             self.kill(Process::Agent(site));
         }
-        if site == Site::East
-            && let Some(mut cluster) = self.cluster.take()
-        {
-            cluster.kill();
+        if site == Site::East {
+            if let Some(mut source) = self.source.take() {
+                source.kill();
+            }
+            if let Some(mut cluster) = self.cluster.take() {
+                cluster.kill();
+            }
         }
         kill_all_under(&self.folder(site));
         // What is left of it is reaped.
         self.agents[site as usize] = None;
+    }
+
+    /// Kills the source's database and nothing else.
+    pub fn stop_source(&mut self) {
+        if let Some(mut source) = self.source.take() {
+            source.kill();
+        }
+        if let Some(mut cluster) = self.cluster.take() {
+            cluster.kill();
+        }
+        kill_all_under(&self.folder(Site::East).join("postgres"));
     }
 
     /// Runs a command line of the operator, whatever comes of it.
@@ -289,10 +413,37 @@ impl World {
         let mut paths: Vec<PathBuf> = processes.map(|process| self.log(process)).to_vec();
         // What the databases print that the agents have started.
         paths.extend([Site::East, Site::West].map(|site| self.shop_folder(site).join("server/orders/postgresql.log")));
-        let tails =
-            paths.iter().map(|path| format!("--- the end of {}\n{}\n", path.display(), tail(path, LOG_LINES_ON_FAILURE)));
+        let tails = paths
+            .iter()
+            .map(|path| format!("--- the end of {}\n{}\n", path.display(), tail(path, LOG_LINES_ON_FAILURE)));
         tails.collect()
     }
+}
+
+/// The program as it is run inside a site of a network.
+fn binary_inside(net: &Net, site: Site, binary: &Binary, folder: &Path) -> Binary {
+    let inside = net.command(site.name(), binary.path());
+    let words = std::iter::once(inside.get_program()).chain(inside.get_args());
+    let words: Vec<String> = words.map(|word| format!("'{}'", word.to_string_lossy())).collect();
+    let script = folder.join(format!("levee-{}", site.name()));
+    fs::write(&script, format!("#!/bin/sh\nexec {} \"$@\"\n", words.join(" "))).expect("our own folder");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("our own file");
+    Binary::at(script)
+}
+
+/// Starts a cluster inside a site of a network, and waits until it answers.
+fn start_inside(net: &Net, site: Site, cluster: &Cluster) -> Child {
+    let user = cluster.binaries().user().expect("networks of this kind need root, which has a user for databases");
+    let mut command = net.command(site.name(), "setpriv");
+    command
+        .args([format!("--reuid={}", user.uid), format!("--regid={}", user.gid), "--clear-groups".into()])
+        .arg(cluster.binaries().folder().join("postgres"))
+        .arg("-D")
+        .arg(cluster.data_directory())
+        .current_dir("/");
+    let server = Child::spawn("postgres", &mut command, &cluster.log());
+    wait_until("the source", PATIENCE, || cluster.try_psql("select 1").is_ok());
+    server
 }
 
 fn own_user() -> String {

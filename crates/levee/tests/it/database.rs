@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use levee_testing::levee::Binary;
 use levee_testing::postgres::Cluster;
-use levee_testing::{Child, TempSite, free_port, wait_for};
+use levee_testing::{Child, TempSite, free_port};
+use levee_testing::wait::wait_until;
 use serde_json::Value;
 
 const PASSWORD: &str = "correct horse";
@@ -81,7 +82,7 @@ impl Machine {
             let newest = bases.as_array().and_then(|bases| bases.last()?.get("restorable_to")?.as_str()).map(position);
             newest.is_some_and(|newest| newest >= position(&end))
         };
-        wait_for("the log is in the journal", LONG, is_there);
+        wait_until("the log is in the journal", LONG, is_there);
     }
 }
 
@@ -101,7 +102,7 @@ fn one_machine_is_backed_up_archived_and_brought_back_without_a_server() {
     assert!(report["version"].as_str().unwrap().starts_with("15"), "{report}");
     let mut archive = machine.archive();
     let is_archiving = || archive_says(&machine, "\"connected\":true");
-    wait_for("the archive streams", LONG, is_archiving);
+    wait_until("the archive streams", LONG, is_archiving);
 
     machine.cluster.psql("create table moments (n int)");
     let backup = machine.json(&["database", "backup", "--asset", "shop/orders"]);
@@ -153,7 +154,7 @@ fn one_machine_is_backed_up_archived_and_brought_back_without_a_server() {
             psql.args(["-XqAt", "-U", "postgres", "-h", &private, "-p", &port, "-c", sql]);
             levee_testing::process::run(&mut psql).trim().to_string()
         };
-        wait_for("it is promoted", LONG, || query("select pg_is_in_recovery()") == "f");
+        wait_until("it is promoted", LONG, || query("select pg_is_in_recovery()") == "f");
         assert_eq!(query("select string_agg(n::text, ',' order by n) from moments"), rows);
         // The folder is in use now.
         let message = machine.fails(&borrowed(&arguments), 1);
@@ -172,7 +173,7 @@ fn archive_says(machine: &Machine, text: &str) -> bool {
 fn fetch_wal_tells_what_is_not_there_from_what_is_wrong() {
     let machine = Machine::new();
     let mut archive = machine.archive();
-    wait_for("the archive streams", LONG, || archive_says(&machine, "\"connected\":true"));
+    wait_until("the archive streams", LONG, || archive_says(&machine, "\"connected\":true"));
     machine.cluster.psql("create table t as select 1");
     let backup = machine.json(&["database", "backup", "--asset", "shop/orders"]);
     archive.terminate(LONG);

@@ -199,3 +199,34 @@ fn a_source_may_be_one_file_and_a_mount_point_stays_empty() {
     let null = vault.find_node(&id, Path::new("/dev/null")).unwrap().unwrap();
     assert_eq!((null.kind, null.device), (NodeKind::CharDev, rustix::fs::makedev(1, 3)));
 }
+
+#[test]
+fn what_cannot_be_read_is_said_and_the_rest_is_stored() {
+    let scratch = Scratch::new();
+    let vault = scratch.init();
+    // Opens, and fails when it is read.
+    let unreadable = Path::new("/proc/self/mem");
+    let paths = vec![unreadable.to_path_buf(), "/proc/sys/kernel/ostype".into()];
+    let options = BackupOptions { paths, ..Default::default() };
+    let summary = levee_vault::backup(&vault, &options, &()).unwrap();
+    assert_eq!((summary.errors.count, summary.total_files), (1, 1), "{summary:?}");
+    assert_eq!(summary.errors.first[0].path, unreadable);
+    assert!(summary.errors.first[0].message.starts_with("cannot read it: "), "{summary:?}");
+    assert!(matches!(vault.find_node(&summary.snapshot_id.unwrap(), unreadable), Err(Error::PathNotFound { .. })));
+}
+
+#[test]
+fn a_damaged_snapshot_does_not_keep_new_ones_from_being_made() {
+    let scratch = Scratch::new();
+    let source = scratch.path("source");
+    make_zoo(&source);
+    let first = backup(&scratch.init(), &source).snapshot_id.unwrap();
+    let file = scratch.path("repository/snapshots").join(first.to_string());
+    std::fs::remove_file(&file).unwrap();
+    std::fs::write(&file, b"nonsense").unwrap();
+    let vault = scratch.open();
+    let second = backup(&vault, &source);
+    assert_eq!((second.parent, second.data_blobs), (None, 0));
+    let named = vault.snapshots();
+    assert!(matches!(&named, Err(Error::Damaged { file, .. }) if file.contains(&first.to_string())), "{named:?}");
+}

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use jiff::Timestamp;
+use levee_store::rest_server::{Access, Request, handle};
 use levee_store::{Entry, Error as StoreError, FileType, Result as StoreResult, Store};
 use levee_vault::{Chunking, NodeMeta, SnapshotOptions, SnapshotWriter, Vault};
 
@@ -170,4 +171,78 @@ fn giving_up_a_writer_half_way_ends_its_threads() {
     drop(writer);
     assert!(vault.snapshots().unwrap().is_empty());
     assert!(std::fs::read_dir(scratch.path("repository/locks")).unwrap().next().is_none());
+}
+
+/// A repository as its owner serves it to a writer that may only add.
+struct AppendOnly(Arc<dyn Store>);
+
+impl AppendOnly {
+    fn ask(&self, method: &str, file_type: FileType, name: &str, body: &[u8]) -> StoreResult<()> {
+        let path = format!("/{}/{name}", file_type.folder());
+        let request =
+            Request { method, path: path.trim_end_matches('/'), query: None, range: None, accept: None, body };
+        let response = handle(&*self.0, Access::Append, request);
+        let (location, name) = (self.location(), name.to_string());
+        match response.status {
+            200..300 => Ok(()),
+            404 => Err(StoreError::NotFound { location, file_type, name }),
+            status => {
+                let reason = format!("{status} {}", String::from_utf8_lossy(&response.body));
+                Err(StoreError::Denied { location, action: "change", file_type, name, reason })
+            }
+        }
+    }
+}
+
+impl Store for AppendOnly {
+    fn create(&self) -> StoreResult<()> {
+        Ok(())
+    }
+
+    fn write(&self, file_type: FileType, name: &str, content: &[u8]) -> StoreResult<()> {
+        self.ask("POST", file_type, name, content)
+    }
+
+    fn read(&self, file_type: FileType, name: &str) -> StoreResult<Vec<u8>> {
+        self.0.read(file_type, name)
+    }
+
+    fn read_range(&self, file_type: FileType, name: &str, offset: u64, length: usize) -> StoreResult<Vec<u8>> {
+        self.0.read_range(file_type, name, offset, length)
+    }
+
+    fn size_bytes(&self, file_type: FileType, name: &str) -> StoreResult<u64> {
+        self.0.size_bytes(file_type, name)
+    }
+
+    fn list(&self, file_type: FileType) -> StoreResult<Vec<Entry>> {
+        self.0.list(file_type)
+    }
+
+    fn remove(&self, file_type: FileType, name: &str) -> StoreResult<()> {
+        self.ask("DELETE", file_type, name, &[])
+    }
+
+    fn location(&self) -> String {
+        self.0.location()
+    }
+}
+
+#[test]
+fn a_writer_that_may_only_add_can_back_up_and_not_destroy() {
+    let scratch = Scratch::new();
+    small_source(&scratch);
+    let owner = scratch.init();
+    let writer =
+        Vault::open_with_master_key(Arc::new(AppendOnly(scratch.store())), owner.master_key().clone()).unwrap();
+    let first = backup(&writer, &scratch.path("earlier")).snapshot_id.unwrap();
+    backup(&writer, &scratch.path("source"));
+    let denied = |result: levee_vault::Result<()>| {
+        assert!(matches!(&result, Err(levee_vault::Error::Store(StoreError::Denied { .. }))), "{result:?}");
+    };
+    denied(writer.remove_snapshot(&first));
+    denied(writer.add_key(&password(), "h", "u").map(drop));
+    denied(writer.remove_key(&owner.keys().unwrap()[0].id));
+    assert_eq!(owner.snapshots().unwrap().len(), 2);
+    scratch.restic(&["check", "--read-data"]);
 }

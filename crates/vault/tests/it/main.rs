@@ -4,7 +4,6 @@ mod backing_up;
 mod checking;
 mod faults;
 mod interop;
-mod measure;
 mod opening;
 mod restoring;
 mod streaming;

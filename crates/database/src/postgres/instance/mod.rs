@@ -24,6 +24,8 @@ pub use os_user::OsUser;
 
 /// How often a change of state is looked for. Part of an app's recovery time.
 const POLL_EVERY: Duration = Duration::from_millis(10);
+/// How long a server may take to write its `postmaster.pid`.
+const APPEAR_MAX: Duration = Duration::from_secs(10);
 /// The lines of the server's log that an error shows.
 const LOG_LINES_SHOWN: usize = 8;
 
@@ -152,17 +154,22 @@ impl Instance {
         if let Some(configuration) = configuration_elsewhere(&self.data_directory)? {
             command.arg("-o").arg(format!("-c config_file='{}'", configuration.display()));
         }
+        let logged_before = fs::metadata(&self.log).map_err(log_error)?.len();
         self.run("pg_ctl start", command)?;
         // The file is there as soon as the server has looked at its data directory.
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while self.running()?.is_none() && Instant::now() < deadline && !self.log_says_fatal() {
+        let deadline = Instant::now() + APPEAR_MAX;
+        while self.running()?.is_none() && Instant::now() < deadline && !self.has_given_up(logged_before) {
             std::thread::sleep(POLL_EVERY);
         }
         Ok(())
     }
 
-    fn log_says_fatal(&self) -> bool {
-        self.log_tail().lines().next_back().is_some_and(|line| line.contains("FATAL:") || line.contains("shut down"))
+    /// Whether the server has said since then that it ends.
+    fn has_given_up(&self, logged_before: u64) -> bool {
+        let log = fs::read(&self.log).unwrap_or_default();
+        let new = log.get(logged_before as usize..).unwrap_or_default();
+        let new = String::from_utf8_lossy(new);
+        new.lines().next_back().is_some_and(|line| line.contains("FATAL:") || line.contains("is shut down"))
     }
 
     /// Ends the server and waits until it is gone; one that does not run stays so.

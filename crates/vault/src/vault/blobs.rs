@@ -1,0 +1,139 @@
+//! Reading blobs, and the directories among them.
+
+use std::sync::Arc;
+
+use levee_store::FileType;
+
+use super::{Vault, locked};
+use crate::compress::BlobDecompressor;
+use crate::crypto::OVERHEAD;
+use crate::index::Location;
+use crate::pack::PackedBlob;
+use crate::{BlobKind, Error, Id, Result, Tree};
+
+/// A blob that claims to be larger is taken for damaged, so that it can't take all memory.
+const BLOB_BYTES_MAX: u64 = 1 << 30;
+/// Trees lie beside their neighbours; this much is read at once.
+const TREE_WINDOW_BYTES: u32 = 1 << 20;
+
+impl Vault {
+    /// Reads a blob and checks that it has the content that its id names.
+    pub(crate) fn read_blob(&self, kind: BlobKind, id: &Id) -> Result<Vec<u8>> {
+        let mut failure = Error::MissingBlob { location: self.location(), kind, id: *id };
+        for Location { pack, blob } in self.with_index(|index| index.locations(kind, id))? {
+            let read =
+                self.store().read_range(FileType::Data, &pack.to_hex(), u64::from(blob.offset), blob.length as usize);
+            let opened = read.map_err(Error::from).and_then(|mut sealed| {
+                let mut opener = BlobOpener::new(self)?;
+                opener.open(&pack, &blob, &mut sealed).map(<[u8]>::to_vec)
+            });
+            match opened {
+                Ok(plaintext) => return Ok(plaintext),
+                // Another pack may hold a sound copy.
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
+    /// Reads a directory.
+    pub(crate) fn tree(&self, id: &Id) -> Result<Arc<Tree>> {
+        if let Some(tree) = locked(&self.inner.trees).get(id) {
+            return Ok(tree);
+        }
+        self.prefetch_trees(id)?;
+        if let Some(tree) = locked(&self.inner.trees).get(id) {
+            return Ok(tree);
+        }
+        let json = self.read_blob(BlobKind::Tree, id)?;
+        let tree = Tree::from_json(&json).map_err(|reason| self.bad_tree(id, reason))?;
+        Ok(self.remember_tree(id, tree, json.len()))
+    }
+
+    pub(crate) fn bad_tree(&self, id: &Id, reason: String) -> Error {
+        Error::Damaged { location: self.location(), file: format!("tree blob {id}"), reason }
+    }
+
+    pub(crate) fn remember_tree(&self, id: &Id, tree: Tree, json_bytes: usize) -> Arc<Tree> {
+        let tree = Arc::new(tree);
+        locked(&self.inner.trees).insert(*id, tree.clone(), json_bytes);
+        tree
+    }
+
+    /// Reads a tree together with those before it in its pack: a directory is stored behind the
+    /// directories in it, so that a walk from the root finds most of what it asks for next.
+    fn prefetch_trees(&self, id: &Id) -> Result<()> {
+        let Location { pack, blob } = self.blob_location(BlobKind::Tree, id)?;
+        let end = blob.offset + blob.length;
+        let start = end.saturating_sub(TREE_WINDOW_BYTES.max(blob.length));
+        let neighbours = self.with_index(|index| {
+            let inside = |tree: &&_| {
+                let tree: &PackedBlob = tree;
+                tree.offset >= start && tree.offset + tree.length <= end
+            };
+            index.trees_in(&pack).iter().filter(inside).copied().collect::<Vec<_>>()
+        })?;
+        let Some(first) = neighbours.first() else { return Ok(()) };
+        let length = (end - first.offset) as usize;
+        let Ok(mut bytes) = self.store().read_range(FileType::Data, &pack.to_hex(), u64::from(first.offset), length)
+        else {
+            // Reading the one blob will say what is wrong.
+            return Ok(());
+        };
+        let mut opener = BlobOpener::new(self)?;
+        for tree in &neighbours {
+            if locked(&self.inner.trees).contains(&tree.id) {
+                continue;
+            }
+            let from = (tree.offset - first.offset) as usize;
+            let Some(sealed) = bytes.get_mut(from..from + tree.length as usize) else { continue };
+            let Ok(json) = opener.open(&pack, tree, sealed) else { continue };
+            if let Ok(parsed) = Tree::from_json(json) {
+                self.remember_tree(&tree.id, parsed, json.len());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Opens sealed blobs one after the other with the same buffers.
+pub(crate) struct BlobOpener<'a> {
+    vault: &'a Vault,
+    decompressor: BlobDecompressor,
+    plaintext: Vec<u8>,
+}
+
+impl<'a> BlobOpener<'a> {
+    pub fn new(vault: &'a Vault) -> Result<Self> {
+        let decompressor =
+            BlobDecompressor::new().map_err(|source| Error::System { action: "start decompressing", source })?;
+        Ok(Self { vault, decompressor, plaintext: Vec::new() })
+    }
+
+    /// Decrypts, decompresses and hashes a blob. `sealed` is used up.
+    pub fn open<'b>(&'b mut self, pack: &Id, blob: &PackedBlob, sealed: &'b mut [u8]) -> Result<&'b [u8]> {
+        let damaged = |reason: String| {
+            let reason = format!("{} blob {} at offset {}: {reason}", blob.kind, blob.id, blob.offset);
+            self.vault.damaged(FileType::Data, &pack.to_hex(), reason)
+        };
+        if sealed.len() < OVERHEAD || blob.plaintext_length() > BLOB_BYTES_MAX {
+            return Err(damaged("its length is impossible".into()));
+        }
+        let opened = match self.vault.key().open_in_place(sealed) {
+            Ok(opened) => opened,
+            Err(_) => return Err(damaged("it does not open with the repository's key".into())),
+        };
+        let plaintext: &[u8] = if blob.uncompressed_length == 0 {
+            opened
+        } else {
+            let length = blob.uncompressed_length as usize;
+            self.decompressor.decompress(opened, length, &mut self.plaintext).map_err(damaged)?;
+            &self.plaintext
+        };
+        if Id::of(plaintext) == blob.id {
+            Ok(plaintext)
+        } else {
+            Err(damaged("its plaintext does not have the hash that is its id".into()))
+        }
+    }
+}

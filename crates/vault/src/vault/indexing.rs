@@ -1,0 +1,95 @@
+//! Keeping what is known of the repository's index files up to date.
+
+use std::sync::atomic::Ordering;
+use std::sync::{PoisonError, RwLockReadGuard, RwLockWriteGuard};
+
+use levee_store::FileType;
+
+use super::{FETCHES_AT_ONCE, Vault};
+use crate::index::{Index, Location};
+use crate::parallel::parallel_map;
+use crate::{BlobKind, Error, Id, Result, index_file};
+
+impl Vault {
+    /// Takes in index files that others have written since. Happens by itself after snapshots of others
+    /// have been read.
+    pub fn refresh_index(&self) -> Result<()> {
+        // Before the listing: a snapshot that is read meanwhile asks for another one.
+        let was_stale = self.inner.index_is_stale.swap(false, Ordering::SeqCst);
+        let refreshed = self.load_new_index_files();
+        if refreshed.is_err() && was_stale {
+            self.inner.index_is_stale.store(true, Ordering::SeqCst);
+        }
+        refreshed
+    }
+
+    fn load_new_index_files(&self) -> Result<()> {
+        let listed = self.list_ids(FileType::Index)?;
+        let (unknown, files_have_gone) = {
+            let guard = self.inner.index.read().unwrap_or_else(PoisonError::into_inner);
+            let known = guard.as_ref().map(Index::files);
+            let is_listed = |file: &Id| listed.binary_search(file).is_ok();
+            let files_have_gone = known.is_some_and(|known| !known.iter().all(is_listed));
+            let is_unknown = |id: &Id| files_have_gone || known.is_none_or(|known| !known.contains(id));
+            (listed.iter().filter(|id| is_unknown(id)).copied().collect::<Vec<_>>(), files_have_gone)
+        };
+        // Where index files have gone, packs may have gone: the index is made anew, beside the old one.
+        let mut renewed = files_have_gone.then(Index::default);
+        let load = |id: &Id| {
+            let json = self.read_file_json(FileType::Index, id)?;
+            index_file::decode(&json).map_err(|reason| self.damaged(FileType::Index, &id.to_hex(), reason))
+        };
+        // A few at a time, so that a large index is not in memory twice.
+        for ids in unknown.chunks(FETCHES_AT_ONCE) {
+            for (id, packs) in ids.iter().zip(parallel_map(FETCHES_AT_ONCE, ids, load)) {
+                let packs = packs?;
+                match &mut renewed {
+                    Some(index) => index.add(*id, &packs),
+                    None => self.add_to_index(*id, &packs),
+                }
+            }
+        }
+        if let Some(index) = renewed {
+            *self.index_mut() = Some(index);
+            // What was added meanwhile is not in it.
+            self.inner.index_is_stale.store(true, Ordering::SeqCst);
+        } else {
+            self.index_mut().get_or_insert_default();
+        }
+        Ok(())
+    }
+
+    fn index_mut(&self) -> RwLockWriteGuard<'_, Option<Index>> {
+        self.inner.index.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The index, loaded when it isn't yet.
+    fn index(&self) -> Result<RwLockReadGuard<'_, Option<Index>>> {
+        let read = || self.inner.index.read().unwrap_or_else(PoisonError::into_inner);
+        if self.inner.index_is_stale.load(Ordering::SeqCst) || read().is_none() {
+            self.refresh_index()?;
+        }
+        Ok(read())
+    }
+
+    pub(crate) fn with_index<T>(&self, look: impl FnOnce(&Index) -> T) -> Result<T> {
+        let guard = self.index()?;
+        Ok(look(guard.as_ref().unwrap_or(&Index::default())))
+    }
+
+    pub(crate) fn add_to_index(&self, file: Id, packs: &index_file::Packs) {
+        self.index_mut().get_or_insert_default().add(file, packs);
+    }
+
+    pub(crate) fn has_blob(&self, kind: BlobKind, id: &Id) -> Result<bool> {
+        self.with_index(|index| index.contains(kind, id))
+    }
+
+    pub(crate) fn blob_location(&self, kind: BlobKind, id: &Id) -> Result<Location> {
+        self.with_index(|index| index.location(kind, id))?.ok_or_else(|| Error::MissingBlob {
+            location: self.location(),
+            kind,
+            id: *id,
+        })
+    }
+}
