@@ -14,8 +14,7 @@ pub fn run() -> Result<()> {
     let started = Instant::now();
     setup::set_up(Needs::Tests)?;
     tidy::run()?;
-    // Tests of several crates start the program; only the tests of its own crate would build it.
-    run_cargo(&["build", "--workspace", "--bins"])?;
+    // Tests of several crates start the program. It is built with the tests of its own crate, before any runs.
     if has_nextest() {
         run_cargo(&["nextest", "run", "--workspace", "--no-fail-fast"])?;
         run_cargo(&["test", "--workspace", "--doc", "--quiet"])?;

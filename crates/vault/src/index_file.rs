@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::crypto::OVERHEAD;
 use crate::pack::PackedBlob;
-use crate::{BlobKind, Id};
+use crate::vault::to_json;
+use crate::{BlobKind, Id, Result};
 
 /// An index file is written when it has this many blobs: some 6 MiB of JSON, below restic's 8 MiB.
 pub(crate) const BLOBS_PER_FILE: usize = 40_000;
@@ -37,7 +38,7 @@ fn is_zero(value: &u32) -> bool {
 
 pub(crate) type Packs = Vec<(Id, Vec<PackedBlob>)>;
 
-pub(crate) fn encode(packs: &Packs) -> Vec<u8> {
+pub(crate) fn encode(packs: &Packs) -> Result<Vec<u8>> {
     let blob = |blob: &PackedBlob| Blob {
         id: blob.id,
         kind: blob.kind,
@@ -47,7 +48,7 @@ pub(crate) fn encode(packs: &Packs) -> Vec<u8> {
     };
     let pack = |(id, blobs): &(Id, Vec<PackedBlob>)| Pack { id: *id, blobs: blobs.iter().map(blob).collect() };
     let file = File { packs: Some(packs.iter().map(pack).collect()) };
-    serde_json::to_vec(&file).unwrap_or_default()
+    to_json(&file)
 }
 
 pub(crate) fn decode(json: &[u8]) -> Result<Packs, String> {
@@ -89,7 +90,7 @@ mod tests {
             "{{\"packs\":[{{\"id\":\"{hex}\",\"blobs\":[{{\"id\":\"{hex}\",\"type\":\"data\",\"offset\":0,\"length\":40}},\
              {{\"id\":\"{hex}\",\"type\":\"data\",\"offset\":40,\"length\":50,\"uncompressed_length\":99}}]}}]}}"
         );
-        assert_eq!(String::from_utf8(encode(&packs)).unwrap(), expected);
+        assert_eq!(String::from_utf8(encode(&packs).unwrap()).unwrap(), expected);
         assert_eq!(decode(expected.as_bytes()).unwrap(), packs);
         assert_eq!(decode(b"{\"packs\":null}").unwrap(), vec![]);
         assert!(decode(expected.replace("\"length\":40", "\"length\":31").as_bytes()).is_err());
@@ -102,7 +103,7 @@ mod tests {
         fn no_json_makes_the_parser_panic(position in 0_usize..400, byte: u8) {
             let id = Id::from_bytes([1; 32]);
             let blob = PackedBlob { offset: 0, length: 40, uncompressed_length: 9, kind: BlobKind::Tree, id };
-            let mut json = encode(&vec![(id, vec![blob])]);
+            let mut json = encode(&vec![(id, vec![blob])]).unwrap();
             let length = json.len();
             json[position % length] = byte;
             let _ = decode(&json);

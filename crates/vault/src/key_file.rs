@@ -10,6 +10,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::crypto::{Key, KeyBytes, random};
 use crate::file_time::as_timestamp;
+use crate::vault::to_json;
 use crate::{Error, Id, Result};
 
 /// scrypt's cost for new key files, 32 MiB and some 60 ms: what restic's calibration arrives at.
@@ -47,13 +48,13 @@ impl fmt::Debug for MasterKey {
     }
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct KeyJson {
     mac: MacJson,
     encrypt: String,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct MacJson {
     k: String,
     r: String,
@@ -78,11 +79,15 @@ impl MasterKey {
     /// The key as restic's JSON has it. To be kept as secret as the data.
     pub fn to_json(&self) -> Zeroizing<String> {
         let bytes = self.0.bytes();
-        let json = KeyJson {
-            mac: MacJson { k: BASE64.encode(bytes.mac_k), r: BASE64.encode(bytes.mac_r) },
-            encrypt: BASE64.encode(bytes.encrypt),
-        };
-        Zeroizing::new(serde_json::to_string(&json).unwrap_or_default())
+        let part = |bytes: &[u8]| Zeroizing::new(BASE64.encode(bytes));
+        let (k, r, encrypt) = (part(&bytes.mac_k), part(&bytes.mac_r), part(&bytes.encrypt));
+        // Base64 has nothing that JSON would have to escape.
+        Zeroizing::new(format!(
+            "{{\"mac\":{{\"k\":\"{}\",\"r\":\"{}\"}},\"encrypt\":\"{}\"}}",
+            k.as_str(),
+            r.as_str(),
+            encrypt.as_str()
+        ))
     }
 
     pub fn from_json(json: &str) -> Result<Self> {
@@ -119,7 +124,7 @@ impl MasterKey {
         };
         let Ok(user_key) = file.user_key(password) else { return Err(Error::InvalidMasterKey) };
         let data = BASE64.encode(user_key.seal(self.to_json().as_bytes())?);
-        let content = serde_json::to_vec(&KeyFileJson { data, ..file }).unwrap_or_default();
+        let content = to_json(&KeyFileJson { data, ..file })?;
         Ok(KeyFile { id: Id::of(&content).to_hex(), content })
     }
 }

@@ -56,6 +56,10 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+pub(crate) fn to_json(value: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(value).map_err(|error| Error::System { action: "write JSON", source: error.into() })
+}
+
 impl Vault {
     fn assemble(store: Arc<dyn Store>, master_key: MasterKey, config: Config, key_id: Option<Id>) -> Self {
         let inner = Inner {
@@ -146,8 +150,7 @@ impl Vault {
     }
 
     pub(crate) fn write_file_as<T: Serialize>(&self, file_type: FileType, value: &T) -> Result<Id> {
-        let json = serde_json::to_vec(value).map_err(|error| Error::ReadBack { reason: error.to_string() })?;
-        self.write_file_json(file_type, &json)
+        self.write_file_json(file_type, &to_json(value)?)
     }
 
     /// The files of a type whose names are ids.

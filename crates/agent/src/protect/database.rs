@@ -234,7 +234,7 @@ pub fn make_synchronous(app: &App, asset: &AssetName, application_name: &str) ->
 }
 
 /// Where a drill's copy of a database has its data, and where its socket.
-fn drill_places(app: &App, run: &RunId, asset: &AssetName) -> (PathBuf, PathBuf) {
+pub fn drill_places(app: &App, run: &RunId, asset: &AssetName) -> (PathBuf, PathBuf) {
     let folder = app.folder.run(run);
     (folder.join(asset.as_str()), folder.join(format!("{asset}.server")))
 }

@@ -19,10 +19,13 @@ pub fn start(app: &Arc<App>, run: &RunId, asset: &AssetName) -> Result<Done, Fai
     Ok(Done::Started { timeline: Some(timeline.0), replay_s: begun.elapsed().as_secs_f64() })
 }
 
-/// Ends the server of a drill's copy and removes its data, when an earlier attempt has left any.
+/// Ends the server of a drill's copy and removes its data, when an earlier attempt has left any. The run's other
+/// assets are left alone: they are rebuilt at the same time.
 pub fn end_and_remove(app: &Arc<App>, run: &RunId, asset: &AssetName) -> Result<(), Failure> {
     database::end_isolated(app, run, asset)?;
-    rebuild::remove_own(&app.folder.run(run))
+    let (data, private) = database::drill_places(app, run, asset);
+    rebuild::remove_own(&data)?;
+    rebuild::remove_own(&private)
 }
 
 /// Ends the drill's processes and removes its files. Done again, it finds nothing.

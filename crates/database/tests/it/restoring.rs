@@ -22,8 +22,8 @@ use levee_journal::{Identity, JournalKeys, LogJournal};
 use levee_model::postgres::{Lsn, SystemIdentifier, TimelineId, wal_file_name};
 use levee_model::{AssetId, Epoch};
 use levee_store::LocalStore;
-use levee_testing::postgres::Cluster;
-use levee_testing::{TempSite, free_port};
+use levee_testing::postgres::{Cluster, Version};
+use levee_testing::{Child, TempSite, free_port};
 use levee_vault::{Password, Vault};
 
 use crate::{options, wait_until};
@@ -37,6 +37,8 @@ pub struct RecoverySide {
     pub journal: LogJournal,
     pub identity_file: PathBuf,
     pub fetch_wal: PathBuf,
+    /// Of another version than the machine's own.
+    pub binaries: Option<PathBuf>,
 }
 
 pub fn asset() -> AssetId {
@@ -54,7 +56,7 @@ impl RecoverySide {
         fs::set_permissions(&identity_file, fs::Permissions::from_mode(0o600)).unwrap();
         let journal = LogJournal::open(&site.path().join("journal"), JournalKeys::of_identity(identity)).unwrap();
         let fetch_wal = fetch_wal_program(site.path());
-        RecoverySide { site, vault, journal, identity_file, fetch_wal }
+        RecoverySide { site, vault, journal, identity_file, fetch_wal, binaries: None }
     }
 
     pub fn base(&self, cluster: &Cluster) -> BaseBackup {
@@ -96,7 +98,7 @@ impl RecoverySide {
                 private_directory: &private_directory,
                 tablespaces,
                 os_user: "postgres",
-                binaries: None,
+                binaries: self.binaries.as_deref(),
                 mode,
                 network: Network::Isolated,
                 port,
@@ -386,4 +388,69 @@ fn tablespaces_are_put_where_they_are_mapped() {
     assert_eq!(location("one"), mapped.to_string_lossy());
     assert!(location("two").starts_with(&*side.site.path().join("data.tablespaces").to_string_lossy()));
     assert_eq!(cluster.psql("select count(*) from in_one"), "1001", "the source is untouched");
+}
+
+/// What `query` of a promoted copy must say, for a cluster with one table.
+fn check_newest(side: &RecoverySide, cluster: &Cluster, name: &str) -> Restored {
+    cluster.psql("create table moments as select generate_series(1, 1000) n");
+    let base = side.base(cluster);
+    cluster.psql("insert into moments values (0)");
+    side.wait_durable(base.facts.system_identifier, base.facts.timeline, lsn(cluster));
+    let restored = side.restore(name, &side.plan(&RecoveryTarget::Newest).unwrap(), Mode::Promote);
+    assert_eq!(restored.query("select count(*), current_setting('port') from moments"), "1001");
+    assert_eq!(restored.query("select pg_is_in_recovery()"), "f");
+    restored
+}
+
+#[test]
+fn every_version_is_restored() {
+    for version in Version::ALL {
+        let cluster = Cluster::builder().version(version).start();
+        let side = RecoverySide::new();
+        let _archiving = Archiving::start(&cluster, &side.journal);
+        let binaries = cluster.binaries().folder().to_path_buf();
+        let side = RecoverySide { binaries: Some(binaries), ..side };
+        check_newest(&side, &cluster, "data");
+    }
+}
+
+/// As Debian has it: the configuration lies in /etc, and names places that are not those of the copy.
+#[test]
+fn configuration_from_outside_the_data_directory_comes_inside() {
+    let cluster = Cluster::builder().create();
+    let site = TempSite::new("etc");
+    let outside = site.database_folder("main");
+    for name in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"] {
+        fs::rename(cluster.data_directory().join(name), outside.join(name)).unwrap();
+    }
+    let main = outside.join("postgresql.conf");
+    let mut text = fs::read_to_string(&main).unwrap();
+    for (name, value) in [
+        ("data_directory", cluster.data_directory().to_path_buf()),
+        ("hba_file", outside.join("pg_hba.conf")),
+        ("ident_file", outside.join("pg_ident.conf")),
+        ("external_pid_file", outside.join("pid")),
+    ] {
+        text.push_str(&format!("{name} = '{}'\n", value.display()));
+    }
+    fs::create_dir(outside.join("conf.d")).unwrap();
+    fs::write(outside.join("conf.d/own.conf"), "work_mem = '12345kB'\n").unwrap();
+    text.push_str("include_dir = 'conf.d'\n");
+    fs::write(&main, text).unwrap();
+    let mut command = cluster.binaries().command("postgres");
+    command.arg("-D").arg(cluster.data_directory()).arg("-c").arg(format!("config_file={}", main.display()));
+    let _server = Child::spawn("postgres", &mut command, &cluster.log());
+    wait_until("the server answers", || cluster.try_psql("select 1").is_ok());
+
+    let side = RecoverySide::new();
+    let _archiving = Archiving::start(&cluster, &side.journal);
+    // An earlier restore that was cut off has left this.
+    fs::create_dir_all(side.site.path().join("data.levee-restore/base")).unwrap();
+    let restored = check_newest(&side, &cluster, "data");
+    assert_eq!(restored.query("show work_mem"), "12345kB");
+    let data = side.site.path().join("data");
+    assert_eq!(restored.query("show data_directory"), data.to_string_lossy());
+    assert_eq!(restored.query("show config_file"), data.join("postgresql.conf").to_string_lossy());
+    assert_eq!(restored.query("show external_pid_file"), "");
+    assert!(!side.site.path().join("data.levee-restore").exists());
 }

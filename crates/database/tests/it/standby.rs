@@ -71,6 +71,11 @@ fn a_standby_follows_the_journal_and_takes_over_with_everything() {
     restored.instance.stop(StopMode::Fast, LONG).unwrap();
     assert!(restored.instance.control_data().unwrap().is_shut_down());
     assert_eq!(restored.instance.running().unwrap(), None);
+
+    // As any server, it can be started again, although its log ends with a shutdown.
+    restored.instance.start(ServerState::Ready, LONG).unwrap();
+    assert_eq!(restored.query("select count(*) from pgbench_history"), rows);
+    assert_eq!(restored.instance.promote(LONG).unwrap(), TimelineId(2));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! A drill leaves nothing behind, whatever happens in the middle of it.
 
-use levee_testing::wait::poll;
+use levee_testing::wait::{poll, wait_until};
 
 use super::orders::Orders;
 use super::runs::{Begun, Kind};
@@ -33,6 +33,12 @@ fn a_drill_leaves_nothing_behind_also_when_its_agent_is_killed() {
         let left: Vec<_> = std::fs::read_dir(&runs).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
         assert!(left.is_empty(), "{left:?}");
     }
+    // The age that is shown is that of the log, not that of the base, which is older by all these drills.
+    wait_until("the age of what arrives all the time", PATIENCE, || {
+        let status = world.status().unwrap_or_default();
+        let mut assets = status["assets"].as_array().into_iter().flatten();
+        assets.any(|asset| asset["asset"] == "orders" && asset["age_s"].as_f64().is_some_and(|age_s| age_s < 3.0))
+    });
     // The shop itself has noticed nothing.
     orders.wait_for_more_at(world.database(Site::East), PATIENCE);
     orders.check_all_in(world.database(Site::East));

@@ -120,7 +120,7 @@ fn a_source_that_is_not_fit_is_named_until_it_is() {
     check_restore_targets(&world);
 
     // A failover to the place that is not empty sets aside what is there.
-    world.expect(&["failover", "shop", "--to", "west"]);
+    world.expect(&["failover", "shop", "--yes", "--to", "west"]);
     let aside = fs::read_dir(world.folder(Site::West))
         .unwrap()
         .flatten()
@@ -145,7 +145,7 @@ fn check_bad_files(world: &World, file: &str) {
 
 /// The slot is dropped behind Levee's back, and the log that was not archived yet is gone with it.
 fn check_dropped_slot(world: &mut World) {
-    world.cluster().psql("alter system set synchronous_standby_names = ''; select pg_reload_conf()");
+    world.cluster().set("synchronous_standby_names", "");
     world.running(Process::Agent(Site::East)).signal(Signal::STOP);
     let cluster = world.cluster();
     cluster.psql("select pg_terminate_backend(active_pid) from pg_replication_slots where active");
@@ -157,7 +157,6 @@ fn check_dropped_slot(world: &mut World) {
         cluster.switch_wal();
         cluster.psql("checkpoint");
     }
-    cluster.psql("alter system reset synchronous_standby_names; select pg_reload_conf()");
     cluster.set("synchronous_standby_names", "FIRST 1 (levee_shop_orders)");
     world.running(Process::Agent(Site::East)).signal(Signal::CONT);
     wait_problem(world, &["gap", "removed"]);

@@ -115,3 +115,21 @@ fn write_until_failure(
     }
     Ok(())
 }
+
+#[test]
+fn a_lost_order_is_noticed() {
+    use levee_testing::postgres::Cluster;
+    let cluster = Cluster::builder().start();
+    cluster.psql("create role shop login");
+    cluster.psql("create database shop owner shop");
+    cluster.psql_in("shop", "set role shop; create table orders (number bigint primary key)");
+    let database = SocketAddr::new(cluster.address(), cluster.port());
+    let orders = Orders::start([database; 2]);
+    orders.wait_for_more_at(database, Duration::from_secs(60));
+    assert!(orders.check_all_in(database) >= 20);
+    let lost = orders.acknowledged()[7].number;
+    cluster.psql_in("shop", &format!("delete from orders where number = {lost}"));
+    let check = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| orders.check_all_in(database)));
+    let said = *check.unwrap_err().downcast::<String>().expect("a message");
+    assert!(said.starts_with("1 of ") && said.contains(&format!("number: {lost},")), "{said}");
+}

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use levee_testing::levee::Binary;
 use levee_testing::postgres::Cluster;
-use levee_testing::{Child, TempSite, free_port};
 use levee_testing::wait::wait_until;
+use levee_testing::{Child, TempSite, free_port};
 use serde_json::Value;
 
 const PASSWORD: &str = "correct horse";
@@ -109,7 +109,9 @@ fn one_machine_is_backed_up_archived_and_brought_back_without_a_server() {
     assert_eq!(backup["log_is_there"], true, "{backup}");
     machine.cluster.psql("insert into moments values (1)");
     std::thread::sleep(Duration::from_millis(20));
-    let time = machine.cluster.psql("select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')");
+    let time = machine
+        .cluster
+        .psql("select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')");
     machine.cluster.psql("insert into moments values (2)");
     machine.wait_archived();
     assert_eq!(archive.terminate(LONG).and_then(|status| status.code()), Some(0), "{}", archive.log_tail(5));

@@ -61,12 +61,12 @@ impl Walk<'_> {
         let mut entries = Vec::new();
         for (name, child) in &targets.children {
             let known = parent.as_ref().and_then(|tree| tree.find(name));
-            let Some((kind, metadata)) = self.look_at(&child.path) else { continue };
+            let Some((kind, metadata)) = self.look_at_target(child) else { continue };
             if kind == NodeKind::Dir {
                 let node = node_of(self.context, name, &child.path, kind, &metadata);
                 let subtree = known.and_then(|known| known.subtree);
                 entries.push(Entry::Directory(self.walk_targets(child, Some(node), subtree, next_number)?));
-            } else if child.is_source {
+            } else {
                 entries.extend(self.leaf(name, &child.path, kind, &metadata, known)?);
             }
         }
@@ -163,6 +163,31 @@ impl Walk<'_> {
             .tree(&tree?)
             .inspect_err(|error| tracing::warn!(%error, "cannot compare with the parent"))
             .ok()
+    }
+
+    /// What leads to a source is followed through links, as the path that was given means it. A source
+    /// itself is stored as what it is. Whatever was asked for and isn't stored is said.
+    fn look_at_target(&self, target: &Targets) -> Option<(NodeKind, Metadata)> {
+        let leads_on = !target.children.is_empty();
+        let metadata = if leads_on { std::fs::metadata(&target.path) } else { std::fs::symlink_metadata(&target.path) };
+        let path = &target.path;
+        match metadata {
+            Ok(metadata) if leads_on && !metadata.is_dir() => {
+                self.context.problems.add(path, "it is not a directory any more".into());
+                None
+            }
+            Ok(metadata) => match kind_of(&metadata) {
+                Some(kind) => Some((kind, metadata)),
+                None => {
+                    self.context.problems.add(path, "sockets cannot be stored".into());
+                    None
+                }
+            },
+            Err(error) => {
+                self.context.problems.add_error(path, "cannot look at it", &error);
+                None
+            }
+        }
     }
 
     fn look_at(&self, path: &Path) -> Option<(NodeKind, Metadata)> {

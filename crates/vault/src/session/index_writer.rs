@@ -59,7 +59,7 @@ impl IndexWriter {
 }
 
 fn write(shared: &Shared, pending: Pending) -> Result<()> {
-    let file = shared.vault.write_file_json(FileType::Index, &index_file::encode(&pending.packs))?;
+    let file = shared.vault.write_file_json(FileType::Index, &index_file::encode(&pending.packs)?)?;
     shared.vault.add_to_index(file, &pending.packs);
     let mut claimed = shared.claimed.lock().unwrap_or_else(PoisonError::into_inner);
     for blob in pending.packs.iter().flat_map(|(_, blobs)| blobs) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use levee_store::{FileType, Store};
 
-use super::Vault;
+use super::{Vault, to_json};
 use crate::accounts::Whoami;
 use crate::config::Config;
 use crate::key_file::{KeyFileJson, KeyInfo};
@@ -44,7 +44,7 @@ impl Vault {
             store.write(FileType::Key, &key_file.id, &key_file.content)?;
         }
         let config = Config::generate()?;
-        let json = serde_json::to_vec(&config).unwrap_or_default();
+        let json = to_json(&config)?;
         store.write(FileType::Config, "", &master_key.0.seal(&json)?)?;
         Ok(Self::assemble(store, master_key.clone(), config, None))
     }

@@ -230,3 +230,23 @@ fn a_damaged_snapshot_does_not_keep_new_ones_from_being_made() {
     let named = vault.snapshots();
     assert!(matches!(&named, Err(Error::Damaged { file, .. }) if file.contains(&first.to_string())), "{named:?}");
 }
+
+#[test]
+fn a_source_is_found_behind_links_and_a_link_is_stored_as_one() {
+    let scratch = Scratch::new();
+    let source = scratch.path("source");
+    std::fs::create_dir_all(source.join("inner")).unwrap();
+    std::fs::write(source.join("inner/file"), b"content").unwrap();
+    std::os::unix::fs::symlink(&source, scratch.path("link")).unwrap();
+    let vault = scratch.init();
+    let paths = vec![scratch.path("link/inner"), scratch.path("source")];
+    let options = BackupOptions { paths, ..Default::default() };
+    let id = levee_vault::backup(&vault, &options, &()).unwrap().snapshot_id.unwrap();
+    for path in ["link/inner/file", "source/inner/file"] {
+        assert_eq!(vault.read_file(&id, &scratch.path(path)).unwrap(), b"content");
+    }
+    let id = backup(&vault, &scratch.path("link")).snapshot_id.unwrap();
+    let node = vault.find_node(&id, &scratch.path("link")).unwrap().unwrap();
+    assert_eq!((node.kind, Path::new(&node.link_target)), (NodeKind::Symlink, source.as_path()));
+    scratch.restic(&["check", "--read-data"]);
+}

@@ -157,6 +157,11 @@ struct Found {
 impl<'a> Route<'a> {
     fn of(journal: &'a LogJournal, base: &'a BaseBackup, target: TimelineId) -> Result<Self> {
         let facts = &base.facts;
+        // Read before the legs: the log grows all the time, and the moment up to which everything is contained in
+        // an earlier end holds for a later one as well.
+        let extents = journal
+            .extents(facts.system_identifier, target)
+            .map_err(|source| Error::Journal { doing: "looking for the log in the journal", source })?;
         let legs = timelines::legs(journal, facts.system_identifier, (facts.timeline, facts.start), target)?;
         let first = &legs[0];
         if first.to < facts.stop {
@@ -164,11 +169,9 @@ impl<'a> Route<'a> {
             return Err(Error::LogMissing { timeline: first.timeline, from: facts.start, to: facts.stop, have });
         }
         // Of the stretch that the route is on: behind a gap there may be a newer one.
-        let extents = journal
-            .extents(facts.system_identifier, target)
-            .map_err(|source| Error::Journal { doing: "looking for the log in the journal", source })?;
         let end = legs[legs.len() - 1].to;
-        let as_of = extents.iter().find(|extent| extent.durable_end == end).and_then(|extent| extent.as_of);
+        let stretch = extents.iter().rfind(|extent| extent.start <= end && extent.durable_end <= end);
+        let as_of = stretch.and_then(|extent| extent.as_of);
         Ok(Self { journal, base, legs, as_of })
     }
 
