@@ -161,10 +161,9 @@ impl Copies {
     fn forget_kit_identity(&self) -> Result<(), Failure> {
         let path = self.folder.kit_identity();
         match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failure(format!(
-                "cannot remove {}, which is in the recovery kit now: {error}",
-                path.display()
-            ))),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(failure(format!("cannot remove {}, which is in the recovery kit now: {error}", path.display())))
+            }
             _ => Ok(()),
         }
     }
@@ -242,7 +241,7 @@ impl Copies {
         vault
             .open_snapshot(id)
             .map_err(|error| failure(format!("snapshot {id} can't be opened: {}", in_full(&error))))?;
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), ());
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).insert(*id, ());
         Ok(())
     }
 

@@ -85,7 +85,7 @@ impl RemoteVault {
             Ok(json) => MasterKey::from_json(&Zeroizing::new(json)).map_err(|error| fail(&error)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 let key = MasterKey::generate().map_err(|error| fail(&error))?;
-                durable::write(&path, &key.to_json().as_bytes()).map_err(|error| fail(&error))?;
+                durable::write(&path, key.to_json().as_bytes()).map_err(|error| fail(&error))?;
                 Ok(key)
             }
             Err(error) => Err(fail(&error)),

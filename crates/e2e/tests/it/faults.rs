@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use levee_testing::postgres::Stop;
 use levee_testing::process::output;
-use levee_testing::wait::{poll, wait_until};
+use levee_testing::wait::wait_until;
 use rustix::process::Signal;
 use serde_json::Value;
 
+use super::status::{problems, wait_problem};
 use super::world::{PATIENCE, Process, Setup, Site, World};
 
 const PASSWORD: &str = "sesame-7d1f00c4";
@@ -33,24 +34,6 @@ fn check_failed(output: &Output, words: &[&str], secrets: &[&str]) {
     for secret in secrets {
         assert!(!said.contains(secret), "a secret is shown: {said}");
     }
-}
-
-/// Waits until a database's problems contain all of these words.
-#[track_caller]
-fn wait_problem(world: &World, words: &[&str]) -> String {
-    let mut last = String::new();
-    let found = poll(PATIENCE, || {
-        last = problems(world)?;
-        words.iter().all(|word| last.contains(word)).then_some(())
-    });
-    assert!(found.is_some(), "{words:?} was never said; last: {last}\n{}", world.log_tails());
-    last
-}
-
-fn problems(world: &World) -> Option<String> {
-    let status = world.status()?;
-    let orders = status["assets"].as_array()?.iter().find(|asset| asset["asset"] == "orders")?;
-    Some(orders["problems"].to_string())
 }
 
 fn set_password(world: &World, site: Site, password: &str) {
@@ -231,13 +214,13 @@ fn who_is_not_let_in_is_told_why_and_keeps_no_half_joined_folder() {
     let place = levee_testing::levee::ServerPlace { wire: world.server_place().wire, ..other.server_place().clone() };
     drop(other);
     let log = world.root().join("client/other.log");
-    let _other = levee_testing::levee::Binary::find().start_server(&place, &log);
+    let impostor = levee_testing::levee::Binary::find().start_server(&place, &log);
     let agent_log = world.log(Process::Agent(Site::East));
     wait_until("the agent to name the wrong authority", PATIENCE, || {
         fs::read_to_string(&agent_log).is_ok_and(|log| log.contains("another certificate authority"))
     });
     // The agents go on with their own server when it is back.
-    drop(_other);
+    drop(impostor);
     world.start(Process::Server);
     world.wait_connected(Site::East, true);
     for secret in [&good, &brief] {

@@ -1,4 +1,4 @@
-//! A server and two agents as processes, a small shop with zero loss, and everything that can be killed.
+//! A server and two agents as processes, a small shop, and everything that can be killed, cut off or wrong.
 //!
 //! `LEVEE_E2E_KILLS=50` sets how often a site is lost in the middle of the load, `LEVEE_E2E_SEED` repeats
 //! the moments of an earlier run, and `LEVEE_E2E_ALL=1` kills each process at each step of each kind of run.
@@ -11,6 +11,7 @@ mod orders;
 mod refusals;
 mod runs;
 mod seed;
+mod status;
 mod traces;
 mod without_levee;
 mod world;

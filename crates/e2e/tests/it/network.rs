@@ -9,6 +9,7 @@ use levee_testing::wait::{poll, wait_until};
 use serde_json::Value;
 
 use super::orders::Orders;
+use super::status::{self, wait_problem};
 use super::world::{PATIENCE, Process, Setup, Site, World};
 
 /// A world in which the sites can be cut off; `None` where the machine gives no such networks.
@@ -33,36 +34,13 @@ fn networked(slot_bound: &'static str) -> Option<World> {
     Some(world)
 }
 
-fn orders_asset(world: &World) -> Option<Value> {
-    let status = world.status()?;
-    status["assets"].as_array()?.iter().find(|asset| asset["asset"] == "orders").cloned()
-}
-
-fn problems(asset: &Value) -> String {
-    asset["problems"].to_string()
-}
-
-/// Waits until a problem of the database contains all of these words.
-#[track_caller]
-fn wait_problem(world: &World, words: &[&str]) -> String {
-    let mut seen = Vec::new();
-    let found = poll(PATIENCE, || {
-        let said = problems(&orders_asset(world)?);
-        if seen.last() != Some(&said) {
-            seen.push(said.clone());
-        }
-        words.iter().all(|word| said.contains(word)).then_some(said)
-    });
-    found.unwrap_or_else(|| panic!("{words:?} was never said, but {seen:#?}\n{}", world.log_tails()))
-}
-
 /// Waits until everything that is flushed at the source now is durable at west.
 #[track_caller]
 fn wait_caught_up(world: &mut World) {
     let end = parse_lsn(&world.cluster().flush_lsn());
     let mut last = None;
     let caught_up = poll(PATIENCE, || {
-        last = orders_asset(world);
+        last = status::orders(world);
         let at = last.as_ref()?["position"].to_string();
         let lsn = at.split('"').filter(|word| word.contains('/')).next_back().map(parse_lsn)?;
         let asset = last.as_ref()?;
@@ -88,7 +66,8 @@ fn the_archive_catches_up_after_a_cut_and_keeps_its_bound_in_a_long_one() {
     world.net().cut_between("east", "west");
     let said = wait_problem(&world, &["east"]);
     println!("said while the link is cut: {said}");
-    let aged = |age_s: f64| move |world: &World| orders_asset(world).is_some_and(|a| a["age_s"].as_f64() > Some(age_s));
+    let aged =
+        |age_s: f64| move |world: &World| status::orders(world).is_some_and(|a| a["age_s"].as_f64() > Some(age_s));
     wait_until("an age above the objective", PATIENCE, || aged(4.0)(&world));
     let text = world.operator(&["status"]);
     assert_eq!(text.status.code(), Some(2));

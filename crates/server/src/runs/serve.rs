@@ -32,7 +32,7 @@ pub async fn carry_out(
     work: &Work,
 ) -> Result<Outcome, Failure> {
     let app = run.plan.app.clone();
-    let done = match work {
+    match work {
         Work::AdvanceEpoch { to, writer } => {
             let (to, writer) = (*to, writer.clone());
             let advanced = shared.clone().blocking(move |shared| shared.advance_epoch(&app, to, &writer)).await;
@@ -63,8 +63,7 @@ pub async fn carry_out(
             kept.map(|()| Outcome::of(Done::Nothing)).map_err(|error| failed(&error))
         }
         other => Err(Failure { message: format!("the server cannot do this: {other:?}"), transient: false }),
-    };
-    done
+    }
 }
 
 fn failed(error: &crate::ServerError) -> Failure {

@@ -1,0 +1,31 @@
+//! What `levee status` says about the shop's database.
+
+use levee_testing::wait::poll;
+use serde_json::Value;
+
+use super::world::{PATIENCE, World};
+
+/// The database as the status has it; `None` when the server does not answer or knows no shop.
+pub fn orders(world: &World) -> Option<Value> {
+    let status = world.status()?;
+    status["assets"].as_array()?.iter().find(|asset| asset["asset"] == "orders").cloned()
+}
+
+/// The database's problems, as they are printed.
+pub fn problems(world: &World) -> Option<String> {
+    Some(orders(world)?["problems"].to_string())
+}
+
+/// Waits until the database's problems contain all of these words.
+#[track_caller]
+pub fn wait_problem(world: &World, words: &[&str]) -> String {
+    let mut seen = Vec::new();
+    let found = poll(PATIENCE, || {
+        let said = problems(world)?;
+        if seen.last() != Some(&said) {
+            seen.push(said.clone());
+        }
+        words.iter().all(|word| said.contains(word)).then_some(said)
+    });
+    found.unwrap_or_else(|| panic!("{words:?} was never said, but {seen:#?}\n{}", world.log_tails()))
+}
