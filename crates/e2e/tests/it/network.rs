@@ -42,7 +42,7 @@ fn wait_caught_up(world: &mut World) {
     let caught_up = poll(PATIENCE, || {
         last = status::orders(world);
         let at = last.as_ref()?["position"].to_string();
-        let lsn = at.split('"').filter(|word| word.contains('/')).next_back().map(parse_lsn)?;
+        let lsn = at.split('"').rfind(|word| word.contains('/')).map(parse_lsn)?;
         let asset = last.as_ref()?;
         (lsn >= end && asset["protected"] == true && asset["age_s"].as_f64()? < 3.0).then_some(())
     });

@@ -15,6 +15,8 @@ use crate::exit::Exit;
 use crate::output::Output;
 use crate::vault_command::Place;
 
+// One is parsed in the life of a process.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Subcommand)]
 pub enum DatabaseCommand {
     /// Look whether a server can be protected, and say what is in the way
