@@ -215,8 +215,9 @@ fn disaster(world: &mut World, clients: &mut Clients, terminal: &Terminal) -> Re
         steps: run.steps(),
     };
     line.end(&format!(
-        "the shop is back at west {:.1} s after the kill; lost: {} of {} orders, changes of {} files",
-        failover.recovery_time_s, failover.lost, failover.acknowledged, failover.files_lost
+        "the shop is back at west {:.1} s after the kill; lost: {}",
+        failover.recovery_time_s,
+        lost_text(failover.lost, failover.acknowledged, failover.files_lost)
     ));
     Ok((failover, Losses { orders: orders.lost, documents: documents.lost }))
 }
@@ -303,11 +304,9 @@ fn home(world: &mut World, clients: &mut Clients, lost_before: &Losses, terminal
         interruption_s: seconds(last_at_west, back_at),
     };
     line.end(&format!(
-        "the shop is home; interrupted for {:.1} s; lost: {} of {} orders, changes of {} files",
+        "the shop is home; interrupted for {:.1} s; lost: {}",
         switchover.interruption_s,
-        switchover.lost,
-        switchover.acknowledged,
-        documents.files()
+        lost_text(switchover.lost, switchover.acknowledged, documents.files())
     ));
     if switchover.lost > 0 || documents.files() > 0 {
         bail!(
@@ -317,6 +316,11 @@ fn home(world: &mut World, clients: &mut Clients, lost_before: &Losses, terminal
         );
     }
     Ok(switchover)
+}
+
+fn lost_text(orders: u64, of: u64, files: u64) -> String {
+    let orders = if of > 0 { format!("{orders} of {of} orders, ") } else { String::new() };
+    format!("{orders}changes of {files} files")
 }
 
 /// Says where a returned site's old data went.

@@ -4,6 +4,7 @@ mod damage;
 mod epochs;
 mod full_disk;
 mod kill;
+mod latency;
 mod marks;
 mod retention;
 mod stock_tools;

@@ -43,7 +43,7 @@ async fn every_call_that_is_described_is_served_and_needs_a_token() {
     let router = super::router(server.control());
     for route in ROUTES {
         let method = serde_json::to_value(&route.method).unwrap().as_str().unwrap().to_uppercase();
-        let path = route.path.replace('{', "").replace('}', "");
+        let path = route.path.replace(['{', '}'], "");
         for token in ["", "Bearer ", "Bearer levee-api-000000000000-00", "Basic YTpi"] {
             let mut request = Request::builder().method(method.as_str()).uri(&path);
             if !token.is_empty() {
