@@ -88,11 +88,6 @@ impl WireSink {
         })
     }
 
-    /// Asks the other site where its durable log of this lineage ends, and `source_start` if it has none.
-    pub fn remote_end(&self, lineage: Lineage, segment_size: SegmentSize, source_start: Lsn) -> Result<Lsn, SinkError> {
-        Ok(self.open(lineage, segment_size, source_start)?.resume)
-    }
-
     /// Keeps where the unbroken log at the other site begins, when it begins anew.
     fn note_start(&self, lineage: Lineage, source_start: Lsn, resume: Lsn) -> Result<(), SinkError> {
         let path = AppFolder::new(self.context.folder.root(), &self.asset.app).log_start(&self.asset.asset);

@@ -1,24 +1,28 @@
 //! The end of an app's writing at this site: the fence of a switchover, with nothing left behind.
 
+mod rest;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use levee_database::postgres::{Lineage, SinkError};
+use levee_database::postgres::SinkError;
 use levee_model::control::{AssetPoint, Done, Failure, RecoveryPoint};
 use levee_model::postgres::Lsn;
 use levee_model::protection::PostgresSpec;
 use levee_model::{AssetId, AssetName, LogPosition, Position};
 
-use super::app::{App, failure, in_full, transient};
+use super::app::{App, failure, transient};
 use super::sink::WireSink;
 use super::state::Phase;
 use super::{database, writer};
 
-/// The size of a shutdown checkpoint's record: header 24, block header 2, `CheckPoint` 88.
-const SHUTDOWN_CHECKPOINT_BYTES: u64 = 114;
-/// How long the last of the log may take to the other site, once the database has stopped.
+/// How long the archive, which PostgreSQL waits for at its end, may take to say so. If the stream was cut before, the
+/// rest is sent from the data directory.
+const ARCHIVE_MAX: Duration = Duration::from_secs(2);
+/// How long the last of the log may take to the other site.
 const SHIP_MAX: Duration = Duration::from_secs(30);
-const SHIP_EVERY: Duration = Duration::from_millis(20);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 /// Stops the app for good at this epoch and answers where everything of it lies at the other site.
 pub fn stop(app: &Arc<App>) -> Result<Done, Failure> {
@@ -65,27 +69,29 @@ fn stop_database(app: &Arc<App>, asset: &AssetName, spec: &PostgresSpec) -> Resu
             control.state
         )));
     }
-    let last_record_end = Lsn(control.checkpoint.0 + SHUTDOWN_CHECKPOINT_BYTES);
-    let lineage = Lineage { system_identifier: control.system_identifier, timeline: control.timeline };
+    let rest = rest::Rest::of(&here.data_directory, &control);
+    let arrived = |lsn: Lsn| {
+        let position = LogPosition { system_identifier: control.system_identifier, timeline: control.timeline, lsn };
+        AssetPoint { position: Position::Log(position), as_of: jiff::Timestamp::now() }
+    };
+    let deadline = Instant::now() + ARCHIVE_MAX;
+    while Instant::now() < deadline {
+        match app.board.get(asset).point.map(|point| point.position) {
+            Some(Position::Log(position)) if position.lsn >= rest.end => return Ok(arrived(position.lsn)),
+            _ => std::thread::sleep(LOOK_EVERY),
+        }
+    }
+    // The archive's own stream holds the journal; with the server down it has nothing more to send.
+    app.end_tasks();
     let id = AssetId::new(app.name.clone(), asset.clone());
-    let sink = WireSink::new(app.context.clone(), assignment.clone(), id, false)
+    let mut sink = WireSink::new(app.context.clone(), assignment.clone(), id, false)
         .map_err(|error| failure(format!("cannot open a log stream: {error}")))?;
     let deadline = Instant::now() + SHIP_MAX;
     loop {
-        let known = app.board.get(asset).point.map(|point| point.position);
-        let end = match known {
-            Some(Position::Log(position)) if position.lsn >= last_record_end => Ok(position.lsn),
-            _ => sink.remote_end(lineage, control.segment_size, control.checkpoint.segment_start(control.segment_size)),
-        };
-        let reason = match end {
-            Ok(lsn) if lsn >= last_record_end => {
-                let position =
-                    LogPosition { system_identifier: lineage.system_identifier, timeline: lineage.timeline, lsn };
-                return Ok(AssetPoint { position: Position::Log(position), as_of: jiff::Timestamp::now() });
-            }
-            Ok(lsn) => format!("it has the log up to {lsn}, and the last record ends at {last_record_end}"),
+        let reason = match rest.ship(&mut sink, deadline) {
+            Ok(lsn) => return Ok(arrived(lsn)),
             Err(SinkError::Refused { reason }) => return Err(failure(reason)),
-            Err(error @ SinkError::Unavailable { .. }) => in_full(&error),
+            Err(SinkError::Unavailable { reason }) => reason,
         };
         if Instant::now() >= deadline {
             return Err(transient(format!(
@@ -93,6 +99,6 @@ fn stop_database(app: &Arc<App>, asset: &AssetName, spec: &PostgresSpec) -> Resu
                  the link and retry this step, or abort the run, which starts the app here again"
             )));
         }
-        std::thread::sleep(SHIP_EVERY);
+        std::thread::sleep(RETRY_AFTER);
     }
 }

@@ -122,6 +122,17 @@ fn repeated_late_and_foreign_answers_change_nothing() {
 }
 
 #[test]
+fn an_answer_of_an_attempt_that_was_given_up_is_not_taken_for_the_present_one() {
+    let (mut run, _) = begin(lost_site());
+    let effects = fail(&mut run, "advance", true);
+    let Some(Effect::Wake { at }) = effects.last() else { panic!("{effects:?}") };
+    assert_eq!(ids(&run.handle(Event::Tick, *at).unwrap()), [("advance".into(), 2)]);
+    let late = Event::Ended { step: step("advance"), attempt: 1, result: Ok(Outcome::of(Done::Nothing)), seconds: 9.0 };
+    assert!(ids(&run.handle(late, *at).unwrap()).is_empty());
+    assert_eq!(run.steps[&step("advance")].state, StepState::Running { attempt: 2 });
+}
+
+#[test]
 fn an_answer_that_does_not_fit_is_a_failure() {
     let (mut run, _) = begin(drill(&Fixture::new(AssetState::Protected).inputs()).unwrap());
     answer(&mut run, "choose", Ok(Outcome::of(Done::Nothing)));
