@@ -20,6 +20,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use levee_testing::levee::Binary;
 use levee_testing::postgres::Binaries;
 use levee_testing::process::kill_all_under;
+use levee_testing::wait::poll;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -64,6 +65,7 @@ struct Size {
 const WHOLE: Size = Size { pgbench_scale: 70, files_max: 10_000 };
 const QUICK: Size = Size { pgbench_scale: 5, files_max: 1000 };
 const LOG_LINES_ON_FAILURE: usize = 25;
+const REMOVAL_MAX: Duration = Duration::from_secs(10);
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
 pub fn run(options: Options) -> Result<()> {
@@ -78,11 +80,16 @@ pub fn run(options: Options) -> Result<()> {
     let size = if options.quick { QUICK } else { WHOLE };
 
     let world = World::new(binary, postgres, size, &example)?;
-    clean_up_on_signals(world.root())?;
+    let interrupted = clean_up_on_signals(world.root())?;
     // In a thread of its own, so that a failed assertion of the harness cleans up as an error does.
     let for_story = terminal.clone();
     let story = std::thread::spawn(move || tell(world, &for_story, &example, options.keep));
-    let report = story.join().map_err(|_| anyhow!("the demo's harness has failed; see above"))??;
+    let told = story.join();
+    while interrupted.load(Ordering::SeqCst) {
+        // The story broke off because its world is being removed; whoever does that ends this process.
+        std::thread::park();
+    }
+    let report = told.map_err(|_| anyhow!("the demo's harness has failed; see above"))??;
     if options.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {
@@ -110,7 +117,7 @@ fn tell(mut world: World, terminal: &Terminal, example: &str, keep: bool) -> Res
     let poller = AgePoller::start(world.operator.clone(), terminal.clone());
     let result = scenario::play(&mut world, terminal, example);
     drop(poller);
-    if result.is_err() {
+    if result.is_err() && world.root().exists() {
         eprintln!("{}", world.log_tails(LOG_LINES_ON_FAILURE));
         if keep {
             eprintln!("left for a look: {}", world.keep().display());
@@ -152,18 +159,29 @@ impl Drop for AgePoller {
     }
 }
 
-/// On Ctrl-C: ends everything below the demo's folder, removes it, and ends this process.
-fn clean_up_on_signals(folder: &Path) -> Result<()> {
+/// On Ctrl-C: says so in what it returns, ends everything below the demo's folder, removes it, and ends
+/// this process.
+fn clean_up_on_signals(folder: &Path) -> Result<Arc<AtomicBool>> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot listen for Ctrl-C")?;
     let folder = folder.to_path_buf();
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&interrupted);
     std::thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
+            told.store(true, Ordering::SeqCst);
             eprintln!("\ninterrupted; removing what the demo has made");
             kill_all_under(&folder);
-            // Everything that could write there has ended; what is left is only disk space.
-            let _ = std::fs::remove_dir_all(&folder);
+            // The demo's own threads still write there: under another name they find it no more.
+            let removed = folder.with_extension("removed");
+            let is_gone = std::fs::rename(&folder, &removed).is_err()
+                || poll(REMOVAL_MAX, || std::fs::remove_dir_all(&removed).ok()).is_some();
+            // What was about to start when the rest was killed.
+            kill_all_under(&folder);
+            if !is_gone {
+                eprintln!("cannot remove {}", removed.display());
+            }
             std::process::exit(128 + signal);
         }
     });
-    Ok(())
+    Ok(interrupted)
 }

@@ -216,13 +216,14 @@ impl Writer {
 
     /// Puts a new content in the place of an old one, so that a reader sees either.
     fn replace(&self, path: &str, content: &[u8]) -> io::Result<()> {
+        // First, so that a folder that is gone is not made again.
+        let fresh = self.place.folder.join(".being-written");
+        let mut file = fs::File::create(&fresh)?;
+        file.write_all(content)?;
         let target = self.place.folder.join(path);
         if let Some(parent) = target.parent() {
             fs::create_dir_all(parent)?;
         }
-        let fresh = self.place.folder.join(".being-written");
-        let mut file = fs::File::create(&fresh)?;
-        file.write_all(content)?;
         fs::rename(&fresh, target)
     }
 }
