@@ -2,6 +2,8 @@
 //! a shared machine do not.
 
 mod database;
+mod measured;
+mod vault;
 
 use anyhow::Result;
 
@@ -15,11 +17,14 @@ pub struct Options {
 enum What {
     /// PostgreSQL under full load, archived by Levee and by pg_receivewal
     Database(database::Options),
+    /// Backup, restore and check, by Levee, restic, Borg and (where installed) rustic
+    Vault(vault::Options),
 }
 
 pub fn run(options: Options) -> Result<()> {
     match options.what {
         What::Database(options) => database::run(options),
+        What::Vault(options) => vault::run(options),
     }
 }
 

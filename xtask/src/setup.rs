@@ -4,40 +4,43 @@ use anyhow::{Result, anyhow, bail};
 use levee_testing::postgres::Binaries;
 use levee_testing::{apt, is_offline, postgres, restic, tools, users};
 
-/// What the programs are wanted for.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// What the programs are wanted for. Each needs what the ones before it need too.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Needs {
     Demo,
     Tests,
+    /// The peers that Levee is measured beside.
+    Benchmarks,
 }
 
 /// A package, and how its presence is seen.
 struct Wanted {
     package: &'static str,
-    for_demo: bool,
+    needed_by: Needs,
     is_there: fn() -> bool,
 }
 
-const WANTED: [Wanted; 6] = [
-    Wanted { package: "postgresql", for_demo: true, is_there: || Binaries::installed().is_some() },
-    Wanted { package: "restic", for_demo: false, is_there: || tools::find("restic").is_some() },
-    Wanted { package: "age", for_demo: false, is_there: || tools::find("age").is_some() },
-    Wanted { package: "zstd", for_demo: false, is_there: || tools::find("zstd").is_some() },
-    Wanted { package: "iproute2", for_demo: false, is_there: || tools::find("ip").is_some() },
-    Wanted { package: "nftables", for_demo: false, is_there: || tools::find("nft").is_some() },
+const WANTED: [Wanted; 7] = [
+    Wanted { package: "postgresql", needed_by: Needs::Demo, is_there: || Binaries::installed().is_some() },
+    Wanted { package: "restic", needed_by: Needs::Tests, is_there: || tools::find("restic").is_some() },
+    Wanted { package: "age", needed_by: Needs::Tests, is_there: || tools::find("age").is_some() },
+    Wanted { package: "zstd", needed_by: Needs::Tests, is_there: || tools::find("zstd").is_some() },
+    Wanted { package: "iproute2", needed_by: Needs::Tests, is_there: || tools::find("ip").is_some() },
+    Wanted { package: "nftables", needed_by: Needs::Tests, is_there: || tools::find("nft").is_some() },
+    Wanted { package: "borgbackup", needed_by: Needs::Benchmarks, is_there: || tools::find("borg").is_some() },
 ];
 
 /// Installs what is missing. Says nothing where everything is there.
 pub fn set_up(needs: Needs) -> Result<()> {
     let missing: Vec<&str> = WANTED
         .iter()
-        .filter(|wanted| (needs == Needs::Tests || wanted.for_demo) && !(wanted.is_there)())
+        .filter(|wanted| wanted.needed_by <= needs && !(wanted.is_there)())
         .map(|wanted| wanted.package)
         .collect();
     if !missing.is_empty() {
         install(&missing)?;
     }
-    if needs == Needs::Tests && !is_offline() {
+    if needs >= Needs::Tests && !is_offline() {
         let hint = |message: String| {
             anyhow!("{message}\nWithout a network, set {}=1 to test without it.", levee_testing::OFFLINE_VARIABLE)
         };

@@ -49,6 +49,10 @@ impl Restic {
         Restic { program, version }
     }
 
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// For example `0.14.0`.
     pub fn version(&self) -> &str {
         &self.version
