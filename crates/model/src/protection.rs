@@ -3,6 +3,7 @@
 //! It is TOML; unknown keys are errors, and every error names its line and column.
 
 mod quantity;
+mod schedule;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{AppName, AssetName, SiteName};
 pub use quantity::{InvalidQuantity, Period, Size};
+pub use schedule::{Due, InvalidSchedule, Schedule, Weekday, Window};
 
 /// A whole protection file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
