@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{AppName, AssetName, SiteName};
@@ -80,9 +81,12 @@ pub struct PostgresSpec {
     /// Levee is the synchronous standby: a commit returns only when it is durable at the recovery site.
     #[serde(default)]
     pub zero_loss: bool,
-    /// How often a new base backup is taken.
-    #[serde(default = "PostgresSpec::default_base_every")]
-    pub base_every: Period,
+    /// How often a new base backup is taken: every day, when nothing else is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_every: Option<Period>,
+    /// When base backups are taken, instead of `base_every`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_schedule: Option<Schedule>,
     /// How far back any moment can be restored.
     #[serde(default = "PostgresSpec::default_keep")]
     pub keep: Period,
@@ -97,8 +101,14 @@ pub struct PostgresSpec {
 }
 
 impl PostgresSpec {
-    fn default_base_every() -> Period {
-        Period::from_seconds(24 * 3600)
+    const BASE_EVERY: Period = Period::from_seconds(24 * 3600);
+
+    /// When base backups are taken.
+    pub fn base_rhythm(&self) -> Rhythm<'_> {
+        match &self.base_schedule {
+            Some(schedule) => Rhythm::At(schedule),
+            None => Rhythm::Every(self.base_every.unwrap_or(Self::BASE_EVERY)),
+        }
     }
 
     fn default_keep() -> Period {
@@ -165,7 +175,11 @@ impl PostgresSite {
 #[serde(deny_unknown_fields)]
 pub struct FilesSpec {
     /// How often a snapshot is taken.
-    pub every: Period,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every: Option<Period>,
+    /// When snapshots are taken, instead of `every`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<Schedule>,
     /// How long snapshots are kept.
     #[serde(default = "PostgresSpec::default_keep")]
     pub keep: Period,
@@ -176,6 +190,39 @@ pub struct FilesSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub probe: Vec<PathBuf>,
     pub at: BTreeMap<SiteName, FilesSite>,
+}
+
+impl FilesSpec {
+    /// When snapshots are taken. `None` when the file says nothing or two things, which `ProtectionFile::parse` refuses.
+    pub fn rhythm(&self) -> Option<Rhythm<'_>> {
+        match (self.every, &self.schedule) {
+            (Some(every), None) => Some(Rhythm::Every(every)),
+            (None, Some(schedule)) => Some(Rhythm::At(schedule)),
+            _ => None,
+        }
+    }
+}
+
+/// When copies of an asset are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rhythm<'a> {
+    /// So long after the last one was begun.
+    Every(Period),
+    At(&'a Schedule),
+}
+
+impl Rhythm<'_> {
+    /// Whether a copy is due, when the last one was begun at `last_begun`; `salt` as in `Schedule::due`.
+    pub fn due(&self, last_begun: Option<Timestamp>, now: Timestamp, salt: &str) -> Due {
+        let period = match self {
+            Rhythm::At(schedule) => return schedule.due(last_begun, now, salt),
+            Rhythm::Every(period) => *period,
+        };
+        // A clock that was put back must not hold copies up for ever.
+        let Some(last) = last_begun.filter(|last| *last <= now) else { return Due::Now { planned: now } };
+        let planned = last.checked_add(period.duration()).unwrap_or(Timestamp::MAX);
+        if planned <= now { Due::Now { planned } } else { Due::Later(planned) }
+    }
 }
 
 /// One site's place for a folder.
@@ -266,12 +313,19 @@ impl AppSpec {
             }
         };
         for (name, spec) in &self.postgres {
+            if spec.base_every.is_some() && spec.base_schedule.is_some() {
+                return rule(format!("{path}.postgres.{name}"), "say either base_every or base_schedule, not both");
+            }
             both("postgres", name, spec.at.keys().collect())?;
             for (site, place) in &spec.at {
                 absolute(&place.data_directory, || format!("{path}.postgres.{name}.at.{site}.data_directory"))?;
             }
         }
         for (name, spec) in &self.files {
+            if spec.rhythm().is_none() {
+                let message = "say when it is copied: either every = \"10m\" or schedule = { hours = [2] }";
+                return rule(format!("{path}.files.{name}"), message);
+            }
             both("files", name, spec.at.keys().collect())?;
             for (site, place) in &spec.at {
                 absolute(&place.path, || format!("{path}.files.{name}.at.{site}.path"))?;
@@ -343,6 +397,16 @@ at.west.address = "127.0.0.3"
     }
 
     #[test]
+    fn a_period_counts_from_the_last_copy() {
+        let at = |seconds| Timestamp::from_second(seconds).unwrap();
+        let every = Rhythm::Every(Period::from_seconds(10));
+        assert_eq!(every.due(None, at(100), ""), Due::Now { planned: at(100) });
+        assert_eq!(every.due(Some(at(95)), at(100), ""), Due::Later(at(105)));
+        assert_eq!(every.due(Some(at(80)), at(100), ""), Due::Now { planned: at(90) });
+        assert_eq!(every.due(Some(at(5000)), at(100), ""), Due::Now { planned: at(100) });
+    }
+
+    #[test]
     fn errors_point_at_the_place() {
         let check = |from: &str, to: &str, expected: &str| {
             assert!(SHOP.contains(from), "{from}");
@@ -351,6 +415,10 @@ at.west.address = "127.0.0.3"
         };
         check("zero_loss = true", "zero_los = true", "line 8, column 1: unknown field `zero_los`");
         check("every = \"5s\"", "every = \"5 parsecs\"", "line 16, column 9:");
+        check("every = \"5s\"", "", "app.shop.files.documents: say when it is copied");
+        check("every = \"5s\"", "every = \"5s\"\nschedule = { hours = [2] }", "say when it is copied: either");
+        check("every = \"5s\"", "schedule = { hours = [2, 24] }", "line 16, column 12: 24 is not an hour");
+        check("zero_loss = true", "base_every = \"1d\"\nbase_schedule = { hours = [2] }", "not both");
         check("recovery = \"west\"", "recovery = \"WEST\"", "line 4, column 12:");
         check("recovery = \"west\"", "recovery = \"east\"", "app.shop.recovery: the recovery site must be another");
         check("at.west.path = \"/srv/west/documents\"", "", "there is no [app.shop.files.documents.at.west]");

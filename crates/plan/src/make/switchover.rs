@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use levee_model::SiteName;
 use levee_model::control::{AssetState, Place, Role};
+use levee_model::protection::Rhythm;
 
 use super::{Builder, check_points, check_target, connected_agent, step_id};
 use crate::error::PlanError;
@@ -54,8 +55,11 @@ pub fn switchover(inputs: &Inputs<'_>, to: &SiteName) -> Result<Plan, PlanError>
         ));
     }
     let databases = inputs.spec.postgres.keys().map(|asset| (asset.clone(), DATABASE_AGE_MS_MAX));
-    let folders =
-        inputs.spec.files.iter().map(|(asset, spec)| (asset.clone(), spec.every.milliseconds() + FILES_SLACK_MS));
+    // A folder that is copied at certain hours may be a day behind; what is missing is copied when the app has stopped.
+    let folders = inputs.spec.files.iter().filter_map(|(asset, spec)| match spec.rhythm() {
+        Some(Rhythm::Every(period)) => Some((asset.clone(), period.milliseconds() + FILES_SLACK_MS)),
+        _ => None,
+    });
     let age_ms_max: BTreeMap<_, _> = databases.chain(folders).collect();
     let close = builder.add(
         step_id("close", None),

@@ -1,20 +1,23 @@
 //! A folder: a snapshot every so often, straight into the repository at the other site.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use levee_database::StopSignal;
 use levee_model::control::{AssetPoint, AssetState, Assignment, Failure};
-use levee_model::protection::FilesSpec;
-use levee_model::{AssetName, Position};
+use levee_model::protection::{Due, FilesSpec, Rhythm};
+use levee_model::{AssetId, AssetName, Position};
 use levee_vault::backup::{self, BackupOptions};
 
 use super::super::app::{App, failure, in_full, transient};
 use super::super::tags;
 
-/// How soon a failed copy is tried again; never sooner than the period asked for.
-const RETRY_AFTER: Duration = Duration::from_secs(2);
+/// How soon a failed copy is tried again, the first time and after many failures.
+const RETRY_AFTER_MIN: Duration = Duration::from_secs(2);
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(5 * 60);
+/// How often it is looked whether a copy is due: the machine's clock may be set meanwhile.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 pub fn run(app: &Arc<App>, assignment: &Assignment, asset: &AssetName, spec: &FilesSpec, stop: &StopSignal) {
     app.board.update(asset, |entry| {
@@ -22,26 +25,73 @@ pub fn run(app: &Arc<App>, assignment: &Assignment, asset: &AssetName, spec: &Fi
             entry.state = AssetState::Unprotected;
         }
     });
+    // With a period, what changed while this agent was away is copied at once. With hours, the last copy counts.
+    let last_begun = matches!(spec.rhythm(), Some(Rhythm::Every(_))).then_some(None);
+    let mut folder = Folder { app, assignment, asset, spec, last_begun };
+    let mut retry_after = RETRY_AFTER_MIN;
     loop {
-        let begun = Instant::now();
-        let pause = match copy_once(app, assignment, asset, spec) {
-            Ok(copied) => {
-                app.board.update(asset, |entry| {
-                    entry.state = AssetState::Received;
-                    entry.point = Some(copied.point);
-                    entry.problem = copied.unread;
-                });
-                spec.every.duration().saturating_sub(begun.elapsed())
+        let pause = match folder.copy_if_due() {
+            Ok(pause) => {
+                retry_after = RETRY_AFTER_MIN;
+                pause
             }
             Err(failure) => {
                 app.remote.forget();
                 app.board.problem(asset, failure.message);
-                RETRY_AFTER.max(spec.every.duration().saturating_sub(begun.elapsed()))
+                let pause = retry_after;
+                retry_after = (retry_after * 2).min(RETRY_AFTER_MAX);
+                pause
             }
         };
         if stop.wait(pause) {
             return;
         }
+    }
+}
+
+struct Folder<'a> {
+    app: &'a App,
+    assignment: &'a Assignment,
+    asset: &'a AssetName,
+    spec: &'a FilesSpec,
+    /// When the last copy was begun, if there is any; `None` while that is not known.
+    last_begun: Option<Option<Timestamp>>,
+}
+
+impl Folder<'_> {
+    /// Copies the folder when it is time, and returns for how long there is nothing to do.
+    fn copy_if_due(&mut self) -> Result<Duration, Failure> {
+        let last_begun = match self.last_begun {
+            Some(known) => known,
+            None => *self.last_begun.insert(self.newest_copy()?),
+        };
+        let now = Timestamp::now();
+        let salt = AssetId::new(self.app.name.clone(), self.asset.clone()).to_string();
+        if let Some(Due::Later(at)) = self.spec.rhythm().map(|rhythm| rhythm.due(last_begun, now, &salt)) {
+            let left = Duration::try_from(at.duration_since(now)).unwrap_or_default();
+            return Ok(left.min(LOOK_EVERY));
+        }
+        let copied = copy_once(self.app, self.assignment, self.asset, self.spec)?;
+        self.last_begun = Some(Some(now));
+        self.app.board.update(self.asset, |entry| {
+            entry.state = AssetState::Received;
+            entry.point = Some(copied.point);
+            entry.problem = copied.unread;
+        });
+        Ok(Duration::ZERO)
+    }
+
+    /// When the newest copy that is at the other site was begun.
+    fn newest_copy(&self) -> Result<Option<Timestamp>, Failure> {
+        let tag = tags::files(&self.app.name, self.asset);
+        let snapshots = self
+            .app
+            .remote
+            .vault(self.assignment)?
+            .snapshots()
+            .map_err(|error| transient(format!("cannot list the copies of {}: {}", self.asset, in_full(&error))))?;
+        let of_this_folder = snapshots.into_iter().filter(|(_, snapshot)| snapshot.tags.contains(&tag));
+        Ok(of_this_folder.map(|(_, snapshot)| snapshot.time).max())
     }
 }
 

@@ -10,7 +10,7 @@ use levee_database::postgres::archive::{self, ArchiveEnd, ArchiveOptions, Archiv
 use levee_database::postgres::base::{self, BaseBackup, BaseOptions};
 use levee_database::postgres::{Expect, Needs, preflight, slot};
 use levee_model::control::{AssetPoint, AssetState, Assignment, Failure};
-use levee_model::protection::{PostgresSite, PostgresSpec};
+use levee_model::protection::{Due, PostgresSite, PostgresSpec};
 use levee_model::{AssetId, AssetName, LogPosition, Position};
 
 use super::super::app::{App, failure, in_full, transient};
@@ -233,9 +233,10 @@ impl Writer<'_> {
                 && Some(base.facts.timeline) == status.timeline
                 && log_start.is_some_and(|start| start.timeline != base.facts.timeline || start.lsn <= base.facts.start)
         };
-        match bases.iter().filter(usable).map(|base| base.facts.started_at).max() {
-            None => true,
-            Some(newest) => now >= newest + self.spec.base_every.duration(),
-        }
+        let Some(newest) = bases.iter().filter(usable).map(|base| base.facts.started_at).max() else {
+            // Without one nothing can be restored: that does not wait for the hour.
+            return true;
+        };
+        matches!(self.spec.base_rhythm().due(Some(newest), now, &self.id.to_string()), Due::Now { .. })
     }
 }
