@@ -2,6 +2,7 @@
 //! turning full tails into closed segments.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
@@ -29,13 +30,23 @@ struct NextTail {
     start: Lsn,
 }
 
-/// Two threads, so that the next tail need not wait for a segment to be closed. Dropping it waits for
-/// what is under way.
+/// How many full tails may wait for a processor that has nothing better to do. Beyond it they are closed at
+/// the usual priority: until then stock tools can't read them, and each takes the place of a whole segment.
+const WAITING_TAILS_MAX: usize = 16;
+/// The lowest priority there is: closing takes what the database, and everything else, leaves over.
+const PATIENT_NICE: i32 = 19;
+
+/// Threads of their own, so that the next tail need not wait for a segment to be closed. Dropping it closes
+/// what is left.
 pub(crate) struct Background {
     wanted: Option<Sender<NextTail>>,
     prepared: Receiver<Result<Tail>>,
     // What waits is bounded by the disk: each job stands for a tail of a whole segment.
     full: Option<Sender<FullTail>>,
+    /// Told once for each tail that is not to wait any longer.
+    overdue: Option<Sender<()>>,
+    waiting: Receiver<FullTail>,
+    closer: Arc<Closer>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -44,21 +55,45 @@ impl Background {
         // The writer asks for the next tail only when it has taken the one before.
         let (wanted, asked) = bounded::<NextTail>(1);
         let (hand_over, prepared) = bounded(1);
-        let (full, to_close) = unbounded();
-        let prepare = spawn("journal-prepare", {
-            let (folder, keys) = (folder.clone(), keys.clone());
+        let (full, waiting) = unbounded();
+        // One that is not told because the thread is behind already is closed all the same, when the next comes.
+        let (overdue, told) = bounded::<()>(1);
+        let closer = Arc::new(Closer { folder: folder.clone(), keys: keys.clone(), failed: Mutex::default() });
+        let prepare = spawn("journal-prepare", move || {
+            for next in asked {
+                let tail = Tail::prepare(&folder, &next.lineage, next.start, &keys);
+                if hand_over.send(tail).is_err() {
+                    return;
+                }
+            }
+        });
+        let patient = spawn("journal-close", {
+            let (closer, waiting) = (closer.clone(), waiting.clone());
             move || {
-                for next in asked {
-                    let tail = Tail::prepare(&folder, &next.lineage, next.start, &keys);
-                    if hand_over.send(tail).is_err() {
-                        return;
+                // Of this thread alone. Where it is not allowed, segments are closed at the usual priority.
+                if let Err(errno) = rustix::process::setpriority_process(None, PATIENT_NICE) {
+                    tracing::debug!(%errno, "segments are closed at the usual priority");
+                }
+                for tail in waiting {
+                    closer.close(tail);
+                }
+            }
+        });
+        let impatient = spawn("journal-overdue", {
+            let (closer, waiting) = (closer.clone(), waiting.clone());
+            move || {
+                for () in told {
+                    while waiting.len() > WAITING_TAILS_MAX
+                        && let Ok(tail) = waiting.try_recv()
+                    {
+                        closer.close(tail);
                     }
                 }
             }
         });
-        let close = spawn("journal-close", move || close_all(&folder, &keys, &to_close));
-        let threads = vec![prepare?, close?];
-        Ok(Self { wanted: Some(wanted), prepared, full: Some(full), threads })
+        let threads = vec![prepare?, patient?, impatient?];
+        let (wanted, full, overdue) = (Some(wanted), Some(full), Some(overdue));
+        Ok(Self { wanted, prepared, full, overdue, waiting, closer, threads })
     }
 
     /// Asks for the next tail; `take_prepared` gets it.
@@ -75,21 +110,26 @@ impl Background {
     }
 
     pub(crate) fn close(&self, tail: FullTail) {
-        if let Some(full) = &self.full
-            && full.send(tail).is_err()
-        {
-            tracing::error!("the journal's closing thread is gone; full segments stay open tails until a restart");
+        let (Some(full), Some(overdue)) = (&self.full, &self.overdue) else { return };
+        // This end holds a receiver itself, so that neither can fail but for a full `overdue`.
+        let _ = full.send(tail);
+        if self.waiting.len() > WAITING_TAILS_MAX {
+            let _ = overdue.try_send(());
         }
     }
 }
 
 impl Drop for Background {
     fn drop(&mut self) {
-        (self.wanted, self.full) = (None, None);
+        (self.wanted, self.full, self.overdue) = (None, None, None);
         // Taking the tail that was prepared for nothing lets the thread end.
         while let Ok(tail) = self.prepared.recv() {
             // The next writer would remove it as well.
             let _ = tail.map(|tail| durable::remove(tail.path()));
+        }
+        // Somebody waits now, maybe the next writer for its lock: not at the lowest priority.
+        while let Ok(tail) = self.waiting.try_recv() {
+            self.closer.close(tail);
         }
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
@@ -106,15 +146,22 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
         .map_err(Error::io("start a thread for", Path::new("the journal")))
 }
 
-fn close_all(folder: &Path, keys: &JournalKeys, full: &Receiver<FullTail>) {
-    // Tried again when the next one comes: a disk that was full may have room by then.
-    let mut failed = Vec::new();
-    for tail in full {
-        for tail in std::mem::take(&mut failed).into_iter().chain([tail]) {
-            if let Err(error) = close(folder, keys, &tail, &|_| Ok(())) {
+/// Turns full tails into closed segments, from whichever thread.
+struct Closer {
+    folder: PathBuf,
+    keys: SharedKeys,
+    /// What could not be closed. Tried again when the next one comes: a disk that was full may have room by then.
+    failed: Mutex<Vec<FullTail>>,
+}
+
+impl Closer {
+    fn close(&self, tail: FullTail) {
+        let failed = std::mem::take(&mut *self.failed.lock().unwrap_or_else(PoisonError::into_inner));
+        for tail in failed.into_iter().chain([tail]) {
+            if let Err(error) = close(&self.folder, &self.keys, &tail, &|_| Ok(())) {
                 let path = tail.path.display();
                 tracing::warn!(%error, %path, "cannot close a full segment now; it stays readable as a tail");
-                failed.push(tail);
+                self.failed.lock().unwrap_or_else(PoisonError::into_inner).push(tail);
             }
         }
     }

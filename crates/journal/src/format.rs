@@ -2,7 +2,7 @@
 //!
 //! Layout and reasons are in `docs/formats/journal.md`. Pure functions on bytes; all numbers little-endian.
 
-use chacha20poly1305::aead::{Aead, KeyInit, Payload};
+use chacha20poly1305::aead::{Aead, AeadInOut, KeyInit, Payload};
 use chacha20poly1305::{ChaCha20Poly1305, Key, Nonce};
 use jiff::Timestamp;
 use levee_model::Epoch;
@@ -269,14 +269,22 @@ impl RunCipher {
         debug_assert_eq!(header.length as usize, payload.len());
         let mut head = encode_record_header(header);
         let associated = self.associated(&head);
-        let sealed = self
-            .cipher
-            .encrypt(&Self::nonce(header.counter), Payload { msg: payload, aad: &associated })
-            .map_err(|_| "the record is too long to seal")?;
-        let checksum = crc32c::crc32c_append(crc32c::crc32c(&head[8..]), &sealed);
-        head[4..8].copy_from_slice(&checksum.to_le_bytes());
+        let begin = out.len();
+        out.reserve(RECORD_HEADER_BYTES + payload.len() + TAG_BYTES);
         out.extend_from_slice(&head);
-        out.extend_from_slice(&sealed);
+        out.extend_from_slice(payload);
+        let tag = self
+            .cipher
+            .encrypt_inout_detached(
+                &Self::nonce(header.counter),
+                &associated,
+                out[begin + RECORD_HEADER_BYTES..].as_mut().into(),
+            )
+            .map_err(|_| "the record is too long to seal")?;
+        out.extend_from_slice(&tag);
+        let checksum = crc32c::crc32c(&out[begin + 8..]);
+        head[4..8].copy_from_slice(&checksum.to_le_bytes());
+        out[begin..begin + RECORD_HEADER_BYTES].copy_from_slice(&head);
         Ok(())
     }
 

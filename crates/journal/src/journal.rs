@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::epoch::{self, EpochGate};
 use crate::keys::SharedKeys;
+use crate::live::Live;
 use crate::read::{self, LogReader, SegmentBytes};
-use crate::writer::LogWriter;
+use crate::writer::{Begin, LogWriter};
 use crate::{Error, Extent, JournalKeys, Lineage, Result, durable, layout};
 
 const VERSION: u32 = 1;
@@ -22,11 +23,14 @@ struct FormatFile {
     version: u32,
 }
 
-/// The journal of one asset's log. Cheap to clone; everything that it knows is on the disk.
+/// The journal of one asset's log. Cheap to clone; everything that it knows is on the disk, but for the end of
+/// its own writer's open tail.
 #[derive(Clone)]
 pub struct LogJournal {
     dir: Arc<Path>,
     keys: SharedKeys,
+    /// Shared with every clone, and so with the writer that one of them opens.
+    live: Arc<Live>,
 }
 
 impl LogJournal {
@@ -52,7 +56,7 @@ impl LogJournal {
         if format.version != VERSION {
             return Err(Error::Version { dir: dir.to_path_buf(), found: format.version, known: VERSION });
         }
-        Ok(Self { dir: dir.into(), keys: Arc::new(keys) })
+        Ok(Self { dir: dir.into(), keys: Arc::new(keys), live: Arc::default() })
     }
 
     pub fn dir(&self) -> &Path {
@@ -65,6 +69,10 @@ impl LogJournal {
 
     pub(crate) fn shared_keys(&self) -> SharedKeys {
         self.keys.clone()
+    }
+
+    pub(crate) fn live(&self) -> &Arc<Live> {
+        &self.live
     }
 
     /// Refuses every writer of an older epoch from now on, durably. When it returns, everything that
@@ -86,13 +94,19 @@ impl LogJournal {
     /// `StaleEpoch`, `Busy`, `UnknownLineage`; `Gap` when the journal ends before `start`; `Lost` when
     /// acknowledged log is unreadable.
     pub fn writer(&self, lineage: Lineage, start: Lsn) -> Result<LogWriter> {
-        LogWriter::open(self, lineage, start, false)
+        LogWriter::open(self, lineage, Begin::At(start))
+    }
+
+    /// As `writer`, but goes on where the journal ends, wherever the source begins: whether it still has the log
+    /// from there on is for the source to say. `start` counts in a new journal only.
+    pub fn writer_at_end(&self, lineage: Lineage, start: Lsn) -> Result<LogWriter> {
+        LogWriter::open(self, lineage, Begin::AtEnd { otherwise: start })
     }
 
     /// As `writer`, but accepts that the log between the journal's end and `start` is missing. Bases
     /// from before the gap can't be rolled forward over it: a new base backup is needed.
     pub fn writer_after_gap(&self, lineage: Lineage, start: Lsn) -> Result<LogWriter> {
-        LogWriter::open(self, lineage, start, true)
+        LogWriter::open(self, lineage, Begin::AfterGap(start))
     }
 
     /// Every system identifier and timeline that there is log or a history file of, in order.
@@ -111,7 +125,7 @@ impl LogJournal {
 
     /// Every unbroken stretch of a timeline, by ascending position; more than one means gaps.
     pub fn extents(&self, system_identifier: SystemIdentifier, timeline: TimelineId) -> Result<Vec<Extent>> {
-        read::extents(&self.folder(system_identifier, timeline), &self.keys)
+        read::extents(&self.folder(system_identifier, timeline), &self.keys, &self.live)
     }
 
     /// The size of a timeline's segments, told by the files' names alone; `None` when there is no log of it.
@@ -156,7 +170,7 @@ impl LogJournal {
     pub fn reader(&self, system_identifier: SystemIdentifier, timeline: TimelineId, from: Lsn) -> Result<LogReader> {
         let folder = self.folder(system_identifier, timeline);
         let not_here = Error::NotHere { system_identifier, timeline, lsn: from };
-        LogReader::open(folder, self.keys.clone(), from)?.ok_or(not_here)
+        LogReader::open(folder, self.keys.clone(), &self.live, from)?.ok_or(not_here)
     }
 
     /// One segment, padded with zeros to its full size; `None` when nothing of it is durable here.
@@ -167,7 +181,7 @@ impl LogJournal {
         timeline: TimelineId,
         segment_start: Lsn,
     ) -> Result<Option<SegmentBytes>> {
-        read::segment(&self.folder(system_identifier, timeline), &self.keys, segment_start)
+        read::segment(&self.folder(system_identifier, timeline), &self.keys, &self.live, segment_start)
     }
 
     pub(crate) fn folder(&self, system_identifier: SystemIdentifier, timeline: TimelineId) -> PathBuf {

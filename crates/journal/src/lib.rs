@@ -24,6 +24,7 @@ mod journal;
 mod keys;
 mod layout;
 mod lineage;
+mod live;
 mod marks;
 mod read;
 mod records;

@@ -9,8 +9,9 @@ use levee_model::postgres::{Lsn, SegmentSize};
 use crate::closed::{self, ClosedReader};
 use crate::keys::{JournalKeys, SharedKeys};
 use crate::layout::{self, Files};
+use crate::live::Live;
 use crate::records::{Item, Records};
-use crate::tail::{self, TailLog};
+use crate::tail::{self, DurableEnd, TailLog};
 use crate::{Error, Extent, Result};
 
 /// How often a listing is taken again because a file had been closed or trimmed meanwhile.
@@ -54,7 +55,7 @@ fn with_listing<T>(folder: &Path, mut work: impl FnMut(Files) -> Result<T>) -> R
 }
 
 /// The durable pieces of a timeline, in order.
-fn pieces(files: Files, wanted: impl Fn(Lsn) -> bool) -> Result<Vec<Piece>> {
+fn pieces(files: Files, live: &Live, wanted: impl Fn(Lsn) -> bool) -> Result<Vec<Piece>> {
     let mut pieces = Vec::with_capacity(files.closed.len() + files.tails.len());
     for closed in files.closed {
         let bytes = closed.end.bytes_since(closed.start);
@@ -64,19 +65,21 @@ fn pieces(files: Files, wanted: impl Fn(Lsn) -> bool) -> Result<Vec<Piece>> {
         pieces.push(Piece { path, start, end, segment_size, kind: PieceKind::Closed });
     }
     for name in files.tails.into_iter().filter(|name| wanted(name.start)) {
-        let scan = tail::durable_scan(&name.path)?;
-        let segment_size = scan.runs[0].lineage.segment_size;
-        let kind = PieceKind::Tail { as_of: scan.as_of };
-        pieces.push(Piece { path: name.path, start: name.start, end: scan.committed, segment_size, kind });
+        let durable = match live.end_of(&name.path) {
+            Some(durable) => durable,
+            None => tail::durable_end(&name.path)?,
+        };
+        let DurableEnd { end, as_of, segment_size } = durable;
+        pieces.push(Piece { path: name.path, start: name.start, end, segment_size, kind: PieceKind::Tail { as_of } });
     }
     pieces.sort_by_key(|piece| piece.start);
     Ok(pieces)
 }
 
-pub(crate) fn extents(folder: &Path, keys: &JournalKeys) -> Result<Vec<Extent>> {
+pub(crate) fn extents(folder: &Path, keys: &JournalKeys, live: &Live) -> Result<Vec<Extent>> {
     let mut extents = with_listing(folder, |files| {
         let mut extents: Vec<(Extent, Option<PathBuf>)> = Vec::new();
-        for piece in pieces(files, |_| true)? {
+        for piece in pieces(files, live, |_| true)? {
             let (as_of, closed) = match piece.kind {
                 PieceKind::Closed => (None, Some(piece.path)),
                 PieceKind::Tail { as_of } => (as_of, None),
@@ -116,10 +119,15 @@ pub(crate) fn segment_size(folder: &Path) -> Result<Option<SegmentSize>> {
     })
 }
 
-pub(crate) fn segment(folder: &Path, keys: &JournalKeys, segment_start: Lsn) -> Result<Option<SegmentBytes>> {
+pub(crate) fn segment(
+    folder: &Path,
+    keys: &JournalKeys,
+    live: &Live,
+    segment_start: Lsn,
+) -> Result<Option<SegmentBytes>> {
     with_listing(folder, |mut files| {
         files.closed.retain(|closed| closed.start == segment_start);
-        let found = pieces(files, |start| start == segment_start)?
+        let found = pieces(files, live, |start| start == segment_start)?
             .into_iter()
             .find(|piece| piece.start == segment_start && piece.end > piece.start);
         let Some(piece) = found else { return Ok(None) };
@@ -189,8 +197,8 @@ pub struct LogReader {
 
 impl LogReader {
     /// `None` when no durable stretch holds `from`. Its end does: there is just nothing to read yet.
-    pub(crate) fn open(folder: PathBuf, keys: SharedKeys, from: Lsn) -> Result<Option<Self>> {
-        let all = with_listing(&folder, |files| pieces(files, |_| true))?;
+    pub(crate) fn open(folder: PathBuf, keys: SharedKeys, live: &Live, from: Lsn) -> Result<Option<Self>> {
+        let all = with_listing(&folder, |files| pieces(files, live, |_| true))?;
         let mut stretch: VecDeque<Piece> = VecDeque::new();
         for piece in all {
             if stretch.back().is_some_and(|last| last.end != piece.start) {

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use levee_model::postgres::Lsn;
+use levee_model::postgres::{Lsn, SegmentSize};
 use rustix::fs::fdatasync;
 use sha2::{Digest, Sha256};
 
@@ -222,15 +222,33 @@ impl TailLog {
     }
 }
 
+/// How far a tail is durable.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DurableEnd {
+    pub end: Lsn,
+    pub as_of: Option<Timestamp>,
+    pub segment_size: SegmentSize,
+}
+
 /// What of a tail is durable, as a reader beside the writer may see it.
 ///
-/// The slot says what was acknowledged. Whole flushes behind it may be under way or may have been made
-/// just before a crash: syncing the file here makes them durable before they are used.
-pub(crate) fn durable_scan(path: &Path) -> Result<Scan> {
+/// The slot says what was acknowledged. When that is the whole segment there is nothing more to find: a
+/// full tail may wait for a while before it is closed, and whoever reads its log counts and checks it.
+/// Else whole flushes behind the slot may be under way or may have been made just before a crash: syncing
+/// the file here makes them durable before they are used.
+pub(crate) fn durable_end(path: &Path) -> Result<DurableEnd> {
+    let mut records = records::Records::open(path)?;
+    if let Some(slot) = records.slot
+        && let records::Item::Run(first, _) = records.next()?
+        && slot.acknowledged == Lsn(first.start.0 + first.lineage.segment_size.bytes())
+    {
+        let segment_size = first.lineage.segment_size;
+        return Ok(DurableEnd { end: slot.acknowledged, as_of: slot.as_of, segment_size });
+    }
     let scan = records::scan(path)?;
     if scan.slot.is_none_or(|slot| slot.acknowledged < scan.committed) {
         let file = File::open(path).map_err(Error::io("open", path))?;
         fdatasync(&file).map_err(|errno| Error::io("sync", path)(errno.into()))?;
     }
-    Ok(scan)
+    Ok(DurableEnd { end: scan.committed, as_of: scan.as_of, segment_size: scan.runs[0].lineage.segment_size })
 }

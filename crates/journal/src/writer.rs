@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 
 use jiff::{Timestamp, ToSpan};
 use levee_model::Epoch;
@@ -12,15 +13,27 @@ use crate::epoch::EpochGate;
 use crate::format::Slot;
 use crate::journal::LogJournal;
 use crate::layout::TailName;
+use crate::live::Live;
 use crate::records::Scan;
 use crate::source_clock::SourceClock;
-use crate::tail::{RunKey, Tail};
+use crate::tail::{DurableEnd, RunKey, Tail};
 use crate::{Error, JournalKeys, Lineage, Result, durable, layout, records};
 
 /// Bytes sealed as one record while more are coming.
 const RECORD_BYTES: usize = 256 << 10;
 /// While the source is idle, the moment up to which everything is contained is made durable this often.
 const IDLE_NOTE_SECONDS: i64 = 1;
+
+/// Where a writer is to go on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Begin {
+    /// The source can send from here on.
+    At(Lsn),
+    /// Where the journal ends; a new one begins here.
+    AtEnd { otherwise: Lsn },
+    /// Here, although the journal ends before it.
+    AfterGap(Lsn),
+}
 
 /// The one writer of a journal. Not durable before `flush` has returned.
 ///
@@ -41,11 +54,12 @@ pub struct LogWriter {
     clock: SourceClock,
     noted: Option<Timestamp>,
     failed: bool,
+    live: Arc<Live>,
     _lock: File,
 }
 
 impl LogWriter {
-    pub(crate) fn open(journal: &LogJournal, lineage: Lineage, start: Lsn, after_gap: bool) -> Result<Self> {
+    pub(crate) fn open(journal: &LogJournal, lineage: Lineage, begin: Begin) -> Result<Self> {
         let gate = EpochGate::open(journal.dir())?;
         gate.seal(lineage.epoch)?;
         let lock = writer_lock(journal)?;
@@ -54,6 +68,11 @@ impl LogWriter {
         durable::create_folder(&layout::system_folder(journal.dir(), lineage.system_identifier))?;
         durable::create_folder(&folder)?;
         let left = Left::look(&folder, &lineage)?;
+        let after_gap = matches!(begin, Begin::AfterGap(_));
+        let start = match begin {
+            Begin::At(start) | Begin::AfterGap(start) => start,
+            Begin::AtEnd { otherwise } => left.end().unwrap_or(otherwise),
+        };
         let background = Background::start(folder.clone(), journal.shared_keys())?;
         for full in left.full {
             background.close(full);
@@ -98,10 +117,12 @@ impl LogWriter {
             clock: SourceClock::starting_at(as_of),
             noted: as_of,
             failed: false,
+            live: journal.live().clone(),
             _lock: lock,
             tail,
         };
         writer.background.prepare(lineage, writer.segment_end());
+        writer.live.enter(writer.tail.path(), writer.durable_end());
         Ok(writer)
     }
 
@@ -126,6 +147,10 @@ impl LogWriter {
     /// The moment on the source's clock up to which everything is durable here.
     pub fn as_of(&self) -> Option<Timestamp> {
         self.noted
+    }
+
+    fn durable_end(&self) -> DurableEnd {
+        DurableEnd { end: self.durable, as_of: self.noted, segment_size: self.lineage.segment_size }
     }
 
     fn segment_end(&self) -> Lsn {
@@ -192,6 +217,7 @@ impl LogWriter {
         })?;
         self.pending.clear();
         (self.durable, self.noted) = (self.end, as_of);
+        self.live.advance(self.durable_end());
         Ok(())
     }
 
@@ -211,6 +237,7 @@ impl LogWriter {
             self.tail.sync()
         })?;
         self.noted = as_of;
+        self.live.advance(self.durable_end());
         Ok(())
     }
 
@@ -231,13 +258,24 @@ impl LogWriter {
             keys,
         });
         self.tail_start = start;
+        self.live.enter(self.tail.path(), self.durable_end());
         Ok(())
     }
 
     fn guarded(&mut self, work: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
         let result = work(self);
         self.failed = result.is_err();
+        if self.failed {
+            self.live.leave();
+        }
         result
+    }
+}
+
+impl Drop for LogWriter {
+    fn drop(&mut self) {
+        // While the lock is still held: the next writer's tail is not to be forgotten.
+        self.live.leave();
     }
 }
 
@@ -263,17 +301,29 @@ struct Left {
     open: Option<(TailName, Scan)>,
     /// Where the newest closed or full segment ends.
     full_end: Option<Lsn>,
+    /// Where the newest tail ends that a gap was to follow.
+    ended: Option<Lsn>,
 }
 
 impl Left {
+    fn end(&self) -> Option<Lsn> {
+        let open = self.open.as_ref().map(|(_, scan)| scan.committed);
+        open.max(self.full_end).max(self.ended)
+    }
+
     fn look(folder: &Path, lineage: &Lineage) -> Result<Self> {
         let files = layout::list(folder)?;
         for leftover in &files.leftovers {
             durable::remove(leftover)?;
         }
         let closed_end = files.closed.last().map(|closed| closed.end);
-        let mut left = Left { full: Vec::new(), open: None, full_end: closed_end };
-        for name in files.tails.into_iter().filter(|tail| !tail.ended) {
+        let mut left = Left { full: Vec::new(), open: None, full_end: closed_end, ended: None };
+        for name in files.tails {
+            if name.ended {
+                // Damage before an accepted gap does not keep the log behind it from going on.
+                left.ended = records::scan(&name.path).map_or(left.ended, |scan| Some(scan.committed));
+                continue;
+            }
             let scan = records::scan(&name.path)?;
             let known = scan.runs.last().map_or(*lineage, |run| run.lineage);
             if known.segment_size != lineage.segment_size {

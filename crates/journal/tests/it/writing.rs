@@ -207,3 +207,50 @@ fn a_reader_in_another_process_sees_only_what_is_durable() {
         reading.join().unwrap();
     });
 }
+
+/// The writer of this process tells what any other reader finds on the disk.
+#[test]
+fn the_writers_own_word_is_what_the_disk_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let identity = Identity::generate();
+    let (journal, other) = (open(dir.path(), &identity), open(dir.path(), &identity));
+    let check = |end: Lsn, as_of| {
+        let told = journal.extent(SYSTEM, TIMELINE).unwrap().unwrap();
+        assert_eq!(told, other.extent(SYSTEM, TIMELINE).unwrap().unwrap());
+        assert_eq!((told.start, told.durable_end, told.as_of), (START, end, as_of));
+        check_log(&journal, START, end);
+    };
+    let mut writer = journal.writer(lineage(1), START).unwrap();
+    for size in [1000, SEGMENT as usize - 1000, 1, SEGMENT as usize, 77] {
+        let end = Lsn(writer.end().0 + size as u64);
+        writer.append(writer.end(), &log(writer.end(), size)).unwrap();
+        writer.note_source_time(end, at(size as i64));
+        check(writer.durable(), writer.as_of());
+        writer.flush().unwrap();
+        check(end, writer.as_of());
+    }
+    // Without a flush nothing of it counts, and with the writer gone the disk alone does.
+    let durable = writer.durable();
+    writer.append(durable, &log(durable, 500)).unwrap();
+    check(durable, writer.as_of());
+    let as_of = writer.as_of();
+    drop(writer);
+    check(durable, as_of);
+}
+
+#[test]
+fn a_writer_goes_on_at_the_end_wherever_the_source_begins() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(dir.path(), &Identity::generate());
+    let far = Lsn(START.0 + 5 * SEGMENT + 9);
+    let mut writer = journal.writer_at_end(lineage(1), Lsn(START.0 + 9)).unwrap();
+    assert_eq!(writer.end(), START, "a new journal begins with the source's segment");
+    for size in [300, SEGMENT as usize - 300] {
+        let end = writer.end();
+        writer.append(end, &log(end, size)).unwrap();
+        let end = writer.flush().unwrap();
+        drop(writer);
+        writer = journal.writer_at_end(lineage(1), far).unwrap();
+        assert_eq!(writer.end(), end);
+    }
+}
