@@ -4,11 +4,13 @@
 
 pub mod control;
 mod epoch;
+mod flush;
 mod names;
 mod position;
 pub mod postgres;
 pub mod protection;
 
 pub use epoch::Epoch;
+pub use flush::{FLUSH_INTERVAL, FlushSchedule};
 pub use names::{AgentId, AppName, AssetId, AssetName, InvalidName, RunId, SiteName};
 pub use position::{LogPosition, Position};

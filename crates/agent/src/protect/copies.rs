@@ -30,6 +30,8 @@ pub struct Copies {
     journals: Mutex<BTreeMap<AssetName, Arc<LogJournal>>>,
     /// Snapshots that this site has opened with its own keys, so that each is checked once.
     opened: Mutex<BTreeMap<SnapshotId, ()>>,
+    /// What the base backups of each database say of themselves: the watch asks every moment, and they never change.
+    bases: Mutex<BTreeMap<AssetName, BTreeMap<SnapshotId, BaseBackup>>>,
     /// Held while the recovery kit's identity is made or used up, so that there is only one.
     kit: Mutex<()>,
 }
@@ -42,6 +44,7 @@ impl Copies {
             vault: Mutex::default(),
             journals: Mutex::default(),
             opened: Mutex::default(),
+            bases: Mutex::default(),
             kit: Mutex::default(),
         }
     }
@@ -252,8 +255,10 @@ impl Copies {
         }
         let vault = self.vault()?;
         let id = AssetId::new(self.app.clone(), asset.clone());
-        let mut bases = base::list(&vault, &id)
+        let mut all_known = self.bases.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bases = base::list_again(&vault, &id, all_known.entry(asset.clone()).or_default())
             .map_err(|error| failure(format!("cannot list the base backups of {id}: {}", in_full(&error))))?;
+        drop(all_known);
         bases.retain(|base| match self.open_with_own_keys(&vault, &base.snapshot) {
             Ok(()) => true,
             Err(failure) => {

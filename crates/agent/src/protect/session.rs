@@ -39,12 +39,10 @@ impl JournalSession {
             epoch: open.epoch,
             segment_size: open.segment_size,
         };
-        let extent = journal.extent(open.system_identifier, open.timeline).map_err(refusal)?;
-        let resume = extent.map_or(open.source_start, |extent| extent.durable_end);
         let writer = if open.after_gap {
             journal.writer_after_gap(lineage, open.source_start)
         } else {
-            journal.writer(lineage, resume)
+            journal.writer_at_end(lineage, open.source_start)
         }
         .map_err(refusal)?;
         let resume = writer.end();

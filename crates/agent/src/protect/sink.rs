@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use jiff::Timestamp;
 use levee_database::postgres::{Lineage, LogChunk, LogSink, SinkError};
 use levee_model::control::Assignment;
 use levee_model::postgres::{Lsn, SegmentSize, SystemIdentifier, TimelineId};
@@ -25,6 +26,8 @@ pub struct WireSink {
     asset: AssetId,
     progress: Arc<Progress>,
     stream: Option<OpenStream>,
+    /// What was said last of the source on this stream: the moment, and where its log ended then.
+    source: Option<(Timestamp, Lsn)>,
     /// The log that the other site would need next is gone: it goes on behind the gap.
     after_gap: bool,
     /// History files that came before the stream was open.
@@ -83,6 +86,7 @@ impl WireSink {
             asset,
             progress: Arc::new(progress),
             stream: None,
+            source: None,
             after_gap,
             histories: Vec::new(),
         })
@@ -159,7 +163,7 @@ async fn listen(mut receiver: LogReceiver, progress: Arc<Progress>) {
 
 impl LogSink for WireSink {
     fn begin(&mut self, lineage: Lineage, segment_size: SegmentSize, source_start: Lsn) -> Result<Lsn, SinkError> {
-        self.stream = None;
+        (self.stream, self.source) = (None, None);
         let LogStream { resume, sender, receiver } = self.open(lineage, segment_size, source_start)?;
         self.note_start(lineage, source_start, resume)?;
         // Only the first stream goes over the gap; whatever comes later continues what this one began.
@@ -194,6 +198,7 @@ impl LogSink for WireSink {
         let Some(stream) = &self.stream else {
             return Err(self.progress.take_end());
         };
+        self.source = Some((chunk.source_time, chunk.source_end));
         let sent = if chunk.bytes.is_empty() {
             stream.sender.source_time_blocking(chunk.source_time, chunk.source_end)
         } else {
@@ -202,9 +207,22 @@ impl LogSink for WireSink {
                 bytes: chunk.bytes.clone(),
                 source_time: chunk.source_time,
                 source_end: chunk.source_end,
+                may_wait: chunk.may_wait,
             })
         };
         sent.map_err(|_| self.progress.take_end())
+    }
+
+    fn flush_due(&mut self) -> Result<(), SinkError> {
+        // The other site looks after it, also when nothing more comes from here.
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), SinkError> {
+        if let (Some(stream), Some((source_time, source_end))) = (&self.stream, self.source) {
+            stream.sender.hurry(source_time, source_end);
+        }
+        Ok(())
     }
 
     fn durable(&self) -> Lsn {

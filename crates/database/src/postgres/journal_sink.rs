@@ -1,24 +1,26 @@
 //! The archive of one machine: the log goes straight into a journal on a local disk.
 
 use std::os::fd::BorrowedFd;
+use std::time::Instant;
 
 use levee_journal::{LogJournal, LogWriter};
-use levee_model::Epoch;
 use levee_model::postgres::{Lsn, SegmentSize, SystemIdentifier, TimelineId};
+use levee_model::{Epoch, FlushSchedule};
 
 use super::{Lineage, LogChunk, LogSink, SinkError};
 
-/// Puts a log into a journal. Every `append` returns after the log is durable, so that the archive
-/// acknowledges as far as it has appended.
+/// Puts a log into a journal. What a commit waits for is durable when `append` returns; everything else
+/// becomes so at the end of a segment, or when its time has come.
 pub struct JournalSink {
     journal: LogJournal,
     epoch: Epoch,
     writer: Option<LogWriter>,
+    schedule: FlushSchedule,
 }
 
 impl JournalSink {
     pub fn new(journal: LogJournal, epoch: Epoch) -> JournalSink {
-        JournalSink { journal, epoch, writer: None }
+        JournalSink { journal, epoch, writer: None, schedule: FlushSchedule::default() }
     }
 }
 
@@ -47,6 +49,7 @@ impl LogSink for JournalSink {
     fn begin(&mut self, lineage: Lineage, segment_size: SegmentSize, source_start: Lsn) -> Result<Lsn, SinkError> {
         // The old writer goes first: a journal has one.
         self.writer = None;
+        self.schedule.flushed();
         let lineage = levee_journal::Lineage {
             system_identifier: lineage.system_identifier,
             timeline: lineage.timeline,
@@ -76,11 +79,19 @@ impl LogSink for JournalSink {
             writer.append(chunk.lsn, chunk.bytes).map_err(sink_error)?;
         }
         writer.note_source_time(chunk.source_end, chunk.source_time);
-        // More log is on its way when the source is ahead: one sync is enough for all of it.
-        let behind = writer.end() < chunk.source_end;
-        if !behind || writer.end().bytes_since(writer.durable()) >= FLUSH_BYTES {
+        self.schedule.took(chunk.may_wait, Instant::now());
+        self.flush_due()
+    }
+
+    fn flush_due(&mut self) -> Result<(), SinkError> {
+        if self.schedule.is_due(Instant::now()) { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<(), SinkError> {
+        if let Some(writer) = &mut self.writer {
             writer.flush().map_err(sink_error)?;
         }
+        self.schedule.flushed();
         Ok(())
     }
 
@@ -96,6 +107,3 @@ impl LogSink for JournalSink {
         Ok(())
     }
 }
-
-/// A source that runs ahead is still acknowledged this often.
-const FLUSH_BYTES: u64 = 4 << 20;

@@ -22,6 +22,8 @@ pub struct LogChunk<'a> {
     /// everything before `source_end` has everything that was committed up to then.
     pub source_time: Timestamp,
     pub source_end: Lsn,
+    /// No commit waits until this is durable: it may take up to `levee_model::FLUSH_INTERVAL`.
+    pub may_wait: bool,
 }
 
 /// Why a sink did not take the log.
@@ -62,11 +64,18 @@ pub trait LogSink: Send {
     /// May wait when a bounded queue is full, but not for longer than PostgreSQL's wal_sender_timeout.
     fn append(&mut self, chunk: LogChunk<'_>) -> Result<(), SinkError>;
 
+    /// Makes durable what is due. Called at least every 100 ms while a stream is open. A sink whose other end
+    /// keeps its own time has nothing to do.
+    fn flush_due(&mut self) -> Result<(), SinkError>;
+
+    /// Somebody waits until everything that was appended is durable: the source stops, or the stream has ended.
+    fn flush(&mut self) -> Result<(), SinkError>;
+
     /// The end of what is durable of the lineage that was begun last. This is what PostgreSQL is told.
     fn durable(&self) -> Lsn;
 
     /// Readable when `durable` has moved or an error waits: the archive polls it beside the socket, so that a
-    /// synchronous commit is acknowledged at once. `None` when `append` returns only after the log is durable.
+    /// synchronous commit is acknowledged at once. `None` when it moves in calls of the archive alone.
     fn progress(&self) -> Option<BorrowedFd<'_>>;
 
     /// Drains what made `progress` readable. An error that `append` has not returned yet is returned here.

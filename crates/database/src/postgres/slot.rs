@@ -23,6 +23,8 @@ pub struct SlotStatus {
     pub is_lost: bool,
     /// How much more may be written before it is in danger, in bytes; `None` without max_slot_wal_keep_size.
     pub safe_bytes: Option<i64>,
+    /// Whether the server counts who streams from it among those that a commit waits for; `None` when nobody does.
+    pub is_waited_for: Option<bool>,
 }
 
 /// How ensuring a slot ended.
@@ -34,11 +36,9 @@ pub enum Ensured {
 }
 
 /// How holding a slot to its bound ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Bounded {
-    Within {
-        held_bytes: u64,
-    },
+    Within(SlotStatus),
     Missing,
     /// It held back too much of the log, and was dropped so that the source's disk does not fill up.
     Dropped {
@@ -102,6 +102,7 @@ pub(crate) fn status_on(connection: &mut Connection, name: &str) -> Result<Optio
     check_name(name)?;
     let sql = format!(
         "SELECT slot_type, active_pid, restart_lsn, wal_status, safe_wal_size, \
+         (SELECT sync_state <> 'async' FROM pg_catalog.pg_stat_replication WHERE pid = active_pid) AS waited_for, \
          greatest(0, pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() \
          ELSE pg_current_wal_lsn() END, restart_lsn))::bigint AS held \
          FROM pg_catalog.pg_replication_slots WHERE slot_name = {}",
@@ -120,6 +121,7 @@ pub(crate) fn status_on(connection: &mut Connection, name: &str) -> Result<Optio
         held_bytes: row.by_name("held").and_then(|held| held.parse().ok()).unwrap_or(0),
         is_lost,
         safe_bytes: row.by_name("safe_wal_size").and_then(|size| size.parse().ok()),
+        is_waited_for: row.by_name("waited_for").map(|waited_for| waited_for == "t"),
     }))
 }
 
@@ -160,7 +162,7 @@ pub fn hold_to_bound(options: &ConnectOptions, name: &str, bound_bytes: u64) -> 
     let Some(status) = status(options, name)? else { return Ok(Bounded::Missing) };
     let held_bytes = status.held_bytes;
     if held_bytes <= bound_bytes {
-        return Ok(Bounded::Within { held_bytes });
+        return Ok(Bounded::Within(status));
     }
     drop(options, name)?;
     tracing::error!(slot = name, held_bytes, bound_bytes, "the slot held back too much log and was dropped");

@@ -2,6 +2,7 @@
 
 mod archive;
 mod base;
+mod flushing;
 mod memory_sink;
 mod preflight;
 mod restoring;

@@ -27,6 +27,8 @@ const LONG_WAIT: Duration = Duration::from_secs(60);
 pub struct Connection {
     transport: Transport,
     input: BytesMut,
+    /// What one read takes in, of `READ_SIZE`.
+    read_buffer: Vec<u8>,
     parameters: BTreeMap<String, String>,
     version: ServerVersion,
     read_timeout: Duration,
@@ -56,6 +58,7 @@ impl Connection {
         let mut connection = Self {
             transport,
             input: BytesMut::new(),
+            read_buffer: vec![0; READ_SIZE],
             parameters: BTreeMap::new(),
             version: ServerVersion(0),
             read_timeout: options.connect_timeout,
@@ -215,15 +218,20 @@ impl Connection {
         }
     }
 
+    /// Whether bytes were received that belong to no message handed out yet.
+    pub(crate) fn has_input(&self) -> bool {
+        !self.input.is_empty()
+    }
+
     /// Reads what the socket has, waiting for the first byte.
     pub(crate) fn fill(&mut self, doing: &'static str) -> Result<()> {
-        let filled = self.input.len();
-        self.input.resize(filled + READ_SIZE, 0);
-        let read = self.transport.read(&mut self.input[filled..]);
-        self.input.truncate(filled + *read.as_ref().unwrap_or(&0));
-        match read {
+        // By way of a buffer that stays: making room for a whole read in `input` costs more than copying what came.
+        match self.transport.read(&mut self.read_buffer) {
             Ok(0) => Err(Error::Closed { doing }),
-            Ok(_) => Ok(()),
+            Ok(read) => {
+                self.input.extend_from_slice(&self.read_buffer[..read]);
+                Ok(())
+            }
             Err(error) => Err(self.io_error(doing, error)),
         }
     }

@@ -86,6 +86,15 @@ impl ReplicationStream {
         }
     }
 
+    /// Whether more has come already, so that `poll` would not wait.
+    pub fn has_more(&mut self) -> Result<bool> {
+        if self.connection.has_input() {
+            return Ok(true);
+        }
+        let waited = self.connection.wait(Duration::ZERO, &[]).map_err(Error::io(DOING))?;
+        Ok(waited == Waited::Readable)
+    }
+
     /// Tells the server how far the log is written and flushed here; `Lsn(0)` stands for "not known". Levee applies
     /// nothing, and says so. With `reply` the server answers with a keepalive at once.
     pub fn send_status(&mut self, write: Lsn, flush: Lsn, now: Timestamp, reply: bool) -> Result<()> {

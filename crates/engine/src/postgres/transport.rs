@@ -142,6 +142,14 @@ impl Transport {
         if descriptors[1..].iter().any(|descriptor| !descriptor.revents().is_empty()) {
             return Ok(Waited::Woken);
         }
+        // Half of a TLS record is nothing to read yet, and a link that breaks in it must not block the reader.
+        if let Some(tls) = &mut self.tls {
+            let read = retrying(|| tls.read_tls(&mut self.socket))?;
+            let state = tls.process_new_packets().map_err(io::Error::other)?;
+            if read > 0 && state.plaintext_bytes_to_read() == 0 && !state.peer_has_closed() {
+                return Ok(Waited::TimedOut);
+            }
+        }
         Ok(Waited::Readable)
     }
 }

@@ -1,9 +1,12 @@
 //! Group commit: everything that has arrived is taken, then made durable by one flush, then acknowledged once.
+//! Log that no commit waits for is flushed a few times in a second only.
+
+use std::time::Instant;
 
 use jiff::Timestamp;
-use levee_model::Epoch;
 use levee_model::control::Signed;
 use levee_model::postgres::{Lsn, SegmentSize, SystemIdentifier, TimelineId};
+use levee_model::{Epoch, FlushSchedule};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 use tracing::debug;
@@ -59,26 +62,93 @@ fn run(caller: &Caller, mut arriving: mpsc::Receiver<proto::LogMessage>, answers
         return Err(protocol("the first message of a log stream must be Open"));
     };
     let mut session = caller.calls.open_log(&caller.peer, read_open(open)?)?;
-    if !answer(answers, log_answer::Answer::Resume(proto::LogResume { lsn: session.resume_lsn().0 })) {
+    let mut told = session.resume_lsn();
+    if !answer(answers, log_answer::Answer::Resume(proto::LogResume { lsn: told.0 })) {
         return Ok(());
     }
-    while let Some(message) = arriving.blocking_recv() {
-        if caller.is_revoked() {
-            let message = format!("the certificate of {} has been revoked", caller.peer);
-            return Err(LogRefusal::new(RefusalReason::NotGranted, message));
+    let mut batch = Batch { session: session.as_mut(), bytes: 0, schedule: FlushSchedule::default() };
+    loop {
+        let arrived = match batch.schedule.due() {
+            Some(due) => receive_until(&mut arriving, due),
+            None => Arrived::of(arriving.blocking_recv()),
+        };
+        let is_over = matches!(arrived, Arrived::End);
+        if let Arrived::Message(message) = arrived {
+            if caller.is_revoked() {
+                let message = format!("the certificate of {} has been revoked", caller.peer);
+                return Err(LogRefusal::new(RefusalReason::NotGranted, message));
+            }
+            batch.take(message)?;
+            while batch.bytes < BATCH_BYTES_MAX
+                && let Ok(message) = arriving.try_recv()
+            {
+                batch.take(message)?;
+            }
         }
-        let mut bytes = take(session.as_mut(), message)?;
-        while bytes < BATCH_BYTES_MAX
-            && let Ok(message) = arriving.try_recv()
-        {
-            bytes += take(session.as_mut(), message)?;
+        // Whatever ended the stream: what had arrived may be the last that there is.
+        if is_over || batch.is_due(Instant::now()) {
+            let durable = batch.flush()?;
+            let moved = durable != told;
+            told = durable;
+            if moved && !answer(answers, log_answer::Answer::Durable(proto::LogDurable { lsn: durable.0 })) {
+                return Ok(());
+            }
         }
-        let durable = session.flush()?;
-        if !answer(answers, log_answer::Answer::Durable(proto::LogDurable { lsn: durable.0 })) {
+        if is_over {
             return Ok(());
         }
     }
-    Ok(())
+}
+
+enum Arrived {
+    Message(proto::LogMessage),
+    /// The time came first.
+    Nothing,
+    End,
+}
+
+impl Arrived {
+    fn of(received: Option<proto::LogMessage>) -> Arrived {
+        received.map_or(Arrived::End, Arrived::Message)
+    }
+}
+
+/// The next message that comes before a moment.
+fn receive_until(arriving: &mut mpsc::Receiver<proto::LogMessage>, due: Instant) -> Arrived {
+    let receive = tokio::time::timeout_at(due.into(), arriving.recv());
+    // This is a thread for what blocks, beside those of the runtime.
+    tokio::runtime::Handle::current().block_on(receive).map_or(Arrived::Nothing, Arrived::of)
+}
+
+/// What was taken since the last flush.
+struct Batch<'a> {
+    session: &'a mut dyn LogSession,
+    bytes: usize,
+    schedule: FlushSchedule,
+}
+
+impl Batch<'_> {
+    fn take(&mut self, message: proto::LogMessage) -> Result<(), LogRefusal> {
+        let may_wait = match &message.message {
+            Some(log_message::Message::Chunk(chunk)) => chunk.may_wait,
+            Some(log_message::Message::SourceTime(source)) => source.may_wait,
+            _ => true,
+        };
+        self.bytes += take(self.session, message)?;
+        self.schedule.took(may_wait, Instant::now());
+        Ok(())
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.bytes >= BATCH_BYTES_MAX || self.schedule.is_due(now)
+    }
+
+    fn flush(&mut self) -> Result<Lsn, LogRefusal> {
+        let durable = self.session.flush()?;
+        self.bytes = 0;
+        self.schedule.flushed();
+        Ok(durable)
+    }
 }
 
 /// Hands one message to the session; returns how many bytes of log it held.
@@ -94,6 +164,7 @@ fn take(session: &mut dyn LogSession, message: proto::LogMessage) -> Result<usiz
                 bytes: chunk.bytes,
                 source_time: time(chunk.source_time_us)?,
                 source_end: Lsn(chunk.source_end_lsn),
+                may_wait: chunk.may_wait,
             })?;
             Ok(length)
         }

@@ -68,12 +68,20 @@ impl LogSender {
 
     /// Nothing beyond `source_end` was written at the source up to `as_of` on its clock.
     pub async fn source_time(&self, as_of: Timestamp, source_end: Lsn) -> Result<(), LogEnded> {
-        self.send(source_time(as_of, source_end)).await
+        self.send(source_time(as_of, source_end, true)).await
     }
 
     /// `source_time` for a thread outside the runtime.
     pub fn source_time_blocking(&self, as_of: Timestamp, source_end: Lsn) -> Result<(), LogEnded> {
-        self.send_blocking(source_time(as_of, source_end))
+        self.send_blocking(source_time(as_of, source_end, true))
+    }
+
+    /// Asks that everything that was sent is flushed at once, by saying again what was said last of the source. A
+    /// queue that is full is left alone: what is in it gets flushed for its size.
+    pub fn hurry(&self, as_of: Timestamp, source_end: Lsn) {
+        let message = Some(source_time(as_of, source_end, false));
+        // A stream that has ended says so elsewhere.
+        let _ = self.queue.try_send(proto::LogMessage { message });
     }
 
     async fn send(&self, message: log_message::Message) -> Result<(), LogEnded> {
@@ -86,7 +94,7 @@ impl LogSender {
 }
 
 fn pieces(chunk: LogChunk) -> impl Iterator<Item = proto::LogChunk> {
-    let LogChunk { mut lsn, mut bytes, source_time, source_end } = chunk;
+    let LogChunk { mut lsn, mut bytes, source_time, source_end, may_wait } = chunk;
     std::iter::from_fn(move || {
         if bytes.is_empty() {
             return None;
@@ -99,6 +107,8 @@ fn pieces(chunk: LogChunk) -> impl Iterator<Item = proto::LogChunk> {
             bytes: piece,
             source_time_us: source_time.as_microsecond(),
             source_end_lsn: source_end.0,
+            // One flush for the whole of it.
+            may_wait: may_wait || !bytes.is_empty(),
         })
     })
 }
@@ -107,9 +117,9 @@ fn history(timeline: TimelineId, content: &[u8]) -> log_message::Message {
     log_message::Message::History(proto::LogHistory { timeline: timeline.0, content: content.to_vec() })
 }
 
-fn source_time(as_of: Timestamp, source_end: Lsn) -> log_message::Message {
+fn source_time(as_of: Timestamp, source_end: Lsn, may_wait: bool) -> log_message::Message {
     let as_of_us = as_of.as_microsecond();
-    log_message::Message::SourceTime(proto::LogSourceTime { as_of_us, source_end_lsn: source_end.0 })
+    log_message::Message::SourceTime(proto::LogSourceTime { as_of_us, source_end_lsn: source_end.0, may_wait })
 }
 
 /// The half that hears what has become durable.

@@ -32,6 +32,8 @@ pub struct LogChunk {
     pub source_time: Timestamp,
     /// Where the source's log ended then.
     pub source_end: Lsn,
+    /// No commit waits until it is durable: it may take up to `levee_model::FLUSH_INTERVAL`.
+    pub may_wait: bool,
 }
 
 /// A log could not be taken, or no longer.

@@ -1,12 +1,12 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use levee_model::Epoch;
 use levee_model::control::Role;
 use levee_model::postgres::{Lsn, SegmentSize, SystemIdentifier, TimelineId};
+use levee_model::{Epoch, FLUSH_INTERVAL};
 use levee_wire::log::{LogChunk, LogError, LogOpen, LogRefusal, LogSession, LogStream, RefusalReason};
 use levee_wire::{AgentClient, Credentials};
 
@@ -98,7 +98,7 @@ async fn stream(from: &Credentials, to: &Serving, open: LogOpen) -> Result<LogSt
 
 fn chunk(lsn: Lsn, bytes: Vec<u8>) -> LogChunk {
     let source_end = Lsn(lsn.0 + bytes.len() as u64);
-    LogChunk { lsn, bytes: bytes.into(), source_time: Timestamp::now(), source_end }
+    LogChunk { lsn, bytes: bytes.into(), source_time: Timestamp::now(), source_end, may_wait: false }
 }
 
 fn refusal(result: Result<LogStream, LogError>) -> RefusalReason {
@@ -193,4 +193,48 @@ async fn a_stream_without_the_right_to_it_is_refused() {
     let refused = opened.receiver.durable().await;
     assert!(matches!(&refused, Err(LogError::Refused(refusal)) if refusal.reason == RefusalReason::NotGranted));
     assert_eq!(journal.log.lock().unwrap().0, Bytes::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_commit_waits_for_is_flushed_in_its_time_and_at_the_end() {
+    let (fleet, journal) = (Fleet::new(), Arc::new(Journal::default()));
+    let (west, _) = taking(&fleet, &journal).serve(fleet.agent("w1", "west")).await;
+    let east = fleet.agent("e1", "east");
+    let LogStream { sender, mut receiver, .. } = stream(&east, &west, open(&fleet, "e1", 2)).await.unwrap();
+    let patient = |at: u64| LogChunk { may_wait: true, ..chunk(Lsn(START + at), vec![1; 100]) };
+    let flushes = || journal.flushes.load(Ordering::Relaxed);
+
+    // Nothing comes after it: the time alone makes it durable.
+    let begun = Instant::now();
+    for at in (0..1000).step_by(100) {
+        sender.chunk(patient(at)).await.unwrap();
+    }
+    let durable = tokio::time::timeout(Duration::from_secs(20), receiver.durable()).await.expect("it is never flushed");
+    assert_eq!(durable.unwrap(), Lsn(START + 1000));
+    let took = begun.elapsed();
+    assert!(took > FLUSH_INTERVAL / 2, "{took:?}");
+    assert_eq!(flushes(), 1, "ten pieces, one flush");
+
+    // Whoever waits takes it along at once, and so does a sender in a hurry.
+    sender.chunk(patient(1000)).await.unwrap();
+    let begun = Instant::now();
+    sender.chunk(chunk(Lsn(START + 1100), vec![1; 100])).await.unwrap();
+    assert_eq!(receiver.durable().await.unwrap(), Lsn(START + 1200));
+    sender.chunk(patient(1200)).await.unwrap();
+    sender.hurry(Timestamp::now(), Lsn(START + 1300));
+    assert_eq!(receiver.durable().await.unwrap(), Lsn(START + 1300));
+    assert!(begun.elapsed() < FLUSH_INTERVAL, "{:?}", begun.elapsed());
+
+    // The sender is lost: what had arrived may be the last that there ever is.
+    sender.chunk(patient(1300)).await.unwrap();
+    let wait_until = async |is_so: fn(&(Vec<u8>, usize)) -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !is_so(&journal.log.lock().unwrap()) {
+            assert!(Instant::now() < deadline, "waited in vain");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    wait_until(|(log, _)| log.len() == 1400).await;
+    drop((sender, receiver));
+    wait_until(|(_, flushed)| *flushed == 1400).await;
 }

@@ -50,7 +50,8 @@ impl Rest {
         while at < self.end {
             let bytes = read(&self.folder, self.lineage.timeline, self.segment_size, at, self.end)?;
             let length = bytes.len() as u64;
-            sink.append(LogChunk { lsn: at, bytes: &bytes, source_time: Timestamp::now(), source_end: self.end })?;
+            let (source_time, source_end) = (Timestamp::now(), self.end);
+            sink.append(LogChunk { lsn: at, bytes: &bytes, source_time, source_end, may_wait: false })?;
             at = Lsn(at.0 + length);
         }
         while sink.durable() < self.end {

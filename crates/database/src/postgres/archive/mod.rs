@@ -108,6 +108,10 @@ pub fn run(
                 backoff = BACKOFF_FIRST;
             }
             status.connected = false;
+            // What has come is not to wait for the next stream, which may never begin.
+            if let Err(error) = sink.flush() {
+                tracing::debug!(slot = options.slot, %error, "the last of an ended stream is not durable");
+            }
             // A slot that was dropped ends the connection before that is known here.
             if let Some(dropped) = watch.dropped() {
                 return Ok(dropped);

@@ -161,6 +161,7 @@ impl Session<'_> {
         let mut data_seen = Instant::now() - STATUS_INTERVAL;
         let mut ended: Option<NextTimeline> = None;
         loop {
+            self.sink.flush_due().map_err(Error::Sink)?;
             let durable = self.sink.durable();
             if let Some(next) = ended
                 && durable >= next.start.min(stream.position())
@@ -197,22 +198,30 @@ impl Session<'_> {
                     data_seen = heard;
                     clock.data(server_end, server_time);
                     self.status.source_end = Some(server_end);
-                    let chunk =
-                        LogChunk { lsn: start, bytes: &bytes, source_time: server_time, source_end: server_end };
+                    // One flush for everything that is here already, as pg_receivewal does it.
+                    let may_wait = !self.watch.commits_wait() || stream.has_more().map_err(Error::engine(DOING))?;
+                    let (source_time, source_end) = (server_time, server_end);
+                    let chunk = LogChunk { lsn: start, bytes: &bytes, source_time, source_end, may_wait };
                     self.sink.append(chunk).map_err(Error::Sink)?;
                     self.status.received = Some(stream.position());
                 }
                 Event::Keepalive { sent_end, server_time, reply_requested } => {
                     if let Some((source_end, source_time)) = clock.keepalive(sent_end, server_time) {
-                        let chunk = LogChunk { lsn: stream.position(), bytes: &Bytes::new(), source_time, source_end };
+                        let (lsn, bytes) = (stream.position(), &Bytes::new());
+                        let chunk = LogChunk { lsn, bytes, source_time, source_end, may_wait: true };
                         self.sink.append(chunk).map_err(Error::Sink)?;
                         self.report(self.sink.durable(), &mut clock, true);
                     }
+                    // A server that stops waits until everything is durable here.
                     if reply_requested {
+                        self.sink.flush().map_err(Error::Sink)?;
                         confirmed = None;
                     }
                 }
-                Event::EndOfTimeline { next } => ended = Some(next),
+                Event::EndOfTimeline { next } => {
+                    self.sink.flush().map_err(Error::Sink)?;
+                    ended = Some(next);
+                }
                 Event::Ended => {
                     return Ok((StreamEnd::Session(SessionEnd::ServerStopped), stream.into_connection()));
                 }

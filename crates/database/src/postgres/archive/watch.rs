@@ -1,3 +1,4 @@
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// exactly when the log piles up.
 pub(super) struct Watch {
     stop: StopSignal,
+    /// Whether a commit may be waiting for this archive. Until the server says otherwise it may.
+    commits_wait: AtomicBool,
     /// Protects what the thread has seen last.
     seen: Mutex<Seen>,
     /// Held by whoever makes the slot or drops it, so that a dropped one is not made again.
@@ -28,7 +31,12 @@ pub(super) struct Seen {
 
 impl Watch {
     pub(super) fn new() -> std::io::Result<Self> {
-        Ok(Self { stop: StopSignal::new()?, seen: Mutex::default(), slot: Mutex::default() })
+        Ok(Self {
+            stop: StopSignal::new()?,
+            commits_wait: AtomicBool::new(true),
+            seen: Mutex::default(),
+            slot: Mutex::default(),
+        })
     }
 
     pub(super) fn stop_signal(&self) -> &StopSignal {
@@ -37,6 +45,11 @@ impl Watch {
 
     pub(super) fn seen(&self) -> Seen {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether a commit may be waiting for this archive, as of at most `INTERVAL` ago.
+    pub(super) fn commits_wait(&self) -> bool {
+        self.commits_wait.load(Ordering::Relaxed)
     }
 
     /// How the archive ends, once the slot has been dropped for its bound.
@@ -64,7 +77,12 @@ impl Watch {
             }
             let slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
             match hold_to_bound(&options.connect, &options.slot, options.slot_bound_bytes.unwrap_or(u64::MAX)) {
-                Ok(Bounded::Within { held_bytes }) => seen.held_bytes = Some(held_bytes),
+                Ok(Bounded::Within(status)) => {
+                    seen.held_bytes = Some(status.held_bytes);
+                    if let Some(is_waited_for) = status.is_waited_for {
+                        self.commits_wait.store(is_waited_for || options.zero_loss, Ordering::Relaxed);
+                    }
+                }
                 Ok(Bounded::Missing) => seen.held_bytes = None,
                 Ok(Bounded::Dropped { held_bytes, bound_bytes }) => {
                     seen.dropped = Some(ArchiveEnd::SlotDropped { held_bytes, bound_bytes });

@@ -13,6 +13,7 @@ mod facts;
 mod received;
 mod take;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use levee_model::AssetId;
@@ -47,12 +48,28 @@ pub fn asset_tag(asset: &AssetId) -> String {
 
 /// All bases of an asset, the oldest first. One that can't be read is left out, and logged: the others must stay usable.
 pub fn list(vault: &Vault, asset: &AssetId) -> Result<Vec<BaseBackup>> {
+    list_again(vault, asset, &mut BTreeMap::new())
+}
+
+/// As `list`, for whoever asks often: what is in `known` is not read again, and what was read is kept there. One
+/// `known` goes with one asset of one vault.
+pub fn list_again(
+    vault: &Vault,
+    asset: &AssetId,
+    known: &mut BTreeMap<SnapshotId, BaseBackup>,
+) -> Result<Vec<BaseBackup>> {
     let filter = SnapshotFilter { tags: vec![TAG.into(), asset_tag(asset)], ..SnapshotFilter::default() };
     let snapshots = vault.snapshots().map_err(Error::vault("listing base backups"))?;
-    let mut bases = Vec::new();
+    let mut read = BTreeMap::new();
     for (id, _) in snapshots.iter().filter(|(_, snapshot): &&(SnapshotId, Snapshot)| filter.matches(snapshot)) {
-        match load(vault, id) {
-            Ok(base) => bases.push(base),
+        let base = match known.remove(id) {
+            Some(base) => Ok(base),
+            None => load(vault, id),
+        };
+        match base {
+            Ok(base) => {
+                read.insert(*id, base);
+            }
             // Then nothing is known of any of them.
             Err(Error::Vault { doing, source: source @ levee_vault::Error::Store(_) }) => {
                 return Err(Error::Vault { doing, source });
@@ -60,6 +77,9 @@ pub fn list(vault: &Vault, asset: &AssetId) -> Result<Vec<BaseBackup>> {
             Err(error) => tracing::error!(%asset, snapshot = %id.short(), "{}", error.with_causes()),
         }
     }
+    // Those that are gone from the vault go with what was known.
+    *known = read;
+    let mut bases: Vec<BaseBackup> = known.values().cloned().collect();
     bases.sort_by_key(|base| base.facts.started_at);
     Ok(bases)
 }
