@@ -1,6 +1,6 @@
 //! Two sites, one real application: protect it, lose the site, live on at the other, come home.
 
-mod control;
+pub mod control;
 mod dns;
 mod documents;
 mod ledger;
@@ -9,7 +9,7 @@ mod protection;
 mod report;
 mod scenario;
 mod terminal;
-mod world;
+pub mod world;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -56,7 +56,7 @@ pub struct Options {
 
 /// How much the shop holds.
 #[derive(Clone, Copy)]
-struct Size {
+pub struct Size {
     /// pgbench's scale: about 15 MB for each unit.
     pgbench_scale: u32,
     files_max: usize,

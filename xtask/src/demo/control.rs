@@ -2,14 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use levee_testing::levee::{Binary, ServerPlace};
 use levee_testing::process;
+use levee_testing::wait::poll;
 use serde_json::Value;
 
 use super::report::Step;
+
+const PROTECTED_MAX: Duration = Duration::from_secs(300);
 
 /// The `levee` command line, with a server's address and token in the environment.
 #[derive(Clone)]
@@ -51,6 +55,28 @@ impl Operator {
         match self.status()?.open_run {
             Some(id) => Ok(Some(Run(self.json(&["run", "show", &id])?))),
             None => Ok(None),
+        }
+    }
+
+    /// Waits until the shop is written at a site and the other site has opened its copies with its own keys.
+    pub fn wait_protected(&self, writer: &str) -> Result<()> {
+        let mut last: Option<ShopStatus> = None;
+        let protected = poll(PROTECTED_MAX, || {
+            let status = self.status().ok()?;
+            let is_protected = status.writer == writer && status.is_protected();
+            last = Some(status);
+            is_protected.then_some(())
+        });
+        match protected {
+            Some(()) => Ok(()),
+            None => bail!(
+                "the shop was not protected after {} s: {}",
+                PROTECTED_MAX.as_secs(),
+                last.map_or_else(
+                    || "the server gave no status".into(),
+                    |status| format!("{} ({})", status.ages(), status.problems())
+                )
+            ),
         }
     }
 

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use jiff::Timestamp;
 use levee_testing::wait::poll;
 
-use super::control::{Plan, Run, ShopStatus};
+use super::control::{Plan, Run};
 use super::dns::Resolver;
 use super::documents::{self, DocumentLedgers, DocumentWriter, Workplace};
 use super::ledger::Entry;
@@ -20,7 +20,6 @@ use super::report::{Drill, Failover, Report, Switchover};
 use super::terminal::Terminal;
 use super::world::World;
 
-const PROTECTED_MAX: Duration = Duration::from_secs(300);
 const BACK_MAX: Duration = Duration::from_secs(120);
 /// The load runs this long before anything is done to the shop.
 const UNDISTURBED: Duration = Duration::from_secs(3);
@@ -64,31 +63,10 @@ fn protect(world: &mut World, clients: &mut Clients, terminal: &Terminal, exampl
     world.operator.run(&["apply", "-f", &file.to_string_lossy()])?;
     world.start_load(world.east().address)?;
     clients.start(world)?;
-    wait_protected(world, "east")?;
+    world.operator.wait_protected("east")?;
     std::thread::sleep(UNDISTURBED);
     line.end("protected: west has opened its copies with its own keys");
     Ok(())
-}
-
-fn wait_protected(world: &World, writer: &str) -> Result<()> {
-    let mut last: Option<ShopStatus> = None;
-    let protected = poll(PROTECTED_MAX, || {
-        let status = world.operator.status().ok()?;
-        let is_protected = status.writer == writer && status.is_protected();
-        last = Some(status);
-        is_protected.then_some(())
-    });
-    match protected {
-        Some(()) => Ok(()),
-        None => bail!(
-            "the shop was not protected after {} s: {}",
-            PROTECTED_MAX.as_secs(),
-            last.map_or_else(
-                || "the server gave no status".into(),
-                |status| format!("{} ({})", status.ages(), status.problems())
-            )
-        ),
-    }
 }
 
 impl Clients {
@@ -271,7 +249,7 @@ fn home(world: &mut World, clients: &mut Clients, lost_before: &Losses, terminal
     let line = terminal.step("home", "east returns, its old data are set aside, and west is protected at east");
     let (east, west) = (world.east(), world.west());
     world.east_agent = Some(world.start_agent(&east));
-    wait_protected(world, "west")?;
+    world.operator.wait_protected("west")?;
     line.end(&format!("east is back, {}, and keeps west's copies now", set_aside(&east)));
 
     let line = terminal.step("home", "the shop moves to east");

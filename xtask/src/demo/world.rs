@@ -252,7 +252,8 @@ impl World {
     }
 }
 
-fn choose_addresses() -> Result<[IpAddr; 2]> {
+/// A pair of addresses on this machine that can stand for two sites.
+pub fn choose_addresses() -> Result<[IpAddr; 2]> {
     let parsed = ADDRESSES.iter().filter_map(|[east, west]| Some([east.parse().ok()?, west.parse().ok()?]));
     let mut usable =
         parsed.filter(|pair: &[IpAddr; 2]| pair.iter().all(|address| TcpListener::bind((*address, 0)).is_ok()));
