@@ -1,8 +1,8 @@
 //! Installing what is missing, from the distribution.
 
 use anyhow::{Result, anyhow, bail};
-use levee_testing::postgres::Binaries;
-use levee_testing::{apt, is_offline, postgres, restic, tools, users};
+use levee_testing::postgres::{Binaries, Version};
+use levee_testing::{apt, is_offline, restic, tools, users};
 
 /// What the programs are wanted for. Each needs what the ones before it need too.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,13 +20,15 @@ struct Wanted {
     is_there: fn() -> bool,
 }
 
-const WANTED: [Wanted; 7] = [
+const WANTED: [Wanted; 9] = [
     Wanted { package: "postgresql", needed_by: Needs::Demo, is_there: || Binaries::installed().is_some() },
     Wanted { package: "restic", needed_by: Needs::Tests, is_there: || tools::find("restic").is_some() },
     Wanted { package: "age", needed_by: Needs::Tests, is_there: || tools::find("age").is_some() },
     Wanted { package: "zstd", needed_by: Needs::Tests, is_there: || tools::find("zstd").is_some() },
     Wanted { package: "iproute2", needed_by: Needs::Tests, is_there: || tools::find("ip").is_some() },
     Wanted { package: "nftables", needed_by: Needs::Tests, is_there: || tools::find("nft").is_some() },
+    Wanted { package: "libfaketime", needed_by: Needs::Tests, is_there: || tools::find_faketime().is_some() },
+    Wanted { package: "npm", needed_by: Needs::Tests, is_there: || is_offline() || tools::find("npm").is_some() },
     Wanted { package: "borgbackup", needed_by: Needs::Benchmarks, is_there: || tools::find("borg").is_some() },
 ];
 
@@ -45,7 +47,9 @@ pub fn set_up(needs: Needs) -> Result<()> {
             anyhow!("{message}\nWithout a network, set {}=1 to test without it.", levee_testing::OFFLINE_VARIABLE)
         };
         restic::install_newest().map_err(hint)?;
-        postgres::install_private().map_err(hint)?;
+        for version in Version::ALL {
+            version.install().map_err(hint)?;
+        }
     }
     Ok(())
 }

@@ -127,6 +127,16 @@ impl Binary {
     /// Starts an agent that has joined, and waits until it listens.
     #[track_caller]
     pub fn start_agent(&self, place: &AgentPlace, log: &Path) -> Child {
+        start_service(&format!("agent {}", place.name), &mut self.agent_command(place), log)
+    }
+
+    /// Starts an agent, and does not wait for anything: it may well not come up.
+    #[track_caller]
+    pub fn spawn_agent(&self, place: &AgentPlace, log: &Path) -> Child {
+        Child::spawn(&format!("agent {}", place.name), &mut self.agent_command(place), log)
+    }
+
+    fn agent_command(&self, place: &AgentPlace) -> Command {
         let port = |port: u16| port.to_string();
         let mut command = self.command();
         command
@@ -136,7 +146,7 @@ impl Binary {
             .args(["--listen", &place.address.to_string()])
             .args(["--wire-port", &port(place.wire_port), "--store-port", &port(place.store_port)])
             .args(["--dns-port", &port(place.dns_port)]);
-        start_service(&format!("agent {}", place.name), &mut command, log)
+        command
     }
 }
 

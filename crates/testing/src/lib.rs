@@ -6,6 +6,7 @@
 
 pub mod apt;
 mod cache;
+pub mod disk;
 pub mod levee;
 pub mod netns;
 pub mod ports;

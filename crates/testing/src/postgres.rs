@@ -3,10 +3,11 @@
 mod binaries;
 mod builder;
 mod cluster;
+mod embedded;
 mod pgbench;
 mod session;
 
-pub use binaries::{Binaries, Version, install_private};
+pub use binaries::{Binaries, Version};
 pub use builder::Builder;
 pub use cluster::{Cluster, Stop};
 pub use pgbench::{Pgbench, PgbenchReport};

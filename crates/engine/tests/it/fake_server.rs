@@ -39,15 +39,6 @@ pub fn result_set(columns: &[&str], rows: &[&[Option<&str>]]) -> Vec<u8> {
     sent
 }
 
-pub fn copy(pieces: &[&[u8]]) -> Vec<u8> {
-    let mut sent = message(b'H', &[0, 0, 0]);
-    for piece in pieces {
-        sent.extend(message(b'd', piece));
-    }
-    sent.extend(message(b'c', &[]));
-    sent
-}
-
 pub fn read_message(stream: &mut UnixStream, tagged: bool) -> String {
     let mut head = vec![0; if tagged { 5 } else { 4 }];
     stream.read_exact(&mut head).unwrap();

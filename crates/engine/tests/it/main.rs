@@ -4,7 +4,6 @@ mod backup;
 mod connect;
 mod fake_server;
 mod hostile;
-mod old_backup;
 mod wal;
 
 use levee_engine::postgres::{ConnectOptions, Host, SslMode};

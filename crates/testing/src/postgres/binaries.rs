@@ -3,37 +3,71 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::embedded;
 use crate::apt::{self, With};
 use crate::users::User;
-use crate::{cache, process};
+use crate::{cache, is_offline, process};
 
 /// A PostgreSQL that the tests run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Version {
+    /// From a package of the npm registry, as 14 and 16 are.
+    V13,
+    V14,
     /// The release's own (Debian 12).
     V15,
+    V16,
     /// From the next release, in a private root.
     V17,
 }
 
 impl Version {
-    pub const ALL: [Version; 2] = [Version::V15, Version::V17];
+    /// The two that most tests run on: the release's own, and the newest.
+    pub const MAIN: [Version; 2] = [Version::V15, Version::V17];
+
+    /// Every version that Levee works with.
+    pub const ALL: [Version; 5] = [Version::V13, Version::V14, Version::V15, Version::V16, Version::V17];
+
+    /// All of them; without those that only the npm registry has where `LEVEE_TESTS_OFFLINE=1` says that there is no
+    /// network.
+    pub fn available() -> Vec<Version> {
+        let is_had = |version: &Version| !is_offline() || version.package().is_none();
+        Version::ALL.into_iter().filter(is_had).collect()
+    }
 
     pub fn major(self) -> u32 {
         match self {
+            Version::V13 => 13,
+            Version::V14 => 14,
             Version::V15 => 15,
+            Version::V16 => 16,
             Version::V17 => 17,
+        }
+    }
+
+    /// The version of the npm package that it comes in.
+    fn package(self) -> Option<&'static str> {
+        match self {
+            Version::V13 => Some("13.23.0-beta.16"),
+            Version::V14 => Some("14.23.0-beta.17"),
+            Version::V16 => Some("16.14.0-beta.17"),
+            Version::V15 | Version::V17 => None,
+        }
+    }
+
+    /// Downloads it, unless it is there. Returns the folder of its programs.
+    pub fn install(self) -> Result<PathBuf, String> {
+        match (self, self.package()) {
+            (_, Some(package)) => embedded::install(self.major(), package),
+            (Version::V17, None) => install_private(),
+            (_, None) => Ok(PathBuf::from(format!("/usr/lib/postgresql/{}/bin", self.major()))),
         }
     }
 
     /// The programs of this version; panics, saying what to do, when they are not to be had.
     #[track_caller]
     pub fn binaries(self) -> Binaries {
-        let folder = match self {
-            Version::V15 => Ok(PathBuf::from("/usr/lib/postgresql/15/bin")),
-            Version::V17 => install_private(),
-        };
-        match folder {
+        match self.install() {
             Ok(folder) if folder.join("postgres").exists() => Binaries { folder, user: User::for_database() },
             Ok(folder) => panic!("there is no PostgreSQL in {}: run `cargo xtask setup`", folder.display()),
             Err(message) => panic!("PostgreSQL {} is not to be had: {message}", self.major()),
@@ -95,7 +129,7 @@ impl Binaries {
 
 /// Downloads PostgreSQL 17 and everything that it needs, down to the C library, into the cache, and
 /// returns the folder of its programs, which run like any others.
-pub fn install_private() -> Result<PathBuf, String> {
+fn install_private() -> Result<PathBuf, String> {
     let root = cache::filled_once("postgresql-17", |folder| {
         apt::unpack("trixie", "postgresql-17", With::Dependencies, folder)?;
         let final_place = cache::folder().join("postgresql-17");

@@ -2,6 +2,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
+use super::cluster::Place;
 use super::{Binaries, Cluster, Version};
 use crate::process::run;
 use crate::{TempSite, free_port};
@@ -19,6 +20,7 @@ pub struct Builder {
     hba: Vec<String>,
     superuser_password: Option<String>,
     checksums: bool,
+    environment: Vec<(String, String)>,
 }
 
 /// What every cluster of the tests starts with. Later settings of the same name win.
@@ -48,6 +50,7 @@ impl Builder {
             hba: Vec::new(),
             superuser_password: None,
             checksums: true,
+            environment: Vec::new(),
         }
     }
 
@@ -117,6 +120,12 @@ impl Builder {
         self
     }
 
+    /// A variable of the server's environment.
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
     /// Makes the cluster with initdb and leaves it stopped.
     #[track_caller]
     pub fn create(self) -> Cluster {
@@ -166,7 +175,8 @@ impl Builder {
             self.hba.join("\n")
         );
         fs::write(data_directory.join("pg_hba.conf"), hba).expect("initdb has made the folder");
-        Cluster::stopped(binaries, site, data_directory, socket_directory, self.address, port)
+        let place = Place { site, data_directory, socket_directory, address: self.address, port };
+        Cluster::stopped(binaries, place, self.environment)
     }
 
     /// Makes the cluster and starts it.

@@ -28,11 +28,18 @@ pub struct Cluster {
     // Dropped first, so that the folder is removed under no running server.
     server: Option<Child>,
     binaries: Binaries,
-    site: TempSite,
-    data_directory: PathBuf,
-    socket_directory: PathBuf,
-    address: IpAddr,
-    port: u16,
+    environment: Vec<(String, String)>,
+    place: Place,
+}
+
+/// Where a cluster has what.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub site: TempSite,
+    pub data_directory: PathBuf,
+    pub socket_directory: PathBuf,
+    pub address: IpAddr,
+    pub port: u16,
 }
 
 impl Cluster {
@@ -40,24 +47,18 @@ impl Cluster {
         Builder::new()
     }
 
-    pub(super) fn stopped(
-        binaries: Binaries,
-        site: TempSite,
-        data_directory: PathBuf,
-        socket_directory: PathBuf,
-        address: IpAddr,
-        port: u16,
-    ) -> Cluster {
-        Cluster { server: None, binaries, site, data_directory, socket_directory, address, port }
+    pub(super) fn stopped(binaries: Binaries, place: Place, environment: Vec<(String, String)>) -> Cluster {
+        Cluster { server: None, binaries, environment, place }
     }
 
     /// Starts the server and waits until it answers.
     #[track_caller]
     pub fn start(&mut self) {
-        assert!(self.server.is_none(), "the cluster of port {} is already started", self.port);
+        assert!(self.server.is_none(), "the cluster of port {} is already started", self.place.port);
         let log = self.log();
         let mut command = self.binaries.command("postgres");
-        let mut child = Child::spawn("postgres", command.arg("-D").arg(&self.data_directory), &log);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        let mut child = Child::spawn("postgres", command.arg("-D").arg(&self.place.data_directory), &log);
         let answered = poll(START_OR_STOP_MAX, || {
             if !child.is_running() {
                 return Some(false);
@@ -65,7 +66,7 @@ impl Cluster {
             self.try_psql("select 1").is_ok().then_some(true)
         });
         if answered != Some(true) {
-            panic!("PostgreSQL on port {} did not start:\n{}", self.port, child.log_tail(30));
+            panic!("PostgreSQL on port {} did not start:\n{}", self.place.port, child.log_tail(30));
         }
         self.server = Some(child);
     }
@@ -81,7 +82,7 @@ impl Cluster {
         };
         send(child.pid(), signal);
         if child.wait(START_OR_STOP_MAX).is_none() {
-            panic!("PostgreSQL on port {} did not stop:\n{}", self.port, child.log_tail(30));
+            panic!("PostgreSQL on port {} did not stop:\n{}", self.place.port, child.log_tail(30));
         }
     }
 
@@ -90,7 +91,7 @@ impl Cluster {
         if let Some(mut child) = self.server.take() {
             // Stopped first, so that it cannot clean up after a backend that dies before it does.
             send(child.pid(), Signal::STOP);
-            kill_all_under(&self.data_directory);
+            kill_all_under(&self.place.data_directory);
             child.kill();
         }
     }
@@ -106,25 +107,25 @@ impl Cluster {
     }
 
     pub fn port(&self) -> u16 {
-        self.port
+        self.place.port
     }
 
     pub fn address(&self) -> IpAddr {
-        self.address
+        self.place.address
     }
 
     pub fn data_directory(&self) -> &Path {
-        &self.data_directory
+        &self.place.data_directory
     }
 
     /// The folder of the unix socket `.s.PGSQL.PORT`.
     pub fn socket_directory(&self) -> &Path {
-        &self.socket_directory
+        &self.place.socket_directory
     }
 
     /// A scratch folder that goes with the cluster.
     pub fn site(&self) -> &TempSite {
-        &self.site
+        &self.place.site
     }
 
     pub fn binaries(&self) -> &Binaries {
@@ -133,12 +134,12 @@ impl Cluster {
 
     /// What the server prints.
     pub fn log(&self) -> PathBuf {
-        self.site.path().join("postgres.log")
+        self.place.site.path().join("postgres.log")
     }
 
     /// `host=… port=… user=postgres dbname=…`, as libpq takes it.
     pub fn dsn(&self, database: &str) -> String {
-        format!("host={} port={} user=postgres dbname={database}", self.address, self.port)
+        format!("host={} port={} user=postgres dbname={database}", self.place.address, self.place.port)
     }
 
     /// Asks the database `postgres` by the unix socket, as superuser, and returns the unaligned rows
@@ -168,8 +169,8 @@ impl Cluster {
         command
             .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database])
             .arg("-h")
-            .arg(&self.socket_directory)
-            .args(["-p", &self.port.to_string()])
+            .arg(&self.place.socket_directory)
+            .args(["-p", &self.place.port.to_string()])
             .env("PGCONNECT_TIMEOUT", "5");
         command
     }
@@ -195,7 +196,13 @@ impl Cluster {
 
     /// Load on the database `postgres` of this cluster.
     pub fn pgbench(&self) -> Pgbench {
-        Pgbench::new(self.binaries.clone(), &self.socket_directory.to_string_lossy(), self.port, "postgres", "postgres")
+        Pgbench::new(
+            self.binaries.clone(),
+            &self.place.socket_directory.to_string_lossy(),
+            self.place.port,
+            "postgres",
+            "postgres",
+        )
     }
 }
 
@@ -218,8 +225,8 @@ mod tests {
     use crate::postgres::Version;
 
     #[test]
-    fn both_versions_start_answer_stop_and_come_back_after_a_kill() {
-        for version in Version::ALL {
+    fn every_version_starts_answers_stops_and_comes_back_after_a_kill() {
+        for version in Version::available() {
             let mut cluster = Cluster::builder().version(version).setting("work_mem", "5MB").start();
             assert!(cluster.psql("show server_version").starts_with(&version.major().to_string()));
             assert_eq!(cluster.psql("show work_mem"), "5MB");
