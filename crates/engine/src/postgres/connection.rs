@@ -13,7 +13,8 @@ use rustls_pki_types::ServerName;
 
 use super::transport::{Transport, Waited};
 use super::{
-    ConnectOptions, Error, Host, Result, Row, ServerError, ServerVersion, SslMode, address, authentication, tls,
+    ConnectOptions, Error, Host, Result, Row, ServerError, ServerVersion, SslMode, address, authentication,
+    channel_binding, tls,
 };
 
 /// How much is asked of the socket in one read. WAL comes in messages of up to 128 KiB.
@@ -103,6 +104,12 @@ impl Connection {
 
     pub fn is_encrypted(&self) -> bool {
         self.transport.tls.is_some()
+    }
+
+    /// What a proof can be bound to on this connection.
+    pub(crate) fn end_point(&self) -> Option<Vec<u8>> {
+        let certificates = self.transport.tls.as_ref()?.peer_certificates()?;
+        channel_binding::tls_server_end_point(certificates.first()?)
     }
 
     pub(crate) fn is_private(&self) -> bool {

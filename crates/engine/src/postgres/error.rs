@@ -21,6 +21,10 @@ pub enum Error {
     AuthenticationMethod { method: String },
     #[error("the server did not prove that it knows role {user:?}'s password: it may not be the one it claims to be")]
     ServerNotProven { user: String, source: io::Error },
+    #[error(
+        "channel_binding=require, but the password's proof can't be bound to the connection with {address}: {reason}; use scram-sha-256 over TLS, or channel_binding=prefer"
+    )]
+    NotBound { address: String, reason: &'static str },
     #[error("PostgreSQL said: {0}")]
     Server(Box<ServerError>),
     #[error("{doing}: the connection failed")]

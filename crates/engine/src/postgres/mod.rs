@@ -3,6 +3,7 @@
 mod address;
 mod authentication;
 mod base_backup;
+mod channel_binding;
 mod connection;
 mod error;
 pub mod manifest;
@@ -21,7 +22,7 @@ pub mod wal;
 pub use base_backup::{Archive, BackupEnd, BackupOptions, BackupStream, TablespaceHeader};
 pub use connection::Connection;
 pub use error::{Error, Result, ServerError};
-pub use options::{ConnectOptions, Host, InvalidConnectionText, Password, SslMode};
+pub use options::{ChannelBinding, ConnectOptions, Host, InvalidConnectionText, Password, SslMode};
 pub use replication::{IdentifiedSystem, TimelineHistory};
 pub use row::{Row, quote_identifier, quote_literal};
 pub use stream::{Event, NextTimeline, ReplicationStream};

@@ -48,6 +48,18 @@ pub enum SslMode {
     VerifyFull(Arc<rustls::RootCertStore>),
 }
 
+/// Whether a password's proof is bound to the TLS connection, so that nobody in between can pass it on, as libpq's
+/// `channel_binding`. Only SCRAM over TLS can be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ChannelBinding {
+    Disable,
+    /// Bound where both ends can.
+    #[default]
+    Prefer,
+    /// Bound, or there is no connection: also where the server asks for no password.
+    Require,
+}
+
 /// How a connection is made.
 #[derive(Clone, Debug)]
 pub struct ConnectOptions {
@@ -59,6 +71,7 @@ pub struct ConnectOptions {
     pub database: String,
     pub application_name: String,
     pub ssl_mode: SslMode,
+    pub channel_binding: ChannelBinding,
     pub connect_timeout: Duration,
     /// How long an answer may take. A replication stream has its own rules.
     pub read_timeout: Duration,
@@ -75,6 +88,7 @@ impl ConnectOptions {
             database: "postgres".into(),
             application_name: "levee".into(),
             ssl_mode: SslMode::Prefer,
+            channel_binding: ChannelBinding::default(),
             connect_timeout: Duration::from_secs(5),
             read_timeout: Duration::from_secs(60),
         }
@@ -106,7 +120,7 @@ impl FromStr for ConnectOptions {
     type Err = InvalidConnectionText;
 
     /// Reads libpq's two forms (`postgresql://…` and `key=value …`) with the keys host, port, user, password,
-    /// dbname, application_name, connect_timeout, sslmode and sslrootcert.
+    /// dbname, application_name, connect_timeout, sslmode, sslrootcert and channel_binding.
     fn from_str(text: &str) -> Result<Self, InvalidConnectionText> {
         let rest = text.strip_prefix("postgresql://").or_else(|| text.strip_prefix("postgres://"));
         let values = match rest {
@@ -142,6 +156,14 @@ fn from_values(mut values: BTreeMap<String, String>) -> Result<ConnectOptions, I
             "connect_timeout" => {
                 let seconds = value.parse().map_err(|_| invalid("connect_timeout is not a number of seconds"))?;
                 options.connect_timeout = Duration::from_secs(seconds);
+            }
+            "channel_binding" => {
+                options.channel_binding = match value.as_str() {
+                    "disable" => ChannelBinding::Disable,
+                    "prefer" => ChannelBinding::Prefer,
+                    "require" => ChannelBinding::Require,
+                    _ => return Err(invalid("channel_binding is none of disable, prefer, require")),
+                }
             }
             "sslmode" => {
                 options.ssl_mode = match (value.as_str(), &roots) {
@@ -266,6 +288,9 @@ mod tests {
         check("postgresql://levee@/x?host=%2Frun%2Fpg&sslmode=disable", "/run/pg/.s.PGSQL.5432 levee x None");
         check("host=/tmp port=1 user='a b' password='it\\'s'", "/tmp/.s.PGSQL.1 a b postgres Some(\"it's\")");
         check("user=levee", "/var/run/postgresql/.s.PGSQL.5432 levee postgres None");
+        let bound: ConnectOptions = "postgresql://levee@db/?channel_binding=require".parse().unwrap();
+        assert_eq!(bound.channel_binding, ChannelBinding::Require);
+        assert!("user=x channel_binding=maybe".parse::<ConnectOptions>().is_err());
         for bad in ["host=a", "user='x", "user=x port=70000", "user=x sslmode=maybe", "user=x colour=red", "x"] {
             assert!(bad.parse::<ConnectOptions>().is_err(), "{bad}");
         }

@@ -2,7 +2,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use levee_engine::postgres::{ConnectOptions, Connection, Error, Host, Password, SslMode};
+use levee_engine::postgres::{ChannelBinding, ConnectOptions, Connection, Error, Host, Password, SslMode};
 use levee_model::postgres::{Lsn, SegmentSize};
 use levee_testing::postgres::Cluster;
 use levee_testing::process::run;
@@ -76,7 +76,7 @@ fn nobody_listening_and_nobody_answering_are_errors_in_time() {
 #[test]
 fn a_connection_can_be_encrypted_and_the_server_verified() {
     let mut cluster = Cluster::builder().create();
-    let certificate = make_certificate(&cluster);
+    let certificate = make_certificate(&cluster, "-sha256");
     let conf = cluster.data_directory().join("postgresql.conf");
     let text = std::fs::read_to_string(&conf).unwrap();
     std::fs::write(&conf, format!("{text}\nssl = on\n")).unwrap();
@@ -123,8 +123,36 @@ fn a_server_without_tls_is_refused_where_tls_is_required() {
     assert!(matches!(Connection::connect(&options), Err(Error::TlsRefused { .. })));
 }
 
+#[test]
+fn a_password_s_proof_is_bound_to_the_connection() {
+    let mut cluster = Cluster::builder()
+        .hba("hostssl all bound all scram-sha-256\nhostssl all hashed all md5")
+        .hba("hostnossl all bound all scram-sha-256")
+        .setting("ssl", "on")
+        .create();
+    make_certificate(&cluster, "-sha512");
+    cluster.start();
+    cluster.psql("create role bound login password 'x'");
+    cluster.psql("set password_encryption = 'md5'; create role hashed login password 'x'");
+    let connect = |user: &str, ssl_mode: SslMode, channel_binding: ChannelBinding| {
+        let password = Some(Password::new("x"));
+        let options = ConnectOptions { password, ssl_mode, channel_binding, ..tcp_options(&cluster, user) };
+        Connection::connect(&options)
+    };
+    for binding in [ChannelBinding::Disable, ChannelBinding::Prefer, ChannelBinding::Require] {
+        connect("bound", SslMode::Require, binding).unwrap();
+    }
+    connect("bound", SslMode::Disable, ChannelBinding::Prefer).unwrap();
+    connect("hashed", SslMode::Require, ChannelBinding::Prefer).unwrap();
+    // No TLS, a proof that can't be bound, and none at all.
+    for (user, mode) in [("bound", SslMode::Disable), ("hashed", SslMode::Require), ("postgres", SslMode::Require)] {
+        let refused = connect(user, mode, ChannelBinding::Require);
+        assert!(matches!(refused, Err(Error::NotBound { .. })), "{user}: {refused:?}");
+    }
+}
+
 /// A certificate for `localhost` by an authority of its own, in the data directory.
-fn make_certificate(cluster: &Cluster) -> std::path::PathBuf {
+fn make_certificate(cluster: &Cluster, hash: &str) -> std::path::PathBuf {
     let folder = cluster.data_directory();
     let openssl = |arguments: &[&str]| {
         run(Command::new("openssl").args(arguments).current_dir(folder));
@@ -148,6 +176,7 @@ fn make_certificate(cluster: &Cluster) -> std::path::PathBuf {
     std::fs::write(folder.join("extensions"), "subjectAltName=DNS:localhost\nbasicConstraints=CA:FALSE\n").unwrap();
     openssl(&[
         "x509",
+        hash,
         "-req",
         "-in",
         "server.csr",
