@@ -188,7 +188,9 @@ pub enum Error {
         journal.display()
     )]
     JournalClosedTo { user: String, journal: PathBuf, reason: String },
-    #[error("the base backup could not be restored whole: {problems} problem(s), first: {first}")]
+    #[error(
+        "the base backup could not be restored whole: {problems} problem(s), first: {first}. Find out what else is damaged with `levee vault check --read-data`, and restore from another base backup or copy of the repository"
+    )]
     NotRestored { problems: u64, first: String },
     #[error(
         "base backup {snapshot} holds no {name}: it lay outside the data directory and could not be read when the backup was taken; grant the role pg_read_server_files and take a new one"

@@ -1,5 +1,6 @@
 //! PostgreSQL 13 to 17.
 
+mod access_rules;
 pub mod archive;
 pub mod base;
 pub mod fetch_wal;

@@ -1,5 +1,6 @@
 //! Against real servers.
 
+mod access_rules;
 mod archive;
 mod base;
 mod flushing;

@@ -1,12 +1,16 @@
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use levee_engine::postgres::{ConnectOptions, Connection, Host, Row, quote_literal};
+use levee_engine::postgres::{ConnectOptions, Connection, Host, quote_literal};
 
 use super::{CONFIGURATION_PATH, ConfigurationFile, DATA_PATH};
+use crate::postgres::access_rules::{Kind, references, resolved};
 use crate::{Error, Result};
 
 /// No configuration file is larger.
 const SIZE_MAX: usize = 16 << 20;
+/// Nobody has more files of configuration; a loop of names ends by each being taken once.
+const FILES_MAX: usize = 1000;
 
 /// A configuration file with its content, when that has to be stored beside the data directory.
 pub(super) struct Captured {
@@ -23,38 +27,125 @@ pub(super) fn capture(
     data_directory: &Path,
 ) -> Result<Vec<Captured>> {
     // The main files, and whatever else settings come from.
-    let sql = "SELECT setting AS path FROM pg_catalog.pg_settings \
+    let sql = "SELECT setting AS path, name IN ('hba_file', 'ident_file') AS rules FROM pg_catalog.pg_settings \
                WHERE name IN ('config_file', 'hba_file', 'ident_file') AND setting <> '' \
-               UNION SELECT sourcefile FROM pg_catalog.pg_settings WHERE sourcefile IS NOT NULL ORDER BY path";
+               UNION SELECT sourcefile, false FROM pg_catalog.pg_settings WHERE sourcefile IS NOT NULL ORDER BY path";
     let rows = connection.simple_query(sql).map_err(Error::engine("listing configuration files"))?;
-    let paths: Vec<PathBuf> = rows.iter().filter_map(|row: &Row| row.get(0).map(PathBuf::from)).collect();
-    Ok(paths.iter().map(|path| capture_one(options, connection, data_directory, path)).collect())
+    let mut reader = Reader { is_local: is_this_machine(&options.host), connection, data_directory };
+    let mut captured: Vec<Captured> = Vec::new();
+    let mut rules = Vec::new();
+    for row in &rows {
+        let Some(path) = row.get(0).map(PathBuf::from) else { continue };
+        if row.get(1) == Some("t") {
+            rules.push((path, Kind::File));
+        } else {
+            captured.push(reader.capture(&path));
+        }
+    }
+    // Rules name files that name files; each is taken once, whoever names it.
+    let mut seen = BTreeSet::new();
+    while let Some((path, kind)) = rules.pop() {
+        if captured.len() >= FILES_MAX {
+            tracing::warn!(FILES_MAX, "the rest of the files of access rules is not in the base backup");
+            break;
+        }
+        if !seen.insert(path.clone()) {
+            continue;
+        }
+        if kind == Kind::Folder {
+            rules.extend(reader.rules_in(&path).into_iter().map(|path| (path, Kind::File)));
+            continue;
+        }
+        let file = reader.capture_rules(&path);
+        let is_missing = file.captured.file.missing.is_some();
+        rules.extend(file.names);
+        if kind != Kind::OptionalFile || !is_missing {
+            captured.push(file.captured);
+        }
+    }
+    Ok(captured)
 }
 
-fn capture_one(options: &ConnectOptions, connection: &mut Connection, data_directory: &Path, path: &Path) -> Captured {
-    let source = path.to_string_lossy().into_owned();
-    if let Ok(inside) = path.strip_prefix(data_directory) {
-        let stored = Some(format!("{DATA_PATH}/{}", inside.display()));
-        return Captured { file: ConfigurationFile { path: source, stored, missing: None }, content: None };
+/// A file of access rules, and what it refers to.
+struct Rules {
+    captured: Captured,
+    names: Vec<(PathBuf, Kind)>,
+}
+
+struct Reader<'a> {
+    connection: &'a mut Connection,
+    is_local: bool,
+    data_directory: &'a Path,
+}
+
+impl Reader<'_> {
+    fn capture(&mut self, path: &Path) -> Captured {
+        if path.starts_with(self.data_directory) { self.inside(path) } else { self.outside(path) }
     }
-    let content = read_from_server(connection, &source).or_else(|from_server| {
-        if !is_this_machine(&options.host) {
-            return Err(from_server);
+
+    fn capture_rules(&mut self, path: &Path) -> Rules {
+        let (captured, text) = if path.starts_with(self.data_directory) {
+            // What can't be read here is in the backup all the same; only what it refers to may not be.
+            (self.inside(path), self.read(path).unwrap_or_default())
+        } else {
+            let captured = self.outside(path);
+            let text = captured.content.clone().unwrap_or_default();
+            (captured, text)
+        };
+        let references = references(&String::from_utf8_lossy(&text));
+        let names = references.into_iter().map(|reference| (resolved(path, &reference.path), reference.kind)).collect();
+        Rules { captured, names }
+    }
+
+    fn inside(&self, path: &Path) -> Captured {
+        let inside = path.strip_prefix(self.data_directory).unwrap_or(path);
+        let stored = Some(format!("{DATA_PATH}/{}", inside.display()));
+        let file = ConfigurationFile { path: path.to_string_lossy().into_owned(), stored, missing: None };
+        Captured { file, content: None }
+    }
+
+    fn outside(&mut self, path: &Path) -> Captured {
+        let source = path.to_string_lossy().into_owned();
+        match self.read(path) {
+            Ok(content) if content.len() <= SIZE_MAX => {
+                let stored = format!("{CONFIGURATION_PATH}/{}", source.trim_start_matches('/'));
+                let file = ConfigurationFile { path: source, stored: Some(stored), missing: None };
+                Captured { file, content: Some(content) }
+            }
+            other => {
+                let reason = other.err().unwrap_or_else(|| format!("it is larger than {SIZE_MAX} bytes"));
+                tracing::warn!(path = source, reason, "a configuration file is not in the base backup");
+                let file = ConfigurationFile { path: source, stored: None, missing: Some(reason) };
+                Captured { file, content: None }
+            }
         }
-        std::fs::read(path).map_err(|error| format!("{from_server}; {error}"))
-    });
-    match content {
-        Ok(content) if content.len() <= SIZE_MAX => {
-            let stored = format!("{CONFIGURATION_PATH}/{}", source.trim_start_matches('/'));
-            let file = ConfigurationFile { path: source, stored: Some(stored), missing: None };
-            Captured { file, content: Some(content) }
-        }
-        other => {
-            let reason = other.err().unwrap_or_else(|| format!("it is larger than {SIZE_MAX} bytes"));
-            tracing::warn!(path = source, reason, "a configuration file is not in the base backup");
-            let file = ConfigurationFile { path: source, stored: None, missing: Some(reason) };
-            Captured { file, content: None }
-        }
+    }
+
+    fn read(&mut self, path: &Path) -> Result<Vec<u8>, String> {
+        read_from_server(self.connection, &path.to_string_lossy()).or_else(|from_server| {
+            if !self.is_local {
+                return Err(from_server);
+            }
+            std::fs::read(path).map_err(|error| format!("{from_server}; {error}"))
+        })
+    }
+
+    /// The files that `include_dir` takes from a folder, as the server does.
+    fn rules_in(&mut self, folder: &Path) -> Vec<PathBuf> {
+        let sql = format!("SELECT pg_catalog.pg_ls_dir({})", quote_literal(&folder.to_string_lossy()));
+        let names: Vec<String> = match self.connection.simple_query(&sql) {
+            Ok(rows) => rows.iter().filter_map(|row| row.get(0).map(str::to_owned)).collect(),
+            Err(error) => {
+                let entries = if self.is_local { std::fs::read_dir(folder).ok() } else { None };
+                if entries.is_none() {
+                    tracing::warn!(folder = %folder.display(), %error, "a folder of access rules is not in the base backup");
+                }
+                let names = entries.into_iter().flatten().flatten();
+                names.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+            }
+        };
+        let is_taken = |name: &&String| name.ends_with(".conf") && !name.starts_with('.');
+        names.iter().filter(is_taken).map(|name| folder.join(name)).collect()
     }
 }
 

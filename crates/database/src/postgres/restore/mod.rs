@@ -4,6 +4,7 @@
 //! started: PostgreSQL itself fetches the log through `restore_command` (`levee database fetch-wal`) and
 //! replays it.
 
+mod configuration;
 mod place;
 mod plan;
 mod settings;

@@ -8,7 +8,7 @@ use std::process::Stdio;
 use levee_model::postgres::wal_file_name;
 use levee_vault::{Progress, RestoreOptions, restore};
 
-use super::settings::cleaned;
+use super::configuration::RULES_FOLDER;
 use super::{Mode, RestoreRequest};
 use crate::postgres::base::{DATA_PATH, TABLESPACES_PATH};
 use crate::postgres::instance::OsUser;
@@ -17,7 +17,7 @@ use crate::{Error, Result};
 /// A unix socket's path has at most 107 bytes.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
-fn file_error(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+pub(super) fn file_error(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
     let path = path.to_path_buf();
     move |source| Error::File { doing, path, source }
 }
@@ -147,80 +147,6 @@ impl Layout {
         Ok(())
     }
 
-    /// Puts configuration that lay outside the source's data directory into the restored one.
-    pub fn place_configuration(&self, request: &RestoreRequest<'_>) -> Result<()> {
-        let facts = &request.plan.base.facts;
-        for name in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"] {
-            let target = self.incoming().join(name);
-            let stored = facts.configuration.iter().find_map(|file| {
-                let is_it = Path::new(&file.path).file_name().is_some_and(|file_name| file_name == name);
-                file.stored.as_ref().filter(|stored| is_it && !stored.starts_with(DATA_PATH))
-            });
-            let Some(stored) = stored else {
-                if name == "postgresql.conf" {
-                    self.clean(&target, false)?;
-                }
-                continue;
-            };
-            let content = request
-                .vault
-                .read_file(&request.plan.base.snapshot, Path::new(stored))
-                .map_err(|source| Error::Vault { doing: "restoring the configuration", source })?;
-            fs::write(&target, content).map_err(file_error("writing", &target))?;
-            if name == "postgresql.conf" {
-                self.clean(&target, true)?;
-            }
-        }
-        // Debian's main file includes a folder that need not hold anything.
-        self.place_included(request)?;
-        for name in ["postgresql.conf", "pg_hba.conf"] {
-            if !self.incoming().join(name).exists() {
-                return Err(Error::NoConfiguration { name, snapshot: request.plan.base.snapshot.short() });
-            }
-        }
-        Ok(())
-    }
-
-    fn clean(&self, main: &Path, was_outside: bool) -> Result<()> {
-        let text = match fs::read(main) {
-            Ok(text) => text,
-            // The caller says so.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(file_error("reading", main)(error)),
-        };
-        fs::write(main, cleaned(&String::from_utf8_lossy(&text), was_outside)).map_err(file_error("writing", main))
-    }
-
-    /// Files that the main file includes, by their paths relative to it.
-    fn place_included(&self, request: &RestoreRequest<'_>) -> Result<()> {
-        let facts = &request.plan.base.facts;
-        let main = facts.configuration.iter().find(|file| file.path.ends_with("/postgresql.conf"));
-        let Some(folder) = main.and_then(|file| Path::new(&file.path).parent()) else { return Ok(()) };
-        let text = fs::read_to_string(self.incoming().join("postgresql.conf")).unwrap_or_default();
-        for line in text.lines().map(str::trim_start).filter(|line| line.starts_with("include_dir")) {
-            let value = line.split('#').next().and_then(|line| line.split('\'').nth(1));
-            if let Some(value) = value.map(Path::new).filter(|value| value.is_relative()) {
-                let path = self.incoming().join(value);
-                fs::create_dir_all(&path).map_err(file_error("creating", &path))?;
-            }
-        }
-        for file in &facts.configuration {
-            let Ok(relative) = Path::new(&file.path).strip_prefix(folder) else { continue };
-            let stored = file.stored.as_ref().filter(|stored| !stored.starts_with(DATA_PATH));
-            let (Some(stored), true) = (stored, relative.components().count() > 1) else { continue };
-            let content = request
-                .vault
-                .read_file(&request.plan.base.snapshot, Path::new(stored))
-                .map_err(|source| Error::Vault { doing: "restoring the configuration", source })?;
-            let target = self.incoming().join(relative);
-            if let Some(parent) = target.parent() {
-                fs::create_dir_all(parent).map_err(file_error("creating", parent))?;
-            }
-            fs::write(&target, content).map_err(file_error("writing", &target))?;
-        }
-        Ok(())
-    }
-
     /// Files that were written by this process belong to the server's user.
     pub fn give_to(&self, user: &OsUser) -> Result<()> {
         if !rustix::process::geteuid().is_root() {
@@ -233,11 +159,11 @@ impl Layout {
                 let entry = entry.map_err(file_error("listing", &folder))?;
                 let kind = entry.file_type().map_err(file_error("looking at", &folder))?;
                 // Everything deeper came from the snapshot, with its owner.
-                let is_ours = folder == self.incoming() || folder.starts_with(self.incoming().join("conf.d"));
-                if is_ours {
+                let ours = ["conf.d", RULES_FOLDER].map(|name| self.incoming().join(name));
+                if folder == self.incoming() || ours.iter().any(|ours| folder.starts_with(ours)) {
                     user.own(&entry.path())?;
                 }
-                if kind.is_dir() && entry.file_name() == "conf.d" {
+                if kind.is_dir() && ours.iter().any(|ours| entry.path().starts_with(ours)) {
                     folders.push(entry.path());
                 }
                 if kind.is_dir() && entry.file_name() == "pg_tblspc" {

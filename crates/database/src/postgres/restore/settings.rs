@@ -11,7 +11,7 @@ const BEGIN: &str = "# Set by Levee for this restore; later ALTER SYSTEM command
 const END: &str = "# End of what Levee has set.";
 
 /// Settings that would make a copy act like the server that it was taken from.
-const CLEARED: [(&str, &str); 10] = [
+const CLEARED: [(&str, &str); 9] = [
     ("archive_mode", "off"),
     ("archive_command", ""),
     ("archive_cleanup_command", ""),
@@ -22,7 +22,6 @@ const CLEARED: [(&str, &str); 10] = [
     ("synchronous_standby_names", ""),
     ("promote_trigger_file", ""),
     ("recovery_min_apply_delay", "0"),
-    ("external_pid_file", ""),
 ];
 
 /// Settings of Debian's kind that name places outside the data directory.
@@ -59,6 +58,9 @@ pub(super) fn of(request: &RestoreRequest<'_>, identity_file: &Path) -> Result<V
     set("port", request.port.to_string());
     let private = path_text("unix_socket_directories", request.private_directory)?;
     set("unix_socket_directories", private.into());
+    // It may be set anywhere in the copy's configuration, to a file of the server that it was taken from. To nothing it
+    // can't be set: PostgreSQL would complain at each start.
+    set("external_pid_file", format!("{private}/server.pid"));
     match request.network {
         Network::Isolated => {
             set("listen_addresses", String::new());
@@ -146,16 +148,24 @@ fn sets(line: &str, name: &str) -> bool {
     line.trim_start().split(['=', ' ', '\t']).next().unwrap_or_default().eq_ignore_ascii_case(name)
 }
 
-/// Takes out of the main configuration file what names places of the source, where the file lay outside
-/// its data directory, and targets of an earlier recovery.
-pub(super) fn cleaned(text: &str, was_outside: bool) -> String {
-    let places = if was_outside { &PLACES[..] } else { &[] };
-    let taken_out = |line: &str| places.iter().chain(&TARGETS).any(|name| sets(line, name));
+/// Takes out of the main configuration file what names places of the source: all of them where the file lay outside
+/// its data directory, else those outside of it; and targets of an earlier recovery.
+pub(super) fn cleaned(text: &str, was_outside: bool, source_data: &Path) -> String {
+    let taken_out = |line: &str| {
+        let names_place = PLACES.iter().any(|name| sets(line, name));
+        let is_elsewhere = path_value(line).is_some_and(|path| path.is_absolute() && !path.starts_with(source_data));
+        (names_place && (was_outside || is_elsewhere)) || TARGETS.iter().any(|name| sets(line, name))
+    };
     let keep = |line: &str| match taken_out(line) {
         true => format!("#{line}  # at the source\n"),
         false => format!("{line}\n"),
     };
     text.lines().map(keep).collect()
+}
+
+/// The quoted value of a line of a configuration file.
+fn path_value(line: &str) -> Option<&Path> {
+    line.split('\'').nth(1).map(Path::new)
 }
 
 #[cfg(test)]
@@ -181,10 +191,13 @@ mod tests {
     #[test]
     fn places_of_the_source_are_taken_out() {
         let text = "data_directory = '/var/lib/x'\nhba_file='/etc/y'\nport = 5432\n  ident_file ='/z'\n";
-        let moved = cleaned(text, true);
+        let moved = cleaned(text, true, Path::new("/data"));
         let kept: Vec<&str> = moved.lines().filter(|line| !line.starts_with('#')).collect();
         assert_eq!(kept, ["port = 5432"]);
         let inside = "hba_file = 'x'\nrecovery_target_xid='5'\nport = 1\n";
-        assert_eq!(cleaned(inside, false), "hba_file = 'x'\n#recovery_target_xid='5'  # at the source\nport = 1\n");
+        let cleaned_inside = |text: &str| cleaned(text, false, Path::new("/data"));
+        assert_eq!(cleaned_inside(inside), "hba_file = 'x'\n#recovery_target_xid='5'  # at the source\nport = 1\n");
+        let elsewhere = "hba_file = '/etc/y'\nident_file = '/data/z'\n";
+        assert_eq!(cleaned_inside(elsewhere), "#hba_file = '/etc/y'  # at the source\nident_file = '/data/z'\n");
     }
 }
