@@ -157,9 +157,14 @@ pub fn drop(options: &ConnectOptions, name: &str) -> Result<()> {
     Err(Error::SlotInUse { slot: name.into(), by })
 }
 
-/// Drops the slot when it holds back more than `bound_bytes` of log.
-pub fn hold_to_bound(options: &ConnectOptions, name: &str, bound_bytes: u64) -> Result<Bounded> {
-    let Some(status) = status(options, name)? else { return Ok(Bounded::Missing) };
+/// Drops the slot when it holds back more than `bound_bytes` of log. Looks by an open connection, since it does so often.
+pub fn hold_to_bound(
+    connection: &mut Connection,
+    options: &ConnectOptions,
+    name: &str,
+    bound_bytes: u64,
+) -> Result<Bounded> {
+    let Some(status) = status_on(connection, name)? else { return Ok(Bounded::Missing) };
     let held_bytes = status.held_bytes;
     if held_bytes <= bound_bytes {
         return Ok(Bounded::Within(status));

@@ -1,5 +1,6 @@
 use levee_database::Error;
 use levee_database::postgres::slot::{self, Bounded, Ensured};
+use levee_engine::postgres::Connection;
 use levee_testing::postgres::Cluster;
 
 use crate::options;
@@ -8,6 +9,7 @@ use crate::options;
 fn a_slot_is_made_seen_and_dropped() {
     let cluster = Cluster::builder().start();
     let options = options(&cluster);
+    let mut connection = Connection::connect(&options).unwrap();
     assert_eq!(slot::status(&options, "s").unwrap(), None);
     assert_eq!(slot::ensure(&options, "s").unwrap(), Ensured::Created);
     assert_eq!(slot::ensure(&options, "s").unwrap(), Ensured::Existed);
@@ -19,10 +21,10 @@ fn a_slot_is_made_seen_and_dropped() {
     }
     let held = slot::status(&options, "s").unwrap().unwrap().held_bytes;
     assert!(held > 32 << 20, "{held}");
-    let within = slot::hold_to_bound(&options, "s", 1 << 30).unwrap();
+    let within = slot::hold_to_bound(&mut connection, &options, "s", 1 << 30).unwrap();
     assert!(matches!(&within, Bounded::Within(status) if status.held_bytes == held), "{within:?}");
-    assert!(matches!(slot::hold_to_bound(&options, "s", 1 << 20).unwrap(), Bounded::Dropped { .. }));
-    assert_eq!(slot::hold_to_bound(&options, "s", 1 << 20).unwrap(), Bounded::Missing);
+    assert!(matches!(slot::hold_to_bound(&mut connection, &options, "s", 1 << 20).unwrap(), Bounded::Dropped { .. }));
+    assert_eq!(slot::hold_to_bound(&mut connection, &options, "s", 1 << 20).unwrap(), Bounded::Missing);
     slot::drop(&options, "s").unwrap();
 }
 

@@ -246,6 +246,7 @@ impl Session<'_> {
 
     fn report(&mut self, durable: Lsn, clock: &mut SourceClock, connected: bool) {
         let seen = self.watch.seen();
+        self.watch.say_streaming(self.status.source_end.map_or(0, |end| end.bytes_since(durable)));
         self.has_streamed |= connected;
         let status = &mut *self.status;
         status.connected = connected;
