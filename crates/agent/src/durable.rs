@@ -22,10 +22,16 @@ pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
         std::process::id(),
         WRITES.fetch_add(1, Ordering::Relaxed)
     ));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
+    let replace = || {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    };
+    replace().inspect_err(|_| {
+        // On a full disk half a file would stay behind with each attempt; one that was never made can't be removed.
+        let _ = fs::remove_file(&temporary);
+    })?;
     File::open(folder)?.sync_all()
 }
 

@@ -25,6 +25,6 @@ pub use join::join;
 pub use options::{
     AgentOptions, DEFAULT_DNS_PORT, DEFAULT_STORE_PORT, DEFAULT_WIRE_PORT, JoinAs, Listen, LocalAddresses,
 };
-pub use protect::start_database;
+pub use protect::{Gap, read_gaps, start_database};
 pub use run::{Agent, run};
 pub use secrets::Secrets;

@@ -15,6 +15,7 @@ use levee_model::{AgentId, AppName, AssetName, RunId};
 ///          recovery-kit-identity the kit's own age identity, until the kit is made
 ///          runs/RUN/             scratch of a drill
 ///          log-start-ASSET.json  where the unbroken log at the other site begins (writer side)
+///          gaps-ASSET.json       gaps in the archived log, and the base backups behind them (writer side)
 ///          server/ASSET/         socket and log of the app's own database server
 ///          APP.gate.json         the start gate
 /// ```
@@ -81,6 +82,11 @@ impl AppFolder {
     /// Where the log that is archived now began at the other site: a base backup must not be older.
     pub fn log_start(&self, asset: &AssetName) -> PathBuf {
         self.root.join(format!("log-start-{asset}.json"))
+    }
+
+    /// The gaps in an asset's log.
+    pub fn gaps(&self, asset: &AssetName) -> PathBuf {
+        self.root.join(format!("gaps-{asset}.json"))
     }
 
     /// What belongs to the app's own server at this site: its socket and log, and what only it may read.

@@ -15,6 +15,7 @@ mod database;
 mod demote;
 mod drill;
 mod folder;
+mod gaps;
 mod kit;
 mod live;
 mod probe;
@@ -45,6 +46,7 @@ use zeroize::Zeroizing;
 use crate::context::ProtectContext;
 use app::{App, failure, in_full, transient};
 pub use by_hand::start_database;
+pub use gaps::{Gap, read_gaps};
 use state::Phase;
 
 /// How often it is looked whether a peer has told of a higher epoch: a bound of how long two sites could write

@@ -18,6 +18,8 @@ use super::{live, tags};
 
 /// How often what has arrived is looked at. The live age on the operator's screen is as fresh as this.
 const LOOK_EVERY: Duration = Duration::from_millis(400);
+/// Two segments of log: with less, the next one may not be stored.
+const ROOM_MIN_BYTES: u64 = 32 << 20;
 /// How often old copies are looked for.
 const TRIM_EVERY: SignedDuration = SignedDuration::from_mins(10);
 
@@ -27,7 +29,10 @@ pub fn run(app: &Arc<App>, asset: &AssetName, stop: &StopSignal) {
     let mut trimmed_at = Timestamp::now();
     loop {
         match look(app, asset, postgres.is_some()) {
-            Ok(()) => app.board.update(asset, |entry| entry.problem = None),
+            Ok(()) => match no_room(app) {
+                None => app.board.update(asset, |entry| entry.problem = None),
+                Some(problem) => app.board.problem(asset, problem),
+            },
             Err(failure) => app.board.problem(asset, failure.message),
         }
         if Timestamp::now().duration_since(trimmed_at) >= TRIM_EVERY {
@@ -44,6 +49,21 @@ pub fn run(app: &Arc<App>, asset: &AssetName, stop: &StopSignal) {
             return;
         }
     }
+}
+
+/// What to say where the disk is about to be full. What is stored already stays as good as it is.
+fn no_room(app: &App) -> Option<String> {
+    let folder = app.folder.root();
+    let disk = rustix::fs::statvfs(folder).ok()?;
+    let left = disk.f_bavail.saturating_mul(disk.f_frsize);
+    (left < ROOM_MIN_BYTES).then(|| {
+        format!(
+            "only {} KiB are left on the disk of {}: free some space. What has no room is not acknowledged, and comes by \
+             itself when there is some",
+            left >> 10,
+            folder.display()
+        )
+    })
 }
 
 fn look(app: &Arc<App>, asset: &AssetName, is_database: bool) -> Result<(), Failure> {

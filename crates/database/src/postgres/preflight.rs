@@ -54,7 +54,8 @@ pub struct SourceReport {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Warning {
     #[error(
-        "the server's clock is {skew} apart from this machine's: set both by NTP, or times in restores will surprise"
+        "PostgreSQL's clock is {} s apart from this machine's: set both by NTP, or ages and the times of restores will surprise",
+        skew.as_secs().unsigned_abs()
     )]
     ClockSkew { skew: SignedDuration },
     #[error(

@@ -270,9 +270,17 @@ fn status(folder: &Folder, output: Output) -> anyhow::Result<()> {
         .iter()
         .map(|assignment| json!({ "app": assignment.app, "role": assignment.role, "epoch": assignment.epoch }))
         .collect();
+    let mut gaps = Vec::new();
+    for assignment in &desired.assignments {
+        for asset in assignment.spec.postgres.keys() {
+            let asset = AssetId::new(assignment.app.clone(), asset.clone());
+            gaps.extend(levee_agent::read_gaps(&folder.folder, &asset)?.into_iter().map(|gap| (asset.clone(), gap)));
+        }
+    }
+    let listed: Vec<_> = gaps.iter().map(|(asset, gap)| json!({ "asset": asset, "gap": gap })).collect();
     let value = json!({
         "agent": member.agent, "site": member.site, "servers": member.servers,
-        "certificate_until": certificate.not_after, "revision": desired.revision, "apps": apps,
+        "certificate_until": certificate.not_after, "revision": desired.revision, "apps": apps, "gaps": listed,
     });
     output.result(&value, |_| {
         let mut text = format!(
@@ -289,6 +297,13 @@ fn status(folder: &Folder, output: Output) -> anyhow::Result<()> {
                 Role::Recovery => "is kept here for recovery",
             };
             text.push_str(&format!("  {} {role}, epoch {}\n", assignment.app, assignment.epoch));
+        }
+        for (asset, gap) in &gaps {
+            let closed = match gap.closed_at {
+                Some(at) => format!("behind it lies the base backup of {}", moment(at)),
+                None => "no base backup lies behind it yet".into(),
+            };
+            text.push_str(&format!("  gap in {asset}, noticed {}: {}; {closed}\n", moment(gap.noticed_at), gap.message));
         }
         text
     })

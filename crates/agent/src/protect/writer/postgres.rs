@@ -8,13 +8,14 @@ use jiff::Timestamp;
 use levee_database::StopSignal;
 use levee_database::postgres::archive::{self, ArchiveEnd, ArchiveOptions, ArchiveStatus};
 use levee_database::postgres::base::{self, BaseBackup, BaseOptions};
-use levee_database::postgres::{Expect, Needs, preflight, slot};
+use levee_database::postgres::{Expect, Needs, Warning, preflight, slot};
 use levee_model::control::{AssetPoint, AssetState, Assignment, Failure};
 use levee_model::protection::{Due, PostgresSite, PostgresSpec};
 use levee_model::{AssetId, AssetName, LogPosition, Position};
 
 use super::super::app::{App, failure, in_full, transient};
 use super::super::database;
+use super::super::gaps::Gaps;
 use super::super::sink::WireSink;
 use crate::durable;
 
@@ -38,12 +39,14 @@ pub fn run(app: &Arc<App>, assignment: &Arc<Assignment>, asset: &AssetName, spec
         spec,
         stop,
         status: Mutex::default(),
+        gap: Mutex::default(),
     };
     let mut after_gap = false;
     loop {
         match writer.protect(after_gap) {
             Ok(()) => {}
             Err(Ended::Gap(message)) => {
+                writer.gaps().note(&message, Timestamp::now());
                 app.board.problem(asset, message);
                 after_gap = true;
             }
@@ -76,6 +79,8 @@ struct Writer<'a> {
     stop: &'a StopSignal,
     /// How the archive stands, for the thread that takes base backups.
     status: Mutex<ArchiveStatus>,
+    /// What the gap is that no base backup lies behind yet.
+    gap: Mutex<Option<String>>,
 }
 
 impl Writer<'_> {
@@ -105,6 +110,9 @@ impl Writer<'_> {
             report => report,
         };
         let report = report.map_err(|error| failure(format!("{} can't be protected: {}", self.id, in_full(&error))))?;
+        // Ages and moments are told by the source's clock, and shown beside this machine's.
+        let is_skew = |warning: &&Warning| matches!(warning, Warning::ClockSkew { .. });
+        let skew = report.warnings.iter().find(is_skew).map(|warning| format!("{}: {warning}", self.id));
         let options = ArchiveOptions {
             slot_bound_bytes: Some(self.spec.slot_bound.bytes()),
             zero_loss: self.spec.zero_loss,
@@ -115,9 +123,10 @@ impl Writer<'_> {
             .map_err(|error| failure(format!("cannot open a log stream: {error}")))?;
         let bases_stop =
             StopSignal::new().map_err(|error| failure(format!("cannot start the base backups: {error}")))?;
+        *self.gap.lock().unwrap_or_else(PoisonError::into_inner) = self.gaps().open();
         std::thread::scope(|scope| {
             scope.spawn(|| self.take_bases(&options, &bases_stop));
-            let ended = archive::run(&options, &mut sink, self.stop, &mut |status| self.note(status));
+            let ended = archive::run(&options, &mut sink, self.stop, &mut |status| self.note(status, skew.as_ref()));
             bases_stop.stop();
             match ended {
                 Ok(ArchiveEnd::Stopped) => Ok(()),
@@ -134,7 +143,12 @@ impl Writer<'_> {
         })
     }
 
-    fn note(&self, status: &ArchiveStatus) {
+    fn gaps(&self) -> Gaps<'_> {
+        Gaps { folder: &self.app.folder, asset: &self.id }
+    }
+
+    fn note(&self, status: &ArchiveStatus, skew: Option<&String>) {
+        let gap = self.gap.lock().unwrap_or_else(PoisonError::into_inner).clone();
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status.clone();
         let position = match (status.system_identifier, status.timeline, status.durable) {
             (Some(system_identifier), Some(timeline), Some(lsn)) => {
@@ -148,7 +162,10 @@ impl Writer<'_> {
                 entry.state = AssetState::Received;
                 entry.point = Some(AssetPoint { position: Position::Log(position), as_of });
             }
-            entry.problem = status.problem.clone().or_else(|| status.zero_loss_problem.clone());
+            // A gap is a problem until a base backup lies behind it, however well the log arrives meanwhile.
+            let problems = [status.problem.as_ref(), gap.as_ref(), status.zero_loss_problem.as_ref(), skew];
+            let problems: Vec<&str> = problems.into_iter().flatten().map(String::as_str).collect();
+            entry.problem = Some(problems.join("; ")).filter(|problems| !problems.is_empty());
         });
     }
 
@@ -220,6 +237,8 @@ impl Writer<'_> {
             .map_err(|error| transient(format!("the base backup of {} failed: {}", self.id, in_full(&error))))?;
         tracing::info!(asset = %self.id, snapshot = %taken.snapshot, start = %taken.facts.start, stop = %taken.facts.stop,
             "base backup taken");
+        self.gaps().close(&taken.snapshot.to_string(), Timestamp::now());
+        *self.gap.lock().unwrap_or_else(PoisonError::into_inner) = None;
         known.push(taken);
         Ok(())
     }
