@@ -1,11 +1,12 @@
 //! Bad input and faults: each is named, says what to do, leaves nothing half-done and shows no secret.
 //!
-//! A clock that is off by an hour and more is with the links (`wire`, `certificates` and `join`), and a typo
-//! in a protection file with the command line (`levee`, `control::apply`).
+//! Clocks, disks and certificates have files of their own here; what can go wrong with a vault alone is with the
+//! command line (`levee`, `vault::exit_codes`).
 
 use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -16,17 +17,19 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::status::{problems, wait_problem};
+use super::traces::Traces;
 use super::world::{PATIENCE, Process, Setup, Site, World};
 
+const NOBODY: u32 = 65534;
 const PASSWORD: &str = "sesame-7d1f00c4";
 
-fn said(output: &Output) -> String {
+fn said_by(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
 #[track_caller]
-fn check_failed(output: &Output, words: &[&str], secrets: &[&str]) {
-    let said = said(output);
+pub fn check_failed(output: &Output, words: &[&str], secrets: &[&str]) {
+    let said = said_by(output);
     assert_eq!(output.status.code(), Some(1), "{said}");
     for word in words {
         assert!(said.contains(word), "{word:?} is not in: {said}");
@@ -44,8 +47,16 @@ fn set_password(world: &World, site: Site, password: &str) {
     assert!(child.wait().unwrap().success());
 }
 
+/// A join token.
+#[track_caller]
+pub fn create_token(world: &World, arguments: &[&str]) -> String {
+    let output = world.operator(&[&["token", "create", "--quiet"], arguments].concat());
+    assert!(output.status.success(), "{}", said_by(&output));
+    String::from_utf8(output.stdout).unwrap().trim().to_string()
+}
+
 /// The files below these folders that contain a text.
-fn files_with(text: &str, folders: &[&Path]) -> String {
+pub fn files_with(text: &str, folders: &[&Path]) -> String {
     let mut grep = Command::new("grep");
     grep.args(["-r", "-l", "-a", "-F", "-e", text]).args(folders);
     String::from_utf8_lossy(&output(&mut grep).stdout).into_owned()
@@ -145,6 +156,13 @@ fn check_dropped_slot(world: &mut World) {
     wait_problem(world, &["gap", "removed"]);
     wait_until("no problem any more", PATIENCE, || problems(world).as_deref() == Some("[]"));
     world.wait_protected(Site::East);
+    // It was a problem until a base backup lay behind it, and is remembered.
+    let mut status = world.command_at(Site::East);
+    status.args(["agent", "status", "--json", "--folder"]).arg(&world.agent_place(Site::East).folder);
+    let status: Value = serde_json::from_slice(&output(&mut status).stdout).unwrap();
+    let [gap] = &status["gaps"].as_array().unwrap()[..] else { panic!("{status:#}") };
+    assert!(gap["gap"]["message"].as_str().unwrap().contains("gap"), "{gap}");
+    assert!(gap["gap"]["closed_at"].is_string() && gap["gap"]["base"].is_string(), "{gap}");
 }
 
 fn check_restore_targets(world: &World) {
@@ -175,11 +193,6 @@ fn check_restore_targets(world: &World) {
 #[test]
 fn who_is_not_let_in_is_told_why_and_keeps_no_half_joined_folder() {
     let mut world = World::set_up(Setup::default());
-    let token = |arguments: &[&str]| {
-        let output = world.operator(&[&["token", "create", "--quiet"], arguments].concat());
-        assert!(output.status.success(), "{}", said(&output));
-        String::from_utf8(output.stdout).unwrap().trim().to_string()
-    };
     let folder = world.root().join("late");
     let join = |token: &str| {
         let file = world.root().join("client/late.token");
@@ -188,15 +201,15 @@ fn who_is_not_let_in_is_told_why_and_keeps_no_half_joined_folder() {
         command.args(["agent", "join", "--name", "late-1", "--folder"]).arg(&folder).arg("--token-file").arg(file);
         output(&mut command)
     };
-    let brief = token(&["--site", "west", "--expires", "1s"]);
-    let good = token(&["--site", "west"]);
+    let brief = create_token(&world, &["--site", "west", "--expires", "1s"]);
+    let good = create_token(&world, &["--site", "west"]);
     std::thread::sleep(Duration::from_millis(1500));
     check_failed(&join(&brief), &["expired", "ask for a new one"], &[&brief]);
     // Not copied whole: what there is of it is still a secret.
     let part = &good[..good.len() - 7];
     check_failed(&join(part), &["token", "copy"], &[part, &part[20..]]);
     let first = join(&good);
-    assert!(first.status.success(), "{}", said(&first));
+    assert!(first.status.success(), "{}", said_by(&first));
     fs::remove_dir_all(&folder).unwrap();
     check_failed(&join(&good), &["used already", "late-1", "ask for a new one"], &[&good]);
     assert!(!folder.join("agent.json").exists() && !folder.join("identity").exists());
@@ -227,4 +240,74 @@ fn who_is_not_let_in_is_told_why_and_keeps_no_half_joined_folder() {
         let shown = [world.log(Process::Server), agent_log.clone(), world.root().join("server")];
         assert_eq!(files_with(secret, &shown.each_ref().map(|path| path.as_path())), "");
     }
+}
+
+/// The largest pack of west's repository.
+fn largest_pack(world: &World) -> PathBuf {
+    let data = world.shop_folder(Site::West).join("repository/data");
+    let folders = fs::read_dir(data).unwrap().flatten().filter_map(|folder| fs::read_dir(folder.path()).ok());
+    let packs = folders.flat_map(|entries| entries.flatten().map(|entry| entry.path()));
+    packs.max_by_key(|path| fs::metadata(path).map_or(0, |data| data.len())).unwrap()
+}
+
+#[test]
+fn what_cannot_be_read_is_named_at_either_site() {
+    let mut world = World::set_up(Setup::default());
+    // The agent of a file server without the right to read what is not its own.
+    world.run_behind(Site::East, &["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]);
+    world.kill(Process::Agent(Site::East));
+    world.start(Process::Agent(Site::East));
+    let closed = world.folder(Site::East).join("documents/closed.txt");
+    fs::write(&closed, "nobody may read this").unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
+    std::os::unix::fs::chown(&closed, Some(NOBODY), Some(NOBODY)).unwrap();
+    world.apply(&world.protection_file());
+    world.wait_protected(Site::East);
+    let documents = |world: &World| {
+        let status = world.status()?;
+        let assets = status["assets"].as_array()?;
+        assets.iter().find(|asset| asset["asset"] == "documents").cloned()
+    };
+    let mut said = String::new();
+    wait_until("the closed file to be named", PATIENCE, || {
+        said = documents(&world).map(|asset| asset["problems"].to_string()).unwrap_or_default();
+        said.contains("closed.txt") && said.contains("not protected")
+    });
+    assert_eq!(world.operator(&["status"]).status.code(), Some(2), "{said}");
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o644)).unwrap();
+    wait_until("no problem any more", PATIENCE, || {
+        documents(&world).is_some_and(|asset| asset["problems"].as_array().is_some_and(Vec::is_empty))
+    });
+
+    // One bit of the repository is wrong: a drill says so, makes nothing of it and leaves nothing.
+    world.expect(&["drill", "shop", "--to", "west"]);
+    let before = Traces::of(&world, Site::West);
+    let pack = largest_pack(&world);
+    let whole = fs::read(&pack).unwrap();
+    let mut damaged = whole.clone();
+    damaged[whole.len() / 3] ^= 1;
+    fs::write(&pack, damaged).unwrap();
+    let drill = world.operator(&["drill", "shop", "--to", "west"]);
+    let name = pack.file_name().unwrap().to_string_lossy().into_owned();
+    check_failed(&drill, &[&name[..8], "check --read-data"], &[]);
+    let proof = world.status().unwrap()["last_proof"].clone();
+    assert_ne!(proof["passed"], true, "{proof}");
+    assert_eq!(Traces::of(&world, Site::West).beyond(&before), Vec::<String>::new());
+    let repository = world.shop_folder(Site::West).join("repository");
+    let password_file = world.shop_folder(Site::West).join("repository-password");
+    let check = |password_file: &Path| {
+        let mut command = world.command_at(Site::West);
+        command.args(["vault", "check", "--read-data", "--vault"]).arg(&repository);
+        output(command.arg("--password-file").arg(password_file))
+    };
+    check_failed(&check(&password_file), &[&name[..8]], &[]);
+    fs::write(&pack, whole).unwrap();
+    world.expect(&["drill", "shop", "--to", "west"]);
+
+    // Somebody else's password, and somebody else's repository in the place of ours.
+    let wrong = world.root().join("client/wrong-password");
+    fs::write(&wrong, PASSWORD).unwrap();
+    let refused = check(&wrong);
+    assert_eq!(refused.status.code(), Some(12), "{}", said_by(&refused));
+    assert!(said_by(&refused).contains("wrong password") && !said_by(&refused).contains(PASSWORD));
 }

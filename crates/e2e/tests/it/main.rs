@@ -3,6 +3,8 @@
 //! `LEVEE_E2E_KILLS=50` sets how often a site is lost in the middle of the load, `LEVEE_E2E_SEED` repeats
 //! the moments of an earlier run, and `LEVEE_E2E_ALL=1` kills each process at each step of each kind of run.
 
+mod clock;
+mod disk;
 mod drill;
 mod faults;
 mod kills;
@@ -12,6 +14,7 @@ mod refusals;
 mod runs;
 mod seed;
 mod status;
+mod strangers;
 mod traces;
 mod without_levee;
 mod world;

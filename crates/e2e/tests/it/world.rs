@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use levee_testing::disk::SmallDisk;
 use levee_testing::levee::{AgentPlace, Binary, ServerPlace};
 use levee_testing::netns::Net;
 use levee_testing::ports::free_port_on;
 use levee_testing::postgres::{Cluster, Version};
 use levee_testing::process::{kill_all_under, output, tail};
 use levee_testing::wait::{poll, wait_until};
-use levee_testing::{Child, TempSite};
+use levee_testing::{Child, TempSite, tools};
 use serde_json::Value;
 
 /// How long anything may take on a machine that has much else to do.
@@ -65,11 +66,23 @@ pub struct Setup {
     pub settings: Vec<(&'static str, &'static str)>,
     /// The sites `east` and `west` of this network; the server stays outside.
     pub net: Option<Net>,
+    /// How far the clock of the source is off, as libfaketime has it (`+3600s`). The agent's is another matter.
+    pub source_clock: Option<&'static str>,
+    /// The folder of west's agent is a disk of this size, in MiB.
+    pub west_disk_mib: Option<u32>,
 }
 
 impl Default for Setup {
     fn default() -> Setup {
-        Setup { zero_loss: true, slot_bound: "1GiB", password: None, settings: Vec::new(), net: None }
+        Setup {
+            zero_loss: true,
+            slot_bound: "1GiB",
+            password: None,
+            settings: Vec::new(),
+            net: None,
+            source_clock: None,
+            west_disk_mib: None,
+        }
     }
 }
 
@@ -88,6 +101,8 @@ pub struct World {
     server_place: ServerPlace,
     agent_places: [AgentPlace; 2],
     database_port: u16,
+    /// Where west's agent keeps everything, when that is to be full before long.
+    disk: Option<SmallDisk>,
     root: TempSite,
 }
 
@@ -125,6 +140,11 @@ impl World {
             dns_port,
         };
         let agent_places = [Site::East, Site::West].map(agent_place);
+        let disk = setup.west_disk_mib.map(|mebibytes| {
+            let folder = &agent_places[Site::West as usize].folder;
+            fs::create_dir_all(folder).expect("our own folder");
+            SmallDisk::mount(folder, mebibytes)
+        });
         let binary = Binary::find();
         let site_binaries = [Site::East, Site::West].map(|site| match &setup.net {
             None => binary.clone(),
@@ -141,6 +161,7 @@ impl World {
             server_place,
             agent_places,
             database_port,
+            disk,
             root,
         };
         world.create_shop();
@@ -190,6 +211,24 @@ impl World {
         self.setup.net.as_ref().expect("this world was set up with a network")
     }
 
+    /// The disk of west's agent.
+    #[track_caller]
+    pub fn disk(&self) -> &SmallDisk {
+        self.disk.as_ref().expect("this world was set up with a small disk at west")
+    }
+
+    /// From its next start on, a site's agent runs behind these words (`env NAME=VALUE`, …).
+    pub fn run_behind(&mut self, site: Site, words: &[&str]) {
+        let words = words.iter().map(|word| word.to_string()).chain([self.binary.path().display().to_string()]);
+        self.site_binaries[site as usize] = script(&self.root.path().join("client"), site, words);
+    }
+
+    /// From its next start on, a site's agent sees a clock that is off.
+    pub fn set_clock(&mut self, site: Site, off: &str) {
+        let set = clock_environment(off).map(|(name, value)| format!("{name}={value}"));
+        self.run_behind(site, &["env", &set[0], &set[1], &set[2]]);
+    }
+
     /// The source as it was before Levee came.
     #[track_caller]
     pub fn cluster(&mut self) -> &mut Cluster {
@@ -213,6 +252,9 @@ impl World {
             .setting("shared_buffers", "16MB");
         for (name, value) in &self.setup.settings {
             builder = builder.setting(name, *value);
+        }
+        for (name, value) in self.setup.source_clock.map(clock_environment).into_iter().flatten() {
+            builder = builder.environment(name, &value);
         }
         if self.setup.password.is_some() {
             for what in ["all", "replication"] {
@@ -296,6 +338,12 @@ impl World {
                 self.agents[site as usize] = Some(agent);
             }
         }
+    }
+
+    /// Starts an agent that may well not come up.
+    pub fn try_start(&mut self, site: Site) {
+        let (place, log) = (&self.agent_places[site as usize], self.log(Process::Agent(site)));
+        self.agents[site as usize] = Some(self.site_binaries[site as usize].spawn_agent(place, &log));
     }
 
     fn child(&mut self, process: Process) -> &mut Option<Child> {
@@ -424,11 +472,16 @@ impl World {
 fn binary_inside(net: &Net, site: Site, binary: &Binary, folder: &Path) -> Binary {
     let inside = net.command(site.name(), binary.path());
     let words = std::iter::once(inside.get_program()).chain(inside.get_args());
-    let words: Vec<String> = words.map(|word| format!("'{}'", word.to_string_lossy())).collect();
-    let script = folder.join(format!("levee-{}", site.name()));
-    fs::write(&script, format!("#!/bin/sh\nexec {} \"$@\"\n", words.join(" "))).expect("our own folder");
-    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("our own file");
-    Binary::at(script)
+    script(folder, site, words.map(|word| word.to_string_lossy().into_owned()))
+}
+
+/// A program that is these words, followed by its own arguments.
+fn script(folder: &Path, site: Site, words: impl Iterator<Item = String>) -> Binary {
+    let words: Vec<String> = words.map(|word| format!("'{word}'")).collect();
+    let path = folder.join(format!("levee-{}", site.name()));
+    fs::write(&path, format!("#!/bin/sh\nexec {} \"$@\"\n", words.join(" "))).expect("our own folder");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("our own file");
+    Binary::at(path)
 }
 
 /// Starts a cluster inside a site of a network, and waits until it answers.
@@ -444,6 +497,15 @@ fn start_inside(net: &Net, site: Site, cluster: &Cluster) -> Child {
     let server = Child::spawn("postgres", &mut command, &cluster.log());
     wait_until("the source", PATIENCE, || cluster.try_psql("select 1").is_ok());
     server
+}
+
+/// What a program sees another time by. Waiting goes on by the true clock, as where only the time of day is wrong.
+fn clock_environment(off: &str) -> [(&'static str, String); 3] {
+    [
+        ("LD_PRELOAD", tools::faketime().display().to_string()),
+        ("FAKETIME", off.to_string()),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_string()),
+    ]
 }
 
 fn own_user() -> String {

@@ -1,0 +1,71 @@
+//! The recovery site's disk is full.
+
+use std::fs;
+use std::time::Duration;
+
+use levee_testing::disk::SmallDisk;
+use levee_testing::wait::wait_until;
+
+use super::faults::check_failed;
+use super::orders::Orders;
+use super::status::{problems, wait_problem};
+use super::traces::Traces;
+use super::world::{PATIENCE, Setup, Site, World};
+
+/// Room for the base backup, some segments of log and a drill.
+const DISK_MIB: u32 = 512;
+
+#[test]
+fn a_full_disk_at_the_recovery_site_takes_nothing_and_loses_nothing() {
+    if !SmallDisk::is_possible() {
+        println!("left out: this machine mounts nothing");
+        return;
+    }
+    let mut world = World::set_up(Setup { west_disk_mib: Some(DISK_MIB), ..Setup::default() });
+    world.apply(&world.protection_file());
+    world.wait_protected(Site::East);
+    let orders = Orders::start(world.databases());
+    let east = world.database(Site::East);
+    orders.wait_for_more_at(east, PATIENCE);
+
+    world.disk().fill();
+    let documents = world.folder(Site::East).join("documents");
+    fs::write(documents.join("no-room.txt"), "x".repeat(1 << 20)).unwrap();
+    // More log than what west has set aside for it, from a session that does not wait for it.
+    world.cluster().psql("set synchronous_commit = local; create table bulk (t text)");
+    for _ in 0..3 {
+        let rows = "select md5(i::text) || md5((-i)::text) from generate_series(1, 150000) i";
+        world.cluster().psql(&format!("set synchronous_commit = local; insert into bulk {rows}"));
+    }
+    let said = wait_problem(&world, &["west", "left on the disk", "free some"]);
+    println!("said about the database: {said}");
+    wait_until("orders to wait", PATIENCE, || {
+        let before = orders.count_at(east);
+        std::thread::sleep(Duration::from_secs(2));
+        orders.count_at(east) == before
+    });
+    let said = wait_problem(&world, &["east", "space"]);
+    println!("said about the database: {said}");
+    let text = world.operator(&["status"]);
+    assert_eq!(text.status.code(), Some(2));
+    let text = String::from_utf8_lossy(&text.stdout).into_owned();
+    assert!(text.contains("left on the disk"), "{text}");
+    // What needs room says so, and leaves nothing behind.
+    let before = Traces::of(&world, Site::West);
+    let drill = world.operator(&["drill", "shop", "--to", "west"]);
+    check_failed(&drill, &["No space left on device"], &[]);
+    let mut left = Traces::of(&world, Site::West).beyond(&before);
+    // The empty folder of all drills.
+    left.retain(|trace| trace != "agent/apps/shop/runs");
+    assert_eq!(left, Vec::<String>::new());
+
+    // It goes on by itself when there is room.
+    world.disk().free();
+    orders.wait_for_more_at(east, PATIENCE);
+    wait_until("no problem any more", PATIENCE, || problems(&world).as_deref() == Some("[]"));
+    world.wait_protected(Site::East);
+    world.expect(&["drill", "shop", "--to", "west"]);
+    world.expect(&["switchover", "shop", "--yes", "--to", "west"]);
+    assert!(orders.check_all_in(world.database(Site::West)) > 40);
+    assert!(world.folder(Site::West).join("documents/no-room.txt").exists());
+}
