@@ -123,6 +123,8 @@ impl Writer<'_> {
             .map_err(|error| failure(format!("cannot open a log stream: {error}")))?;
         let bases_stop =
             StopSignal::new().map_err(|error| failure(format!("cannot start the base backups: {error}")))?;
+        // What an earlier attempt knew must not let a base backup begin before the log arrives again.
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = ArchiveStatus::default();
         *self.gap.lock().unwrap_or_else(PoisonError::into_inner) = self.gaps().open();
         std::thread::scope(|scope| {
             scope.spawn(|| self.take_bases(&options, &bases_stop));
