@@ -147,7 +147,8 @@ async fn report(
             () = context.changed.notified() => sleep(STATUS_APART).await,
         }
         let supervisor = supervisor.clone();
-        let Ok(assets) = spawn_blocking(move || supervisor.status()).await else { return };
+        let look = move || (supervisor.status(), supervisor.known_apps(), supervisor.released());
+        let Ok((assets, known, released)) = spawn_blocking(look).await else { return };
         let status = AgentStatus {
             agent: context.agent.clone(),
             site: context.site.clone(),
@@ -159,6 +160,8 @@ async fn report(
             revision: desired.borrow().revision,
             assets,
             entries: context.records.confirmed_epochs(),
+            known,
+            released,
         };
         if outgoing.send(FromAgent::Status(status)).await.is_err() {
             return;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use levee_model::AgentId;
-use levee_model::control::{Desired, Peer};
+use levee_model::control::{Desired, EntryRecord, Peer};
 use levee_traffic::Records;
 use levee_wire::{AgentClient, Credentials, Exchange};
 use tokio::sync::{Notify, watch};
@@ -47,7 +47,7 @@ impl Gossip {
 
     /// Takes over what is newer. Blocks for as long as a file takes to be written, when something is.
     pub fn take(&self, from: &AgentId, offered: Exchange) {
-        match self.records.merge(offered.records) {
+        match self.records.merge(self.trusted(from, offered.records)) {
             Ok(0) => {}
             Ok(count) => {
                 debug!(%from, count, "records taken over");
@@ -67,6 +67,20 @@ impl Gossip {
             Ok(true) => self.changed.notify_one(),
             Err(error) => warn!(%from, error = levee_wire::chain(&error), "epochs could not be kept"),
         }
+    }
+
+    /// The records that are news, and that the server has signed: an agent's own word on another app's entry counts
+    /// for nothing.
+    fn trusted(&self, from: &AgentId, mut records: Vec<EntryRecord>) -> Vec<EntryRecord> {
+        let known = self.records.snapshot();
+        records.retain(|record| !known.contains(record));
+        let offered = records.len();
+        records.retain(|record| self.credentials.grants().verify_entry(record).is_ok());
+        if records.len() < offered {
+            let count = offered - records.len();
+            warn!(%from, count, "DNS records that the server has not signed were not taken over");
+        }
+        records
     }
 
     /// Takes over a revocation list when it is newer: in force at once, then durable.

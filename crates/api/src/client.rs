@@ -178,6 +178,16 @@ impl Client {
         self.get(&["apps", app.as_str()])
     }
 
+    /// Ends an app's protection. Data and copies stay.
+    pub fn remove_app(&self, app: &AppName) -> Result<AppRemoval> {
+        self.post(&["apps", app.as_str(), "remove"], &RemoveRequest { confirm: app.clone() })
+    }
+
+    /// Has the server take over newer epochs that the agents know.
+    pub fn adopt_epochs(&self, dry_run: bool) -> Result<AdoptReport> {
+        self.post(&["adopt-epochs"], &AdoptRequest { dry_run })
+    }
+
     /// The ages of an app's recovery points since a moment, oldest first.
     pub fn samples(&self, app: &AppName, since: Timestamp) -> Result<Vec<Sample>> {
         let request = self.request(Method::GET, &["apps", app.as_str(), "samples"]);

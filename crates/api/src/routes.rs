@@ -118,6 +118,20 @@ pub const ROUTES: &[Route] = &[
     get("/v1/apps", "apps", "All apps as they were applied", Answer::Many(of::<AppView>)),
     get("/v1/apps/{app}", "app", "One app as it was applied", Answer::One(of::<AppView>)),
     get("/v1/apps/{app}/status", "app_status", "How one app stands", Answer::One(of::<AppStatus>)),
+    post(
+        "/v1/apps/{app}/remove",
+        "remove_app",
+        "Protect an app no more; its data and copies stay",
+        of::<RemoveRequest>,
+        Answer::One(of::<AppRemoval>),
+    ),
+    post(
+        "/v1/adopt-epochs",
+        "adopt_epochs",
+        "Take over newer epochs from the agents, after a restore of the server",
+        of::<AdoptRequest>,
+        Answer::One(of::<AdoptReport>),
+    ),
     get(
         "/v1/apps/{app}/samples",
         "samples",

@@ -100,7 +100,7 @@ pub enum Error {
         "the stored log is of timeline {stored}, which is not in the history of the server's timeline {server}: they have parted, and the server lacks a part of what is stored; protect it as a new lineage"
     )]
     Diverged { stored: TimelineId, server: TimelineId },
-    #[error("the place that keeps the log refused it")]
+    #[error("the log cannot be sent")]
     Sink(#[source] crate::postgres::SinkError),
     #[error(
         "a base backup failed: {problems} problem(s) between what was received and the backup's manifest, first: {first}"

@@ -2,7 +2,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 /// What the process ends with. `docs/operating/exit-codes.md` is the operator's copy of this list;
-/// the codes from 3 on are those of restic.
+/// 3 and those from 10 on are those of restic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exit(u8);
 
@@ -15,6 +15,8 @@ impl Exit {
     pub const NOT_PROTECTED: Exit = Exit(2);
     /// Done, but some sources could not be read.
     pub const INCOMPLETE: Exit = Exit(3);
+    /// A run waits for the operator.
+    pub const WAITS: Exit = Exit(4);
     /// There is no repository here.
     pub const NO_REPOSITORY: Exit = Exit(10);
     /// Another process has locked the repository.

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::postgres::Lsn;
 use crate::protection::AppSpec;
-use crate::{AgentId, AppName, AssetName, Epoch, Position, RunId, SiteName};
+use crate::{AgentId, AppName, AssetName, Epoch, LogPosition, Position, RunId, SiteName};
 
 /// What an agent may do for an app.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -79,7 +79,19 @@ pub struct Assignment {
     pub grant: Signed,
 }
 
-/// One answer of the DNS nodes, with the epoch of the app at which it was made.
+/// An app that is protected no more. Its data and copies stay where they are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed {
+    pub app: AppName,
+    /// Higher than any at which the app was protected, and lower than any at which it may be again.
+    pub epoch: Epoch,
+    pub site: SiteName,
+    /// What was protected, so that what Levee left in databases can be found.
+    pub spec: AppSpec,
+}
+
+/// One answer of the DNS nodes, with the epoch of the app at which it was made. Of two for a name, the one with the
+/// higher epoch counts, then the one with the higher version.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EntryRecord {
     pub app: AppName,
@@ -87,9 +99,20 @@ pub struct EntryRecord {
     pub name: String,
     pub ttl_s: u32,
     pub epoch: Epoch,
+    /// Grows when the operator changes the app's entries within an epoch.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub version: u64,
     /// The site that writes at this epoch.
     pub site: SiteName,
-    pub address: IpAddr,
+    /// `None`: the name has been given up, and is not answered any more.
+    pub address: Option<IpAddr>,
+    /// The server's, over all of the above; empty inside plans. Agents take each other's records only with it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub signature: String,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Everything that the server wants of one agent. A higher revision replaces a lower one as a whole.
@@ -99,6 +122,9 @@ pub struct Desired {
     pub assignments: Vec<Assignment>,
     /// The records that every DNS node answers.
     pub entries: Vec<EntryRecord>,
+    /// Apps that this agent served, and that are protected no more.
+    #[serde(default)]
+    pub removed: Vec<Removed>,
     /// All agents, so that nodes can exchange records without the server.
     pub peers: Vec<Peer>,
     pub revocations: Option<Signed>,
@@ -135,8 +161,12 @@ pub struct AssetPoint {
 pub enum Action {
     /// At the old site: end the app's writing for good. The database is stopped cleanly, a last
     /// copy of the files is sent, and `stopped` is durable before it is answered.
+    /// With `may_leave` what cannot be sent in a short while is left where it is, and named.
     /// Answers with `Done::Stopped`.
-    Stop,
+    Stop {
+        #[serde(default)]
+        may_leave: bool,
+    },
     /// At the new site: refuse every stream and command older than the command's epoch, durably.
     /// Answers with `Done::Point`: the newest complete point of every asset.
     Seal,
@@ -188,12 +218,44 @@ pub struct Answer {
 #[serde(tag = "done", rename_all = "snake_case")]
 pub enum Done {
     Nothing,
-    Stopped { point: RecoveryPoint },
-    Point { point: RecoveryPoint },
-    Rebuilt { bytes: u64, copy_s: f64 },
-    Started { timeline: Option<u32>, replay_s: f64 },
-    Probed { passed: bool, detail: String },
-    SetAside { moved_to: Vec<PathBuf> },
+    Stopped {
+        /// What of the stopped app is durable at the other site.
+        point: RecoveryPoint,
+        /// What is not, and stays at the stopped site. Only after `Stop` with `may_leave`.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        left: BTreeMap<AssetName, Left>,
+    },
+    Point {
+        point: RecoveryPoint,
+    },
+    Rebuilt {
+        bytes: u64,
+        copy_s: f64,
+    },
+    Started {
+        timeline: Option<u32>,
+        replay_s: f64,
+    },
+    Probed {
+        passed: bool,
+        detail: String,
+    },
+    SetAside {
+        moved_to: Vec<PathBuf>,
+    },
+}
+
+/// The last changes of a stopped asset that the other site does not have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Left {
+    /// Where they lie at the stopped site. They are set aside when the site returns, and never started.
+    pub kept_in: PathBuf,
+    /// Where the stopped asset's log ends. `None` for a folder, and for a database that had not stopped cleanly.
+    pub ends_at: Option<LogPosition>,
+    /// What the other site had acknowledged; `None` when nothing was acknowledged to this agent.
+    pub sent: Option<AssetPoint>,
+    /// Why the rest could not be sent.
+    pub reason: String,
 }
 
 /// Why an action failed: what was being done, to what, why, and what the operator can do.
@@ -220,6 +282,39 @@ pub struct AgentStatus {
     pub assets: Vec<AssetStatus>,
     /// The epoch of each record that this agent's DNS node answers.
     pub entries: BTreeMap<String, Epoch>,
+    /// What this agent holds durably of each app, also of those that the server no longer knows at that epoch.
+    #[serde(default)]
+    pub known: BTreeMap<AppName, KnownApp>,
+    /// Removed apps of which nothing is left in any database here.
+    #[serde(default)]
+    pub released: BTreeMap<AppName, Epoch>,
+}
+
+/// What a site is for one app.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// The app is written here.
+    Writer,
+    /// The app is being stopped: it may not be started any more, and its last changes are on their way.
+    Stopping,
+    /// Its writing here has ended for good at this epoch.
+    Stopped,
+    /// Copies arrive here.
+    Recovery,
+    /// A run is bringing the app here: streams of older epochs are refused.
+    Sealed,
+}
+
+/// What an agent holds durably of one app.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownApp {
+    pub epoch: Epoch,
+    pub phase: Phase,
+    /// The highest epoch that the agent at the other site has told of.
+    pub heard: Option<Epoch>,
+    /// Where old data were moved out of the way and still are, newest last.
+    pub set_aside: Vec<PathBuf>,
 }
 
 /// What an agent knows of one asset, from its own side.

@@ -171,8 +171,10 @@ pub fn entry_records(app: &AppName, spec: &AppSpec, site: &SiteName, epoch: Epoc
             // DNS counts whole seconds; a part of one would round to no caching at all.
             ttl_s: u32::try_from(entry.ttl.milliseconds().div_ceil(1000)).unwrap_or(u32::MAX),
             epoch,
+            version: 0,
             site: site.clone(),
-            address: entry.at.get(site)?.address,
+            address: Some(entry.at.get(site)?.address),
+            signature: String::new(),
         })
     };
     spec.entry.values().filter_map(record).collect()

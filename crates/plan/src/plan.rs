@@ -270,10 +270,13 @@ pub struct Step {
 #[serde(tag = "work", rename_all = "snake_case")]
 pub enum Work {
     /// The old agent ends the app's writing, durably. With `or_assertion` the run goes on without its
-    /// answer after `patience_s` seconds: the operator's word stands in for it.
+    /// answer after `patience_s` seconds: the operator's word stands in for it. With `may_leave` it does not
+    /// wait for a link that is cut: what the other site does not have then is lost, within what the plan says.
     Stop {
         or_assertion: bool,
         patience_s: u32,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        may_leave: bool,
     },
     /// The operator's assertion is recorded: nobody is there to be asked.
     Assert,
@@ -347,7 +350,7 @@ impl Work {
             point.assets.get(asset).map(|asset_point| asset_point.position.clone())
         };
         Some(match self {
-            Work::Stop { .. } => Action::Stop,
+            Work::Stop { may_leave, .. } => Action::Stop { may_leave: *may_leave },
             Work::Seal => Action::Seal,
             Work::AwaitStopped => Action::Await { point: facts.point.clone()? },
             Work::ChoosePoint => Action::ChoosePoint,

@@ -334,7 +334,10 @@ impl Run {
 
     fn done_fits(work: &Work, done: &Done) -> bool {
         match work {
-            Work::Stop { .. } => matches!(done, Done::Stopped { .. }),
+            // Only a failover may go on with a loss.
+            Work::Stop { may_leave, .. } => {
+                matches!(done, Done::Stopped { left, .. } if *may_leave || left.is_empty())
+            }
             Work::ChoosePoint => matches!(done, Done::Point { .. }),
             Work::Probe { .. } => matches!(done, Done::Probed { .. }),
             _ => true,

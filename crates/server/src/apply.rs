@@ -1,6 +1,6 @@
 //! What applying a protection file changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use levee_model::protection::{AppSpec, ProtectionFile};
@@ -46,6 +46,9 @@ pub fn decide(
                 record.assign_agents(config);
                 application.compares.push(Compare::ModRevision(app_key(app), known.revision));
                 application.ops.push(Op::put(app_key(app), &record)?);
+                if known.value.spec.entry != spec.entry {
+                    change_entries(config, app, &known.value.spec, spec, &mut application)?;
+                }
                 Change::Updated
             }
         };
@@ -56,19 +59,41 @@ pub fn decide(
 
 fn create(config: &Config, app: &AppName, spec: &AppSpec, now: Timestamp, application: &mut Application) -> Result<()> {
     check_sites(config, app, spec)?;
+    // Agents remember an earlier life of the app.
+    let epoch = config.removed.get(app).map_or(Epoch::FIRST, |removed| removed.epoch.next());
     let mut record = AppRecord {
         spec: spec.clone(),
-        epoch: Epoch::FIRST,
+        epoch,
         writer: spec.home.clone(),
         epoch_since: now,
         agents: BTreeMap::new(),
+        adopted: None,
     };
     record.assign_agents(config);
     application.compares.push(Compare::Absent(app_key(app)));
     application.ops.push(Op::put(app_key(app), &record)?);
     // The app is up at its home already, so its entries can be answered at once.
-    let published = Published { epoch: Epoch::FIRST, site: spec.home.clone() };
+    let published = Published { epoch, site: spec.home.clone(), version: 0, withdrawn: BTreeSet::new() };
     application.ops.push(Op::put(entry_key(app), &published)?);
+    Ok(())
+}
+
+/// The DNS nodes are told which names are not to be answered any more: one that is away would go on for ever.
+fn change_entries(
+    config: &Config,
+    app: &AppName,
+    old: &AppSpec,
+    new: &AppSpec,
+    application: &mut Application,
+) -> Result<()> {
+    let Some(published) = config.entries.get(app) else { return Ok(()) };
+    let names = |spec: &AppSpec| -> BTreeSet<String> {
+        let records = levee_plan::entry_records(app, spec, &published.value.site, published.value.epoch);
+        records.into_iter().map(|record| record.name).collect()
+    };
+    let changed = published.value.changed(&names(old), &names(new));
+    application.compares.push(Compare::ModRevision(entry_key(app), published.revision));
+    application.ops.push(Op::put(entry_key(app), &changed)?);
     Ok(())
 }
 

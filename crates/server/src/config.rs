@@ -11,6 +11,7 @@ use levee_plan::Parent;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
+use crate::removal::RemovedApp;
 use crate::state::Store;
 
 /// Everything that agents are told about lies below this prefix; its newest change is the revision of
@@ -19,6 +20,7 @@ pub const PREFIX: &str = "config/";
 const APP: &str = "config/app/";
 const ENTRY: &str = "config/entry/";
 const AGENT: &str = "config/agent/";
+const REMOVED: &str = "config/removed/";
 pub const REVOCATIONS: &str = "config/revocations";
 
 pub fn app_key(app: &AppName) -> String {
@@ -27,6 +29,10 @@ pub fn app_key(app: &AppName) -> String {
 
 pub fn entry_key(app: &AppName) -> String {
     format!("{ENTRY}{app}")
+}
+
+pub fn removed_key(app: &AppName) -> String {
+    format!("{REMOVED}{app}")
 }
 
 pub fn agent_key(agent: &AgentId) -> String {
@@ -43,6 +49,18 @@ pub struct AppRecord {
     pub epoch_since: Timestamp,
     /// The agent that serves the app at each of its sites.
     pub agents: BTreeMap<SiteName, AgentId>,
+    /// How epoch and writer came to be what they are, when no run of this server made them so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopted: Option<Adopted>,
+}
+
+/// An operator has had the server take over what the agents knew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adopted {
+    pub epoch_before: Epoch,
+    pub writer_before: SiteName,
+    pub by: String,
+    pub at: Timestamp,
 }
 
 /// What the entries of an app answer. It follows the epoch only when a run has brought the app up.
@@ -50,6 +68,12 @@ pub struct AppRecord {
 pub struct Published {
     pub epoch: Epoch,
     pub site: SiteName,
+    /// Grows when the entries themselves are changed within the epoch.
+    #[serde(default)]
+    pub version: u64,
+    /// Names that the app was reached by and has given up.
+    #[serde(default)]
+    pub withdrawn: BTreeSet<String>,
 }
 
 /// An agent that has joined.
@@ -86,7 +110,8 @@ pub struct Config {
     /// The newest change of anything in it.
     pub revision: u64,
     pub apps: BTreeMap<AppName, Revised<AppRecord>>,
-    pub entries: BTreeMap<AppName, Published>,
+    pub entries: BTreeMap<AppName, Revised<Published>>,
+    pub removed: BTreeMap<AppName, RemovedApp>,
     pub agents: BTreeMap<AgentId, Revised<AgentRecord>>,
     pub revocations: RevocationList,
 }
@@ -100,7 +125,10 @@ impl Config {
                 let record = Revised { value: kv.parse()?, revision: kv.mod_revision };
                 config.apps.insert(AppName::new(kv.name(APP))?, record);
             } else if kv.key.starts_with(ENTRY) {
-                config.entries.insert(AppName::new(kv.name(ENTRY))?, kv.parse()?);
+                let published = Revised { value: kv.parse()?, revision: kv.mod_revision };
+                config.entries.insert(AppName::new(kv.name(ENTRY))?, published);
+            } else if kv.key.starts_with(REMOVED) {
+                config.removed.insert(AppName::new(kv.name(REMOVED))?, kv.parse()?);
             } else if kv.key.starts_with(AGENT) {
                 let record = Revised { value: kv.parse()?, revision: kv.mod_revision };
                 config.agents.insert(AgentId::new(kv.name(AGENT))?, record);
@@ -130,14 +158,43 @@ impl Config {
         Some(Peer { agent: id.clone(), site: record.site.clone(), wire: addresses.wire, store: addresses.store })
     }
 
-    /// The records that every DNS node answers now.
+    /// The records that every DNS node answers now, after those of names that were given up: such a name may be
+    /// another app's by now.
     pub fn entry_records(&self) -> Vec<EntryRecord> {
-        let published = |app: &AppName| self.entries.get(app);
-        self.apps
+        let given_up = self.removed.iter().flat_map(|(app, removed)| removed.entry_records(app));
+        let published: Vec<EntryRecord> = self
+            .apps
             .iter()
-            .filter_map(|(app, record)| Some((app, &record.value.spec, published(app)?)))
-            .flat_map(|(app, spec, at)| levee_plan::entry_records(app, spec, &at.site, at.epoch))
-            .collect()
+            .filter_map(|(app, record)| Some((app, &record.value.spec, &self.entries.get(app)?.value)))
+            .flat_map(|(app, spec, at)| at.records(app, spec))
+            .collect();
+        let (live, withdrawn): (Vec<_>, Vec<_>) = published.into_iter().partition(|record| record.address.is_some());
+        given_up.chain(withdrawn).chain(live).collect()
+    }
+}
+
+impl Published {
+    /// What the entries of an app answer, and the names that they answer no more.
+    fn records(&self, app: &AppName, spec: &AppSpec) -> Vec<EntryRecord> {
+        let mut records = levee_plan::entry_records(app, spec, &self.site, self.epoch);
+        let withdrawn = self.withdrawn.iter().map(|name| EntryRecord {
+            app: app.clone(),
+            name: name.clone(),
+            ttl_s: 0,
+            epoch: self.epoch,
+            version: 0,
+            site: self.site.clone(),
+            address: None,
+            signature: String::new(),
+        });
+        records.extend(withdrawn);
+        records.into_iter().map(|record| EntryRecord { version: self.version, ..record }).collect()
+    }
+
+    /// The same after the operator has changed the entries from one set of names to another.
+    pub fn changed(&self, before: &BTreeSet<String>, after: &BTreeSet<String>) -> Published {
+        let withdrawn = self.withdrawn.union(before).filter(|name| !after.contains(*name)).cloned().collect();
+        Published { version: self.version + 1, withdrawn, ..self.clone() }
     }
 }
 

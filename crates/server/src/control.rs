@@ -19,8 +19,9 @@ use crate::{apply, tokens};
 
 pub use caller::{BackupKey, Caller};
 pub use levee_api::{
-    AgentSummary, AppStatus, AppView, AppliedApp, ApplyReport, AssetView, Change, EntryView, FleetStatus, Health,
-    JoinTokenView, PlanRequest, Proof, RunFilter, RunOrder, RunSummary, Sample, SiteView, TokenAccess, TokenView,
+    AdoptReport, AdoptedView, AgentSummary, AppRemoval, AppStatus, AppView, AppliedApp, ApplyReport, AssetView, Change,
+    EntryView, FleetStatus, Health, JoinTokenView, PlanRequest, Proof, RunFilter, RunOrder, RunSummary, Sample,
+    SetAside, SiteView, TokenAccess, TokenView,
 };
 
 /// How long a join token works when nothing else is asked for.
@@ -138,6 +139,26 @@ impl Control {
     pub async fn app(&self, app: &AppName) -> Result<AppView> {
         let found = self.apps().await?.into_iter().find(|view| view.app == *app);
         found.ok_or_else(|| ServerError::UnknownApp { app: app.clone() })
+    }
+
+    /// Ends an app's protection. `confirm` is its name once more: nobody removes one by a slip.
+    pub async fn app_remove(&self, caller: &Caller, app: &AppName, confirm: &AppName) -> Result<AppRemoval> {
+        may_change(caller)?;
+        if app != confirm {
+            return Err(ServerError::NotConfirmed { app: app.clone() });
+        }
+        self.0.remove(app.clone(), caller.name.clone()).await
+    }
+
+    /// Takes over newer epochs that the agents know, after the server was restored from an older backup.
+    pub async fn adopt_epochs(&self, caller: &Caller, dry_run: bool) -> Result<AdoptReport> {
+        may_change(caller)?;
+        let by = caller.name.clone();
+        let report = self.blocking(move |shared| shared.adopt_epochs(&by, dry_run, Timestamp::now())).await?;
+        if !dry_run {
+            self.0.push_wanted().await;
+        }
+        Ok(report)
     }
 
     /// The ages of an app's recovery points since a moment, oldest first. A week of them is kept.

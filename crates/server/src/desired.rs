@@ -1,11 +1,12 @@
 //! What one agent is told to do, from what is wanted of the whole fleet.
 
-use levee_model::AgentId;
-use levee_model::control::{Assignment, Desired, Grant, Peer, RevocationList, Role, Signed};
+use levee_model::control::{Assignment, Desired, Grant, Peer, Removed, RevocationList, Role, Signed};
+use levee_model::{AgentId, AppName};
 use levee_wire::GrantSigner;
 
 use crate::config::Config;
 use crate::error::Result;
+use crate::removal::RemovedApp;
 
 /// Everything that is wanted of one agent, with its grants.
 pub fn desired(config: &Config, agent: &AgentId, signer: &GrantSigner) -> Result<Desired> {
@@ -36,10 +37,18 @@ pub fn desired(config: &Config, agent: &AgentId, signer: &GrantSigner) -> Result
         }
     }
     let peers: Vec<Peer> = config.agents.keys().filter_map(|id| config.peer(id)).collect();
+    let entries =
+        config.entry_records().into_iter().map(|record| Ok(signer.sign_entry(record)?)).collect::<Result<_>>()?;
+    let served = |(app, removed): (&AppName, &RemovedApp)| {
+        let (site, _) = removed.agents.iter().find(|(_, id)| *id == agent)?;
+        Some(Removed { app: app.clone(), epoch: removed.epoch, site: site.clone(), spec: removed.spec.clone() })
+    };
+    let removed = config.removed.iter().filter_map(served).collect();
     Ok(Desired {
         revision: config.revision,
         assignments,
-        entries: config.entry_records(),
+        entries,
+        removed,
         peers,
         revocations: revocations(config, signer)?,
     })

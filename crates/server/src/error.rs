@@ -88,6 +88,12 @@ pub enum ServerError {
     KindChanged { app: AppName, asset: String, old: &'static str, new: &'static str },
     #[error("the DNS name {name} belongs to {owner} already; give the entry of {app} another name")]
     EntryTaken { name: String, owner: AppName, app: AppName },
+    #[error("the removal of {app} is not confirmed: repeat its name")]
+    NotConfirmed { app: AppName },
+    #[error(
+        "{app} cannot be removed while {asset} is protected with zero loss: its commits wait for Levee, and would wait for ever. Take Levee out of `synchronous_standby_names` of the database, say `zero_loss = false` in the protection file, apply it, and try again"
+    )]
+    CommitsWait { app: AppName, asset: levee_model::AssetName },
     #[error("{app} needs a site to move to: say --to SITE")]
     NoTarget { app: AppName },
     #[error("the time {at} is in the past or too far away; give a time from now, up to 30 days")]
@@ -146,11 +152,13 @@ impl ServerError {
             | E::KindChanged { .. }
             | E::EntryTaken { .. }
             | E::Contended { .. }
+            | E::CommitsWait { .. }
             | E::Plan(_)
             | E::Run(_) => ErrorKind::Conflict,
             E::UnknownSiteInFile { .. }
             | E::AmbiguousPlan { .. }
             | E::NoTarget { .. }
+            | E::NotConfirmed { .. }
             | E::BadExpiry { .. }
             | E::Name(_)
             | E::Backup { .. } => ErrorKind::Invalid,
@@ -191,6 +199,8 @@ impl ServerError {
             E::SitesChanged { .. } => "sites_changed",
             E::KindChanged { .. } => "kind_changed",
             E::EntryTaken { .. } => "entry_taken",
+            E::NotConfirmed { .. } => "not_confirmed",
+            E::CommitsWait { .. } => "commits_wait",
             E::NoTarget { .. } => "no_target",
             E::BadExpiry { .. } => "bad_expiry",
             E::Name(_) => "invalid_name",

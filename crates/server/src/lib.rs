@@ -9,6 +9,7 @@
 //! - `runs`: carrying plans out.
 //! - `control`: everything that an operator can ask; `http` is its skin.
 
+mod adopt;
 mod agents;
 mod apply;
 mod backup;
@@ -22,6 +23,7 @@ mod hub;
 mod monitor;
 mod planning;
 mod proofs;
+mod removal;
 mod runs;
 mod server;
 mod state;

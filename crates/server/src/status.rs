@@ -7,8 +7,9 @@ use levee_model::control::{AssetState, AssetStatus, Role};
 use levee_model::{AgentId, AppName, AssetName, Position, RunId, SiteName};
 use levee_plan::AgentView;
 
+use crate::adopt::newer_epoch;
 use crate::config::{AppRecord, Config};
-use crate::control::{AgentSummary, AppStatus, AssetView, EntryView, Health, Proof, SiteView};
+use crate::control::{AdoptedView, AgentSummary, AppStatus, AssetView, EntryView, Health, Proof, SetAside, SiteView};
 use crate::hub::Live;
 
 /// A clock that is further off is named: ages and times shown would be wrong by as much.
@@ -56,15 +57,20 @@ impl Known<'_> {
                 Some(view) => problems.extend(clock_problem(&view.agent, view.clock_ahead_ms)),
             }
         }
-        let newest = agents.iter().filter_map(|view| view.status.as_ref()).flat_map(|status| &status.assets);
-        let newest = newest.filter(|asset| asset.app == *app).map(|asset| asset.epoch).max();
-        if let Some(newest) = newest.filter(|newest| *newest > record.epoch) {
+        if let Some(newest) = newer_epoch(app, record, self.live) {
             problems.push(format!(
                 "the agents know epoch {newest} of {app}, and the server only {}: it was restored from a backup that is \
-                 older than the last change of site; see docs/operating/server-backup.md",
+                 older than the last change of site. `levee server adopt-epochs` takes over what they know",
                 record.epoch
             ));
         }
+        let set_aside = agents
+            .iter()
+            .filter_map(|view| Some((&view.site, view.status.as_ref()?.known.get(app)?)))
+            .flat_map(|(site, known)| {
+                known.set_aside.iter().map(|path| SetAside { site: site.clone(), path: path.clone() })
+            })
+            .collect();
         let assets: Vec<AssetView> =
             record.spec.asset_names().map(|asset| self.asset(app, record, &agents, asset)).collect();
         let age_s = assets.iter().map(|asset| asset.age_s).try_fold(0.0, |oldest: f64, age| Some(oldest.max(age?)));
@@ -95,6 +101,13 @@ impl Known<'_> {
             entries: self.entries(app),
             last_proof,
             open_run,
+            adopted: record.adopted.as_ref().map(|adopted| AdoptedView {
+                epoch_before: adopted.epoch_before,
+                writer_before: adopted.writer_before.clone(),
+                by: adopted.by.clone(),
+                at: adopted.at,
+            }),
+            set_aside,
             problems,
         })
     }
@@ -109,7 +122,14 @@ impl Known<'_> {
         let writer = status_at(&record.writer, Role::Writer);
         let keeper = status_at(keeper_site, Role::Recovery);
         let point = keeper.and_then(|status| status.point.as_ref());
-        let state = keeper.or(writer).map_or(AssetState::Waiting, |status| status.state);
+        let state = match (keeper, writer) {
+            (Some(keeper), _) => keeper.state,
+            // The writer's word on what is protected elsewhere is none.
+            (None, Some(writer)) if matches!(writer.state, AssetState::Protected | AssetState::Staged) => {
+                AssetState::Unprotected
+            }
+            (None, writer) => writer.map_or(AssetState::Waiting, |status| status.state),
+        };
         let source_now = agents.iter().find(|view| view.site == record.writer).map_or(self.now, |v| v.clock(self.now));
         let source_end = writer.and_then(|status| status.source_lsn).max(keeper.and_then(|status| status.source_lsn));
         let log_behind_bytes = match (source_end, point.map(|point| &point.position)) {
@@ -136,7 +156,8 @@ impl Known<'_> {
     }
 
     fn entries(&self, app: &AppName) -> Vec<EntryView> {
-        let records = self.config.entry_records().into_iter().filter(|record| record.app == *app);
+        let records =
+            self.config.entry_records().into_iter().filter(|record| record.app == *app && record.address.is_some());
         records
             .map(|record| {
                 // An agent that runs no DNS node has nothing to confirm.

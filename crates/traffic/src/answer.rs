@@ -93,15 +93,15 @@ fn fill(response: &mut Message, query: &Query, records: &RecordMap, view: &SiteV
         return ResponseCode::Refused;
     }
     let name = LowerName::new(query.name());
-    let Some((zone, record)) = zone_of(&name, records) else { return ResponseCode::Refused };
+    let Some((zone, record, address)) = zone_of(&name, records) else { return ResponseCode::Refused };
     if name != *zone {
         response.metadata.authoritative = true;
         response.add_authority(start_of_authority(zone.into(), record));
         // A name that has names below it exists, though it holds nothing itself (RFC 8020).
-        let has_names_below = records.keys().any(|other| name.zone_of(other));
+        let has_names_below = records.iter().any(|(other, record)| record.address.is_some() && name.zone_of(other));
         return if has_names_below { ResponseCode::NoError } else { ResponseCode::NXDomain };
     }
-    let address = match record.address {
+    let address = match address {
         IpAddr::V4(address) => RData::A(A(address)),
         IpAddr::V6(address) => RData::AAAA(AAAA(address)),
     };
@@ -120,12 +120,14 @@ fn fill(response: &mut Message, query: &Query, records: &RecordMap, view: &SiteV
     ResponseCode::NoError
 }
 
-/// The closest entry at or above the name.
-fn zone_of<'a>(name: &LowerName, records: &'a RecordMap) -> Option<(&'a LowerName, &'a EntryRecord)> {
+/// The closest entry at or above the name. One that was given up is none.
+fn zone_of<'a>(name: &LowerName, records: &'a RecordMap) -> Option<(&'a LowerName, &'a EntryRecord, IpAddr)> {
     let mut candidate = name.clone();
     while !candidate.is_root() {
-        if let Some(found) = records.get_key_value(&candidate) {
-            return Some(found);
+        if let Some((zone, record)) = records.get_key_value(&candidate)
+            && let Some(address) = record.address
+        {
+            return Some((zone, record, address));
         }
         candidate = candidate.base_name();
     }
@@ -158,7 +160,9 @@ mod tests {
             ttl_s: 7,
             epoch: Epoch(4),
             site: site.parse().unwrap(),
-            address: address.parse().unwrap(),
+            version: 0,
+            address: Some(address.parse().unwrap()),
+            signature: String::new(),
         }
     }
 

@@ -87,8 +87,10 @@ mod tests {
             name: "shop.test.".into(),
             ttl_s: 1,
             epoch: Epoch(epoch),
+            version: 0,
             site: site.parse().unwrap(),
-            address: [127, 0, 0, 2].into(),
+            address: Some([127, 0, 0, 2].into()),
+            signature: String::new(),
         }
     }
 

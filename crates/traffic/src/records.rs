@@ -17,7 +17,7 @@ pub enum Update {
     Accepted,
     /// It was already so.
     Known,
-    /// A higher epoch is known, or the same epoch at another site: the epoch that stands is given.
+    /// A higher epoch or version is known, or the same at another site: the epoch that stands is given.
     Stale { known: Epoch },
     /// The name already belongs to another app, whose epochs cannot be compared with this one's.
     Foreign,
@@ -25,7 +25,8 @@ pub enum Update {
 
 pub(crate) type RecordMap = BTreeMap<LowerName, EntryRecord>;
 
-/// The records of a DNS node: one for each name, the highest epoch wins. Clones share one state.
+/// The records of a DNS node: one for each name, the highest epoch wins, then the highest version. A name that was given
+/// up keeps its record, so that nobody who has not heard of it brings the old one back. Clones share one state.
 ///
 /// A change is durable before it is answered. The calls that change something write a file and sync
 /// it, which takes some milliseconds.
@@ -87,7 +88,7 @@ impl Records {
         })
     }
 
-    /// Takes what another node answers. Only a strictly higher epoch replaces anything here, so that
+    /// Takes what another node answers. Only what is strictly newer replaces anything here, so that
     /// nodes that exchange records come to rest. Gives the number of records that were new.
     pub fn merge(&self, records: Vec<EntryRecord>) -> Result<usize, TrafficError> {
         let records = records.into_iter().map(normalised).collect::<Result<Vec<_>, _>>()?;
@@ -95,7 +96,8 @@ impl Records {
             let mut accepted = 0;
             for (name, record) in records {
                 let newer = match map.get(&name) {
-                    Some(known) => known.app == record.app && known.epoch < record.epoch,
+                    Some(known) if known.app != record.app => takes_over(known, &record),
+                    Some(known) => age(known) < age(&record),
                     None => true,
                 };
                 if newer {
@@ -143,12 +145,22 @@ impl Records {
 fn compare(known: Option<&EntryRecord>, record: &EntryRecord) -> Update {
     match known {
         None => Update::Accepted,
+        Some(known) if known.app != record.app && takes_over(known, record) => Update::Accepted,
         Some(known) if known.app != record.app => Update::Foreign,
         Some(known) if known == record => Update::Known,
-        Some(known) if known.epoch < record.epoch => Update::Accepted,
-        Some(known) if known.epoch == record.epoch && known.site == record.site => Update::Accepted,
+        Some(known) if age(known) < age(record) => Update::Accepted,
+        Some(known) if age(known) == age(record) && known.site == record.site => Update::Accepted,
         Some(known) => Update::Stale { known: known.epoch },
     }
+}
+
+fn age(record: &EntryRecord) -> (Epoch, u64) {
+    (record.epoch, record.version)
+}
+
+/// A name that one app has given up may be another's.
+fn takes_over(known: &EntryRecord, record: &EntryRecord) -> bool {
+    known.address.is_none() && record.address.is_some()
 }
 
 /// The record with its name in lower case and with the final dot, and that name to look it up by.
@@ -182,8 +194,40 @@ mod tests {
             name: name.into(),
             ttl_s: 1,
             epoch: Epoch(epoch),
+            version: 0,
             site: site.parse().unwrap(),
-            address: [127, 0, 0, last].into(),
+            address: Some([127, 0, 0, last].into()),
+            signature: String::new(),
+        }
+    }
+
+    fn given_up(record: EntryRecord) -> EntryRecord {
+        EntryRecord { version: record.version + 1, address: None, ..record }
+    }
+
+    #[test]
+    fn a_name_that_was_given_up_stays_so_until_something_newer_comes() {
+        let live = record("shop", "shop.test.", 5, "west", 3);
+        let records = Records::in_memory();
+        records.update(live.clone()).unwrap();
+        assert_eq!(records.merge(vec![given_up(live.clone())]).unwrap(), 1);
+        // Somebody who has not heard of it yet.
+        assert_eq!(records.merge(vec![live.clone()]).unwrap(), 0);
+        assert_eq!(records.update(live.clone()).unwrap(), Update::Stale { known: Epoch(5) });
+        // The app's own, later; and another app, that has the name now.
+        for next in [EntryRecord { version: 2, ..live.clone() }, record("other", "shop.test.", 1, "east", 2)] {
+            for by_server in [true, false] {
+                let records = Records::in_memory();
+                records.update(given_up(live.clone())).unwrap();
+                if by_server {
+                    assert_eq!(records.update(next.clone()).unwrap(), Update::Accepted);
+                } else {
+                    assert_eq!(records.merge(vec![next.clone()]).unwrap(), 1);
+                }
+                // What was given up does not come back over it.
+                assert_eq!(records.merge(vec![given_up(live.clone()), live.clone()]).unwrap(), 0);
+                assert_eq!(records.snapshot(), std::slice::from_ref(&next));
+            }
         }
     }
 

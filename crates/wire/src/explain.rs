@@ -97,6 +97,41 @@ pub(crate) fn call(peer: &str, status: tonic::Status) -> Error {
     }
 }
 
+/// Why an agent cannot be reached, for an operator: who, where, and in plain words what the network said.
+pub fn unreachable(peer: &dyn std::fmt::Display, address: &dyn std::fmt::Display, error: &Error) -> String {
+    let why = match error {
+        Error::Unreachable { source, .. } => source.to_string(),
+        Error::TimedOut { seconds, .. } => format!("no answer within {seconds} s"),
+        Error::Handshake { source, .. } => match find_tls(source) {
+            Some(tls) => format!("no secure connection could be made: {tls}"),
+            None => "the connection broke off before it was secure".into(),
+        },
+        Error::Disconnected { source, .. } => broke_off(source.as_ref()).into(),
+        other => return chain(other),
+    };
+    format!("agent {peer} at {address} can't be reached: {why}")
+}
+
+/// What became of a connection that stood. The protocol's own words would tell an operator nothing.
+fn broke_off(status: &tonic::Status) -> &'static str {
+    let mut next: Option<&(dyn StdError + 'static)> = status.source();
+    while let Some(current) = next {
+        if let Some(error) = current.downcast_ref::<io::Error>() {
+            return match error.kind() {
+                io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => "the connection was reset",
+                io::ErrorKind::UnexpectedEof => "the other side closed the connection",
+                io::ErrorKind::TimedOut => "it no longer answers",
+                _ => "the connection broke off",
+            };
+        }
+        if current.to_string().contains("keep-alive timed out") {
+            return "it no longer answers";
+        }
+        next = current.source();
+    }
+    "the connection broke off"
+}
+
 /// An error and all that caused it, in one line.
 pub fn chain(error: &dyn StdError) -> String {
     let mut text = error.to_string();

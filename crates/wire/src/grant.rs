@@ -1,10 +1,10 @@
-//! Words that the server has signed: grants and revocation lists.
+//! Words that the server has signed: grants, revocation lists and DNS records.
 
 use std::fmt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use levee_model::control::{Grant, RevocationList, Role, Signed};
+use levee_model::control::{EntryRecord, Grant, RevocationList, Role, Signed};
 use levee_model::{AppName, Epoch};
 use rcgen::{KeyPair, PublicKeyData, SigningKey};
 use ring::signature::{ED25519, UnparsedPublicKey};
@@ -17,12 +17,19 @@ use crate::identity::PeerIdentity;
 // In front of the body under the signature, so that one kind of word can't be shown as the other.
 const GRANT: &str = "grant";
 const REVOCATIONS: &str = "revocation list";
+const ENTRY: &str = "DNS record";
+
+/// What the signature under a record stands for, in a form that two records never share.
+fn entry_body(record: &EntryRecord) -> String {
+    let EntryRecord { app, name, ttl_s, epoch, version, site, address, signature: _ } = record;
+    serde_json::json!([app, name, ttl_s, epoch, version, site, address]).to_string()
+}
 
 fn signed_bytes(kind: &str, body: &str) -> Vec<u8> {
     format!("levee {kind} 1\n{body}").into_bytes()
 }
 
-/// Signs grants and revocation lists. Lives on the server.
+/// Signs grants, revocation lists and DNS records. Lives on the server.
 pub struct GrantSigner(KeyPair);
 
 impl GrantSigner {
@@ -41,6 +48,12 @@ impl GrantSigner {
         self.sign(REVOCATIONS, list)
     }
 
+    /// The record with the signature that lets agents pass it on to each other.
+    pub fn sign_entry(&self, record: EntryRecord) -> Result<EntryRecord> {
+        let signature = self.signature(ENTRY, &entry_body(&record))?;
+        Ok(EntryRecord { signature, ..record })
+    }
+
     /// What agents verify with.
     pub fn public_key(&self) -> GrantKey {
         GrantKey(self.0.der_bytes().to_vec())
@@ -49,9 +62,14 @@ impl GrantSigner {
     fn sign(&self, kind: &'static str, words: &impl Serialize) -> Result<Signed> {
         let body = serde_json::to_string(words)
             .map_err(|error| Error::Malformed { what: format!("a {kind}"), why: error.to_string() })?;
-        let signature = self.0.sign(&signed_bytes(kind, &body));
+        let signature = self.signature(kind, &body)?;
+        Ok(Signed { body, signature })
+    }
+
+    fn signature(&self, kind: &'static str, body: &str) -> Result<String> {
+        let signature = self.0.sign(&signed_bytes(kind, body));
         let signature = signature.map_err(|source| Error::Generate { what: "a signature", source })?;
-        Ok(Signed { body, signature: STANDARD.encode(signature) })
+        Ok(STANDARD.encode(signature))
     }
 }
 
@@ -111,11 +129,20 @@ impl GrantKey {
         Ok(grant)
     }
 
-    fn verify<T: DeserializeOwned>(&self, kind: &'static str, signed: &Signed) -> Result<T> {
+    /// Whether the server has said this of an entry, whoever brings it.
+    pub fn verify_entry(&self, record: &EntryRecord) -> Result<()> {
+        self.check(ENTRY, &entry_body(record), &record.signature)
+    }
+
+    fn check(&self, kind: &'static str, body: &str, signature: &str) -> Result<()> {
         let bad = || Error::BadSignature { what: kind };
-        let signature = STANDARD.decode(&signed.signature).map_err(|_| bad())?;
+        let signature = STANDARD.decode(signature).map_err(|_| bad())?;
         let key = UnparsedPublicKey::new(&ED25519, &self.0);
-        key.verify(&signed_bytes(kind, &signed.body), &signature).map_err(|_| bad())?;
+        key.verify(&signed_bytes(kind, body), &signature).map_err(|_| bad())
+    }
+
+    fn verify<T: DeserializeOwned>(&self, kind: &'static str, signed: &Signed) -> Result<T> {
+        self.check(kind, &signed.body, &signed.signature)?;
         serde_json::from_str(&signed.body)
             .map_err(|error| Error::Malformed { what: format!("the server's {kind}"), why: error.to_string() })
     }
@@ -141,5 +168,29 @@ mod tests {
         assert_eq!(signed.body, body);
         assert_eq!(signed.signature, include_str!("../tests/golden/grant-signature.txt").trim_end());
         assert_eq!(signer.public_key().verify_grant(&signed).unwrap(), grant);
+        check_entries(&signer);
+    }
+
+    fn check_entries(signer: &GrantSigner) {
+        let record = r#"{"app":"shop","name":"shop.test.","ttl_s":1,"epoch":3,"site":"east","address":"127.0.0.2"}"#;
+        let record: EntryRecord = serde_json::from_str(record).unwrap();
+        assert_eq!(entry_body(&record), r#"["shop","shop.test.",1,3,0,"east","127.0.0.2"]"#);
+        let key = signer.public_key();
+        assert!(key.verify_entry(&record).is_err(), "it is not signed");
+        let signed = signer.sign_entry(record).unwrap();
+        key.verify_entry(&signed).unwrap();
+        let changes: [fn(&mut EntryRecord); 6] = [
+            |record| record.address = Some([127, 0, 0, 66].into()),
+            |record| record.address = None,
+            |record| record.epoch = record.epoch.next(),
+            |record| record.version += 1,
+            |record| record.name = "bank.test.".into(),
+            |record| record.app = "bank".parse().unwrap(),
+        ];
+        for change in changes {
+            let mut forged = signed.clone();
+            change(&mut forged);
+            assert!(key.verify_entry(&forged).is_err(), "{forged:?}");
+        }
     }
 }

@@ -29,7 +29,7 @@ pub use agent::{AgentClient, CreateVaultRequest, Exchange};
 pub use ca::{BACKDATED, CERTIFICATE_VALID, CertificateAuthority, Fingerprint, Issued};
 pub use credentials::{ClientCertificate, Credentials, Expected, Protocol};
 pub use error::{Error, Result};
-pub use explain::chain;
+pub use explain::{chain, unreachable};
 pub use grant::{GrantKey, GrantSigner};
 pub use identity::{
     AgentKey, CertificateFacts, Identity, PeerIdentity, SERVER_NAME, Subject, agent_host_name, certificates_from_pem,

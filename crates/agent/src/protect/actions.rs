@@ -16,7 +16,7 @@ const AWAIT_EVERY: Duration = Duration::from_millis(20);
 
 pub fn execute(app: &Arc<App>, command: &Command) -> Result<Done, Failure> {
     match &command.action {
-        Action::Stop => stop::stop(app),
+        Action::Stop { may_leave } => stop::stop(app, *may_leave),
         Action::Seal => seal(app, command.epoch),
         Action::Await { point } => await_point(app, point),
         Action::ChoosePoint => choose_point(app),
@@ -51,8 +51,10 @@ fn seal(app: &Arc<App>, epoch: Epoch) -> Result<Done, Failure> {
         }
     })?;
     app.copies.seal(app.assignment().spec.postgres.keys(), epoch)?;
-    // What the watching threads knew may be older than what the last stream brought.
+    // What the watching threads knew may be older than what the last stream brought; and nothing is protected by the
+    // copies that the app is brought back from.
     app.reconcile();
+    app.board.clear();
     choose_point(app)
 }
 

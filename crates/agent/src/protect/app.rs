@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use levee_model::control::{Action, AssetState, AssetStatus, Assignment, Command, Failure, Role};
+use levee_model::control::{Action, AssetState, AssetStatus, Assignment, Command, Failure, KnownApp, Role};
 use levee_model::{AppName, AssetName, Epoch};
 
 use super::board::Board;
@@ -157,14 +157,10 @@ impl App {
 
     /// Starts the threads that state and assignment ask for, and ends all others.
     pub fn reconcile(self: &Arc<Self>) {
-        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tasks = self.lock_tasks();
         let (assignment, state) = (self.assignment(), self.state());
         let wanted = wanted_tasks(&assignment, &state);
-        let (keep, end): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            std::mem::take(&mut *tasks).into_iter().partition(|(key, _)| wanted.contains(key));
-        *tasks = keep;
-        end.values().for_each(Task::tell);
-        end.into_values().for_each(Task::end);
+        self.keep_tasks(&mut tasks, |key| wanted.contains(key));
         for key in wanted {
             if tasks.contains_key(&key) {
                 continue;
@@ -186,10 +182,25 @@ impl App {
 
     /// Ends every thread, and returns when none works any more.
     pub fn end_tasks(&self) {
-        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        let ending = std::mem::take(&mut *tasks);
-        ending.values().for_each(Task::tell);
-        ending.into_values().for_each(Task::end);
+        self.keep_tasks(&mut self.lock_tasks(), |_| false);
+    }
+
+    /// Ends the threads that work on one asset.
+    pub fn end_tasks_of(&self, asset: &AssetName) {
+        self.keep_tasks(&mut self.lock_tasks(), |key| key.asset != *asset);
+    }
+
+    fn lock_tasks(&self) -> MutexGuard<'_, BTreeMap<TaskKey, Task>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends all threads but these. Those that end do so side by side.
+    fn keep_tasks(&self, tasks: &mut BTreeMap<TaskKey, Task>, keep: impl Fn(&TaskKey) -> bool) {
+        let (keep, end): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(tasks).into_iter().partition(|(key, _)| keep(key));
+        *tasks = keep;
+        end.values().for_each(Task::tell);
+        end.into_values().for_each(Task::end);
     }
 
     /// The server has said that this assignment still holds: after a restart of the machine the start gate waits
@@ -230,6 +241,17 @@ impl App {
         )))
     }
 
+    /// What is held durably here, with old data that are still there.
+    pub fn known(&self) -> KnownApp {
+        let state = self.state();
+        KnownApp {
+            epoch: state.epoch,
+            phase: state.phase,
+            heard: self.context.heard.get(&self.name),
+            set_aside: state.set_aside.into_iter().filter(|path| path.exists()).collect(),
+        }
+    }
+
     pub fn status(&self) -> Vec<AssetStatus> {
         let (assignment, state) = (self.assignment(), self.state());
         assignment
@@ -244,8 +266,13 @@ impl App {
                         (Role::Recovery, AssetState::Staged)
                     }
                     Phase::Recovery | Phase::Sealed if standing != Standing::Live => (Role::Recovery, known.state),
-                    _ => (Role::Writer, known.state),
+                    // Whoever writes cannot know what the other site can open.
+                    _ => match known.state {
+                        AssetState::Protected | AssetState::Staged => (Role::Writer, AssetState::Received),
+                        other => (Role::Writer, other),
+                    },
                 };
+                let problem = known.problem_with_since();
                 AssetStatus {
                     app: self.name.clone(),
                     asset: asset.clone(),
@@ -258,7 +285,7 @@ impl App {
                     },
                     point: known.point,
                     source_lsn: known.source_lsn,
-                    problem: known.problem,
+                    problem,
                 }
             })
             .collect()

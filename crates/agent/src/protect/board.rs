@@ -3,10 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use jiff::{SignedDuration, Timestamp};
 use levee_model::AssetName;
 use levee_model::control::{AssetPoint, AssetState};
 use levee_model::postgres::Lsn;
 use tokio::sync::Notify;
+
+/// Longer than the pause between two attempts, and than one that is about to fail.
+const TROUBLE_PAUSE_MAX: SignedDuration = SignedDuration::from_secs(15);
 
 /// The changing part of an asset's status.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,11 +19,42 @@ pub struct Standing {
     pub point: Option<AssetPoint>,
     pub source_lsn: Option<Lsn>,
     pub problem: Option<String>,
+    /// Since when there has been a problem, whichever words it had.
+    trouble: Option<Trouble>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Trouble {
+    since: Timestamp,
+    /// When it was last there.
+    last: Timestamp,
+}
+
+impl Standing {
+    /// The problem, and since when there is one.
+    pub fn problem_with_since(&self) -> Option<String> {
+        let problem = self.problem.as_ref()?;
+        Some(match self.trouble {
+            Some(trouble) => format!("{problem} (since {})", trouble.since.strftime("%Y-%m-%d %H:%M:%SZ")),
+            None => problem.clone(),
+        })
+    }
+
+    /// Each new attempt is without a problem until it fails as well: a short pause does not end a trouble.
+    fn note_trouble(&mut self, had_problem: bool, now: Timestamp) {
+        let goes_on =
+            self.trouble.filter(|trouble| had_problem || now.duration_since(trouble.last) < TROUBLE_PAUSE_MAX);
+        if self.problem.is_some() || had_problem {
+            self.trouble = Some(Trouble { since: goes_on.map_or(now, |trouble| trouble.since), last: now });
+        } else {
+            self.trouble = goes_on;
+        }
+    }
 }
 
 impl Default for Standing {
     fn default() -> Self {
-        Self { state: AssetState::Waiting, point: None, source_lsn: None, problem: None }
+        Self { state: AssetState::Waiting, point: None, source_lsn: None, problem: None, trouble: None }
     }
 }
 
@@ -41,6 +76,7 @@ impl Board {
         let entry = assets.entry(asset.clone()).or_default();
         let before = (entry.state, entry.problem.clone());
         change(entry);
+        entry.note_trouble(before.1.is_some(), Timestamp::now());
         if before != (entry.state, entry.problem.clone()) {
             self.changed.notify_one();
         }
@@ -64,5 +100,29 @@ impl Board {
 
     pub fn get(&self, asset: &AssetName) -> Standing {
         self.assets.lock().unwrap_or_else(PoisonError::into_inner).get(asset).cloned().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trouble_lasts_over_the_pauses_between_attempts() {
+        let at = |second: i64| Timestamp::from_second(1_800_000_000 + second).unwrap();
+        let mut standing = Standing::default();
+        let mut note = |second: i64, problem: Option<&str>| {
+            let had_problem = standing.problem.is_some();
+            standing.problem = problem.map(str::to_string);
+            standing.note_trouble(had_problem, at(second));
+            standing.trouble.filter(|_| problem.is_some()).map(|trouble| trouble.since)
+        };
+        assert_eq!(note(0, Some("reset")), Some(at(0)));
+        assert_eq!(note(2, None), None);
+        assert_eq!(note(7, Some("no answer")), Some(at(0)), "the next attempt has failed too");
+        assert_eq!(note(300, Some("no answer")), Some(at(0)));
+        assert_eq!(note(301, None), None);
+        assert_eq!(note(400, Some("reset")), Some(at(400)), "it was well in between");
+        assert_eq!(standing.problem_with_since().unwrap(), "reset (since 2027-01-15 08:06:40Z)");
     }
 }

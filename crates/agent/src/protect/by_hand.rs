@@ -11,6 +11,7 @@ use super::app::{failure, in_full};
 use super::database;
 use super::folder::AppFolder;
 use super::state::{AppState, Phase};
+use crate::epochs::HeardEpochs;
 use crate::{AgentFolder, durable};
 
 /// How long crash recovery may take.
@@ -36,6 +37,14 @@ pub fn start_database(folder: &AgentFolder, asset: &AssetId, no_other_writer: bo
             "app {} is not written at {} now (it is {:?} at epoch {}): move it here with `levee switchover` or \
              `levee failover`",
             asset.app, assignment.site, state.phase, state.epoch
+        )));
+    }
+    let heard = HeardEpochs::open(folder).map_err(|error| failure(in_full(&error)))?.get(&asset.app);
+    if let Some(heard) = heard.filter(|heard| *heard > state.epoch) {
+        return Err(failure(format!(
+            "app {} may be written at another site: it has told of epoch {heard}, and this site knows epoch {} only; \
+             start this site's agent and let it learn from the server",
+            asset.app, state.epoch
         )));
     }
     let gate = StartGate::open(app_folder.root(), asset.app.clone());

@@ -14,6 +14,7 @@ use levee_model::protection::{PostgresSite, PostgresSpec, SqlProbe};
 use levee_model::{AssetName, Epoch, LogPosition, RunId, SiteName};
 
 use super::app::{App, failure, in_full, transient};
+use crate::secrets::Secrets;
 
 /// How long a server may take to end, with its shutdown checkpoint.
 const STOP_MAX: Duration = Duration::from_secs(120);
@@ -39,11 +40,11 @@ pub fn place<'a>(spec: &'a PostgresSpec, site: &SiteName) -> Result<&'a Postgres
 }
 
 /// How Levee connects to the app's own server at this site.
-pub fn connect_options(app: &App, here: &PostgresSite) -> Result<ConnectOptions, Failure> {
+pub fn connect_options(secrets: &Secrets, here: &PostgresSite) -> Result<ConnectOptions, Failure> {
     let mut options = ConnectOptions::new(Host::Tcp(here.address.to_string()), here.port, here.user.clone());
     options.read_timeout = ASK_MAX;
     if let Some(name) = &here.password_secret {
-        let secret = app.context.secrets.get(name).map_err(|error| failure(in_full(&error)))?;
+        let secret = secrets.get(name).map_err(|error| failure(in_full(&error)))?;
         options.password = Some(Password::new(secret.as_str()));
     }
     Ok(options)
@@ -180,7 +181,7 @@ fn running(instance: &Instance) -> Result<Option<Running>, Failure> {
 pub fn replayed(app: &Arc<App>, asset: &AssetName) -> Result<Lsn, Failure> {
     let here = here(app, asset)?;
     let ask = || {
-        let mut connection = Connection::connect(&connect_options(app, &here)?)
+        let mut connection = Connection::connect(&connect_options(&app.context.secrets, &here)?)
             .map_err(|error| transient(format!("cannot ask the standby of {asset}: {}", in_full(&error))))?;
         instance::last_replayed(&mut connection)
             .map_err(|error| transient(format!("cannot ask the standby of {asset}: {}", in_full(&error))))
@@ -287,7 +288,7 @@ pub fn probe(
 ) -> Result<Result<String, String>, Failure> {
     let here = here(app, asset)?;
     let connect = match place {
-        Place::Live => connect_options(app, &here)?,
+        Place::Live => connect_options(&app.context.secrets, &here)?,
         Place::Drill => restore::private_connect(&drill_places(app, run, asset).1, here.port, &here.os_user),
     };
     let own = SqlProbe {

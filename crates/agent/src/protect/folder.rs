@@ -1,11 +1,12 @@
 use std::path::{Path, PathBuf};
 
-use levee_model::{AgentId, AppName, AssetName, RunId};
+use levee_model::{AgentId, AppName, AssetName, Epoch, RunId};
 
 /// Where one app's things lie below the agent's folder.
 ///
 /// ```text
 /// apps/APP/state.json            epoch and phase of the app at this site
+///          state-removed-epochN.json what it was when the app was removed
 ///          repository/           backups, in the restic format (recovery side)
 ///          repository-password   opens it; never leaves this host
 ///          writer-key-AGENT.json master key of the repository that AGENT keeps (writer side)
@@ -35,6 +36,11 @@ impl AppFolder {
 
     pub fn state(&self) -> PathBuf {
         self.root.join("state.json")
+    }
+
+    /// What the state becomes when the app is protected no more.
+    pub fn removed_state(&self, epoch: Epoch) -> PathBuf {
+        self.root.join(format!("state-removed-epoch{epoch}.json"))
     }
 
     pub fn repository(&self) -> PathBuf {

@@ -99,6 +99,10 @@ pub fn start(app: &Arc<App>, asset: &AssetName, epoch: Epoch) -> Result<Done, Fa
     let _alone = lock.lock().unwrap_or_else(PoisonError::into_inner);
     let gate = |message: String| failure(format!("{asset} may not be started at {}: {message}", app.context.site));
     app.state().may_start(asset, epoch).map_err(gate)?;
+    // A site that was fenced by a peer's word keeps its own epoch, and must not start again at it.
+    if let Some(heard) = app.context.heard.get(&app.name).filter(|heard| *heard > epoch) {
+        return Err(gate(format!("the other site has told of epoch {heard}, and the command is for epoch {epoch}")));
+    }
     let begun = Instant::now();
     let is_database = app.assignment().spec.postgres.contains_key(asset);
     let timeline = if is_database { Some(database::start_writing(app, asset, epoch)?) } else { None };

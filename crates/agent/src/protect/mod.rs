@@ -21,6 +21,7 @@ mod live;
 mod probe;
 mod rebuild;
 mod recovery;
+mod release;
 mod remote;
 mod session;
 mod sink;
@@ -35,7 +36,7 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use levee_model::control::{Action, AssetStatus, Command, Desired, Done, Failure, Grant, Role};
+use levee_model::control::{Action, AssetStatus, Command, Desired, Done, Failure, Grant, KnownApp, Removed, Role};
 use levee_model::{AgentId, AppName, Epoch};
 use levee_store::Store;
 use levee_store::rest_server::Access;
@@ -47,6 +48,7 @@ use crate::context::ProtectContext;
 use app::{App, failure, in_full, transient};
 pub use by_hand::start_database;
 pub use gaps::{Gap, read_gaps};
+use release::Releases;
 use state::Phase;
 
 /// How often it is looked whether a peer has told of a higher epoch: a bound of how long two sites could write
@@ -68,6 +70,7 @@ type Wanted = (Desired, Source);
 pub struct Supervisor {
     context: ProtectContext,
     apps: RwLock<BTreeMap<AppName, Arc<App>>>,
+    releases: Releases,
     /// To the one thread that takes over what is wanted, in order.
     desired: Mutex<Sender<Wanted>>,
 }
@@ -76,17 +79,30 @@ impl Supervisor {
     /// Starts the thread that takes over what is wanted. Nothing is protected before the first `apply`.
     pub fn start(context: ProtectContext) -> std::io::Result<Arc<Supervisor>> {
         let (desired, wanted) = mpsc::channel::<Wanted>();
-        let supervisor = Arc::new(Supervisor { context, apps: RwLock::default(), desired: Mutex::new(desired) });
+        let supervisor = Arc::new(Supervisor {
+            context,
+            apps: RwLock::default(),
+            releases: Releases::default(),
+            desired: Mutex::new(desired),
+        });
         let weak = Arc::downgrade(&supervisor);
         std::thread::Builder::new().name("reconcile".into()).spawn(move || {
+            let mut last: Option<Desired> = None;
             loop {
                 let next = wanted.recv_timeout(LISTEN_EVERY);
                 let Some(supervisor) = weak.upgrade() else { return };
-                match next {
-                    // Only the newest counts.
-                    Ok(next) => supervisor.take_over(wanted.try_iter().last().unwrap_or(next)),
-                    Err(RecvTimeoutError::Timeout) => {}
-                    Err(RecvTimeoutError::Disconnected) => return,
+                match (next, &last) {
+                    (Ok(next), _) => {
+                        // Only the newest counts.
+                        let newest = wanted.try_iter().last().unwrap_or(next);
+                        last = Some(newest.0.clone());
+                        supervisor.take_over(newest);
+                    }
+                    (Err(RecvTimeoutError::Timeout), Some(desired)) if supervisor.releases.is_due() => {
+                        supervisor.take_over((desired.clone(), Source::Remembered));
+                    }
+                    (Err(RecvTimeoutError::Timeout), _) => {}
+                    (Err(RecvTimeoutError::Disconnected), _) => return,
                 }
                 supervisor.all().iter().for_each(|app| app.obey(supervisor.context.heard.get(&app.name)));
             }
@@ -107,7 +123,12 @@ impl Supervisor {
 
     fn take_over(&self, (desired, source): Wanted) {
         let wanted: Vec<AppName> = desired.assignments.iter().map(|assignment| assignment.app.clone()).collect();
+        let unreleased = self.release(&desired.removed);
         for assignment in desired.assignments {
+            if unreleased.contains(&assignment.app) {
+                // What is left of its earlier life would be taken for its state.
+                continue;
+            }
             let known = self.find(&assignment.app);
             let opened = match known {
                 Some(app) => Ok(app),
@@ -133,6 +154,30 @@ impl Supervisor {
         let ended: Vec<Arc<App>> = gone.iter().filter_map(|app| apps.remove(app)).collect();
         drop(apps);
         ended.iter().for_each(|app| app.end_tasks());
+    }
+
+    /// Ends the work on removed apps. Returns those of which something is left.
+    fn release(&self, removed: &[Removed]) -> Vec<AppName> {
+        self.releases.begin();
+        let is_over = |removed: &&Removed| {
+            let known = self.find(&removed.app);
+            if let Some(app) = known.filter(|app| app.state().epoch < removed.epoch) {
+                app.end_tasks();
+                self.apps.write().unwrap_or_else(PoisonError::into_inner).remove(&removed.app);
+            }
+            !self.releases.release(&self.context, removed)
+        };
+        removed.iter().filter(is_over).map(|removed| removed.app.clone()).collect()
+    }
+
+    /// The removed apps of which nothing is left in any database here.
+    pub fn released(&self) -> BTreeMap<AppName, Epoch> {
+        self.releases.done()
+    }
+
+    /// What this site holds durably of each app.
+    pub fn known_apps(&self) -> BTreeMap<AppName, KnownApp> {
+        self.all().iter().map(|app| (app.name.clone(), app.known())).collect()
     }
 
     fn find(&self, app: &AppName) -> Option<Arc<App>> {

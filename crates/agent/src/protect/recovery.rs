@@ -35,7 +35,8 @@ pub fn run(app: &Arc<App>, asset: &AssetName, stop: &StopSignal) {
             },
             Err(failure) => app.board.problem(asset, failure.message),
         }
-        if Timestamp::now().duration_since(trimmed_at) >= TRIM_EVERY {
+        // This thread may outlive its phase by a moment, and what is removed does not come back.
+        if Timestamp::now().duration_since(trimmed_at) >= TRIM_EVERY && app.state().may_remove_copies() {
             trimmed_at = Timestamp::now();
             let trimmed = match postgres {
                 Some(spec) => trim_database(app, asset, spec, trimmed_at),
@@ -144,6 +145,10 @@ fn trim_files(app: &App, asset: &AssetName, now: Timestamp) -> Result<(), Failur
 
 /// Takes a snapshot off the list. Its data stay until the repository is pruned.
 fn remove_snapshot(app: &App, id: &str) -> Result<(), Failure> {
+    if !app.state().may_remove_copies() {
+        let site = &app.context.site;
+        return Err(failure(format!("the copies of app {} at {site} are frozen: nothing is removed", app.name)));
+    }
     match app.copies.store().remove(FileType::Snapshot, id) {
         Ok(()) | Err(levee_store::Error::NotFound { .. }) => Ok(()),
         Err(error) => Err(failure(format!("cannot remove snapshot {id}: {}", in_full(&error)))),

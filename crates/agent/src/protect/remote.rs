@@ -108,7 +108,7 @@ impl RemoteVault {
         self.context.runtime.block_on(async {
             let mut client = AgentClient::connect(&self.context.credentials, &peer.agent, &peer.wire.to_string())
                 .await
-                .map_err(|error| transient(format!("cannot reach {}: {}", peer.site, in_full(&error))))?;
+                .map_err(|error| transient(levee_wire::unreachable(&peer.agent, &peer.wire, &error)))?;
             client
                 .create_vault(request)
                 .await

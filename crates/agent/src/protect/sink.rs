@@ -3,10 +3,11 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use levee_database::postgres::{Lineage, LogChunk, LogSink, SinkError};
-use levee_model::control::Assignment;
+use levee_model::control::{Assignment, Peer};
 use levee_model::postgres::{Lsn, SegmentSize, SystemIdentifier, TimelineId};
 use levee_model::{AssetId, LogPosition};
 use levee_wire::AgentClient;
@@ -14,10 +15,17 @@ use levee_wire::log::{LogError, LogOpen, LogReceiver, LogSender, LogStream, Refu
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::task::JoinHandle;
 
-use super::app::in_full;
 use super::folder::AppFolder;
 use crate::context::ProtectContext;
 use crate::durable;
+
+/// How long the other side's reason for the end of a stream may take to get here.
+const REASON_MAX: Duration = Duration::from_millis(500);
+const REASON_EVERY: Duration = Duration::from_millis(10);
+
+fn no_reason() -> SinkError {
+    SinkError::Unavailable { reason: "the log stream to the other site has ended".into() }
+}
 
 /// Sends a log to the agent of the recovery side.
 pub struct WireSink {
@@ -30,7 +38,7 @@ pub struct WireSink {
     source: Option<(Timestamp, Lsn)>,
     /// The log that the other site would need next is gone: it goes on behind the gap.
     after_gap: bool,
-    /// History files that came before the stream was open.
+    /// History files for the next stream.
     histories: Vec<(TimelineId, Vec<u8>)>,
 }
 
@@ -64,9 +72,18 @@ impl Progress {
         self.wake();
     }
 
+    /// Why the stream ended. The sender notices an end sooner than the listener hears the reason.
     fn take_end(&self) -> SinkError {
-        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
-        ended.unwrap_or_else(|| SinkError::Unavailable { reason: "the log stream to the other site has ended".into() })
+        let deadline = Instant::now() + REASON_MAX;
+        loop {
+            if let Some(ended) = self.ended.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                return ended;
+            }
+            if Instant::now() >= deadline {
+                return no_reason();
+            }
+            std::thread::sleep(REASON_EVERY);
+        }
     }
 }
 
@@ -130,13 +147,13 @@ impl WireSink {
             // A connection of its own: nothing else may sit in front of a commit's acknowledgement.
             let mut client = AgentClient::connect(&self.context.credentials, &peer.agent, &peer.wire.to_string())
                 .await
-                .map_err(|error| SinkError::Unavailable { reason: in_full(&error) })?;
-            client.append_log(open).await.map_err(sink_error)
+                .map_err(|error| sink_error(LogError::Link(error), peer))?;
+            client.append_log(open).await.map_err(|error| sink_error(error, peer))
         })
     }
 }
 
-fn sink_error(error: LogError) -> SinkError {
+fn sink_error(error: LogError, peer: &Peer) -> SinkError {
     match error {
         LogError::Refused(refusal) => {
             let reason = refusal.message;
@@ -145,18 +162,23 @@ fn sink_error(error: LogError) -> SinkError {
                 _ => SinkError::Refused { reason },
             }
         }
-        LogError::Link(error) => SinkError::Unavailable { reason: in_full(&error) },
+        LogError::Link(error) => {
+            SinkError::Unavailable { reason: levee_wire::unreachable(&peer.agent, &peer.wire, &error) }
+        }
     }
 }
 
-async fn listen(mut receiver: LogReceiver, progress: Arc<Progress>) {
+async fn listen(mut receiver: LogReceiver, progress: Arc<Progress>, assignment: Arc<Assignment>) {
     loop {
         match receiver.durable().await {
             Ok(lsn) => {
                 progress.durable.fetch_max(lsn.0, Ordering::SeqCst);
                 progress.wake();
             }
-            Err(error) => return progress.end(sink_error(error)),
+            Err(error) => {
+                let ended = assignment.peer.as_ref().map(|peer| sink_error(error, peer));
+                return progress.end(ended.unwrap_or_else(no_reason));
+            }
         }
     }
 }
@@ -170,7 +192,7 @@ impl LogSink for WireSink {
         self.after_gap = false;
         self.progress.durable.store(resume.0, Ordering::SeqCst);
         *self.progress.ended.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        let listener = self.context.runtime.spawn(listen(receiver, self.progress.clone()));
+        let listener = self.context.runtime.spawn(listen(receiver, self.progress.clone(), self.assignment.clone()));
         for (timeline, content) in std::mem::take(&mut self.histories) {
             sender.history_blocking(timeline, &content).map_err(|_| self.progress.take_end())?;
         }
@@ -184,14 +206,10 @@ impl LogSink for WireSink {
         timeline: TimelineId,
         content: &[u8],
     ) -> Result<(), SinkError> {
-        match &self.stream {
-            Some(stream) => stream.sender.history_blocking(timeline, content).map_err(|_| self.progress.take_end()),
-            None => {
-                self.histories.retain(|(known, _)| *known != timeline);
-                self.histories.push((timeline, content.to_vec()));
-                Ok(())
-            }
-        }
+        // The stream that follows brings it. One that is still there may have broken off, and `begin` replaces it.
+        self.histories.retain(|(known, _)| *known != timeline);
+        self.histories.push((timeline, content.to_vec()));
+        Ok(())
     }
 
     fn append(&mut self, chunk: LogChunk<'_>) -> Result<(), SinkError> {

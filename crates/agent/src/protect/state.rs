@@ -17,21 +17,7 @@ use levee_model::control::Role;
 use levee_model::{AssetName, Epoch};
 use serde::{Deserialize, Serialize};
 
-/// What this site is for one app.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Phase {
-    /// The app is written here.
-    Writer,
-    /// The app is being stopped: it may not be started any more, and its last changes are on their way.
-    Stopping,
-    /// Its writing here has ended for good at this epoch.
-    Stopped,
-    /// Copies arrive here.
-    Recovery,
-    /// A run is bringing the app here: streams of older epochs are refused.
-    Sealed,
-}
+pub use levee_model::control::Phase;
 
 /// What stands in an asset's own place at this site.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,6 +107,12 @@ impl AppState {
         self.phase != Phase::Stopped && self.phase != Phase::Recovery && self.standing(asset) == Standing::Live
     }
 
+    /// Whether anything of the copies at this site may be removed. Beside a writer they are frozen: until the app is
+    /// protected elsewhere again they are the only ones, and while a run is bringing it here it rebuilds from them.
+    pub fn may_remove_copies(&self) -> bool {
+        self.phase == Phase::Recovery
+    }
+
     /// Notes that an asset has been started here; the app is written here once all of them are.
     pub fn started(&mut self, asset: &AssetName) {
         self.assets.insert(asset.clone(), Standing::Live);
@@ -173,8 +165,10 @@ mod tests {
         assert!(at_recovery.may_start(&name("orders"), Epoch(4)).is_ok());
         at_recovery.started(&name("orders"));
         assert_eq!(at_recovery.phase, Phase::Sealed);
+        assert!(!at_recovery.may_remove_copies(), "what the app was rebuilt from");
         assert!(at_recovery.is_written(&name("orders")) && !at_recovery.is_written(&name("documents")));
         at_recovery.started(&name("documents"));
         assert_eq!(at_recovery.phase, Phase::Writer);
+        assert!(!at_recovery.may_remove_copies() && state(Role::Recovery).may_remove_copies());
     }
 }

@@ -1,4 +1,4 @@
-//! The end of an app's writing at this site: the fence of a switchover, with nothing left behind.
+//! The end of an app's writing at this site: the fence of a failover and of a switchover, which leaves nothing behind.
 
 mod rest;
 
@@ -6,26 +6,41 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use levee_database::postgres::SinkError;
-use levee_model::control::{AssetPoint, Done, Failure, RecoveryPoint};
+use levee_database::postgres::instance::ControlData;
+use levee_model::control::{AssetPoint, Done, Failure, Left, RecoveryPoint};
 use levee_model::postgres::Lsn;
-use levee_model::protection::PostgresSpec;
+use levee_model::protection::{FilesSpec, PostgresSite, PostgresSpec};
 use levee_model::{AssetId, AssetName, LogPosition, Position};
+use levee_wire::AgentClient;
 
 use super::app::{App, failure, transient};
 use super::sink::WireSink;
 use super::state::Phase;
 use super::{database, writer};
 
-/// How long the archive, which PostgreSQL waits for at its end, may take to say so. If the stream was cut before, the
-/// rest is sent from the data directory.
+/// How long PostgreSQL, which waits at its end for the archive, may take before the archive is ended. What it had not
+/// sent is sent from the data directory.
+const SERVER_MAX: Duration = Duration::from_secs(5);
+/// How long the archive may take to say that it has everything, once the server has stopped.
 const ARCHIVE_MAX: Duration = Duration::from_secs(2);
 /// How long the last of the log may take to the other site.
 const SHIP_MAX: Duration = Duration::from_secs(30);
+/// The same in a failover, which must not wait for a link that is cut: enough for one dropped connection and a new one.
+const SHIP_OR_LEAVE_MAX: Duration = Duration::from_secs(8);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
+/// What became of a stopped asset's last changes.
+enum Last {
+    /// They are durable at the other site.
+    Sent(AssetPoint),
+    Left(Left),
+}
+
 /// Stops the app for good at this epoch and answers where everything of it lies at the other site.
-pub fn stop(app: &Arc<App>) -> Result<Done, Failure> {
+///
+/// With `may_leave` what cannot be sent soon stays here, and the answer names it.
+pub fn stop(app: &Arc<App>, may_leave: bool) -> Result<Done, Failure> {
     app.change_state(|state| match state.phase {
         Phase::Writer => {
             state.phase = Phase::Stopping;
@@ -38,43 +53,78 @@ pub fn stop(app: &Arc<App>) -> Result<Done, Failure> {
     })?;
     database::shut_gate(app)?;
     let assignment = app.assignment();
-    let mut point = RecoveryPoint::default();
+    let mut last = Vec::new();
     // The archive goes on during this: PostgreSQL waits at its end until the archive has everything.
     for (asset, spec) in &assignment.spec.postgres {
-        point.assets.insert(asset.clone(), stop_database(app, asset, spec)?);
+        last.push((asset, stop_database(app, asset, spec, may_leave)?));
     }
+    // What cut a database's log off cuts a copy off as well, which would take long to find out.
+    let cut_off = last.iter().find_map(|(_, last)| match last {
+        Last::Left(left) if left.ends_at.is_some() => Some(transient(left.reason.clone())),
+        _ => None,
+    });
     for (asset, spec) in &assignment.spec.files {
-        point.assets.insert(asset.clone(), writer::copy_once(app, &assignment, asset, spec)?.point);
+        let copied = match &cut_off {
+            Some(reason) => Err(reason.clone()),
+            None => copy_folder(app, asset, spec, may_leave),
+        };
+        last.push((asset, copied.or_else(|failure| leave_folder(app, asset, spec, may_leave, failure))?));
     }
     app.change_state(|state| {
         state.phase = Phase::Stopped;
         Ok(())
     })?;
-    Ok(Done::Stopped { point })
+    let (mut point, mut left) = (RecoveryPoint::default(), std::collections::BTreeMap::new());
+    for (asset, last) in last {
+        match last {
+            Last::Sent(sent) => {
+                point.assets.insert(asset.clone(), sent);
+            }
+            Last::Left(not_sent) => {
+                tracing::warn!(app = %app.name, %asset, reason = not_sent.reason, "stopped, and its last changes stay in {}",
+                    not_sent.kept_in.display());
+                point.assets.extend(not_sent.sent.clone().map(|sent| (asset.clone(), sent)));
+                left.insert(asset.clone(), not_sent);
+            }
+        }
+    }
+    Ok(Done::Stopped { point, left })
 }
 
-fn stop_database(app: &Arc<App>, asset: &AssetName, spec: &PostgresSpec) -> Result<AssetPoint, Failure> {
+fn stop_database(app: &Arc<App>, asset: &AssetName, spec: &PostgresSpec, may_leave: bool) -> Result<Last, Failure> {
     let place = app.place(asset);
     let _alone = place.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let assignment = app.assignment();
     let here = database::place(spec, &assignment.site)?;
-    database::stop_if_running(app, asset, here)?;
-    // The shutdown checkpoint is the last record of a clean stop.
+    let stopped = stop_server(app, asset, here)?;
+    // What the archive knows is forgotten with its thread.
+    let sent = app.board.get(asset).point;
     let control = database::control_data(app, asset)?;
+    let leave = |ends_at: Option<Lsn>, reason: String| {
+        Last::Left(Left {
+            kept_in: here.data_directory.clone(),
+            ends_at: ends_at.map(|lsn| position(&control, lsn)),
+            sent: sent.clone(),
+            reason,
+        })
+    };
+    // The shutdown checkpoint is the last record of a clean stop.
     if !control.is_shut_down() {
+        let reason =
+            format!("the database in {} did not stop cleanly: it is {}", here.data_directory.display(), control.state);
+        if may_leave {
+            return Ok(leave(None, reason));
+        }
         return Err(failure(format!(
-            "the database in {} did not stop cleanly (it is {}): start it, let it recover, and stop the app again, \
-             or fail over",
-            here.data_directory.display(),
-            control.state
+            "{reason}: abort the run, which starts it here again and lets it recover, or fail over"
         )));
     }
     let rest = rest::Rest::of(&here.data_directory, &control);
     let arrived = |lsn: Lsn| {
-        let position = LogPosition { system_identifier: control.system_identifier, timeline: control.timeline, lsn };
-        AssetPoint { position: Position::Log(position), as_of: jiff::Timestamp::now() }
+        Last::Sent(AssetPoint { position: Position::Log(position(&control, lsn)), as_of: jiff::Timestamp::now() })
     };
-    let deadline = Instant::now() + ARCHIVE_MAX;
+    let archive_max = if stopped == Archive::Ended { Duration::ZERO } else { ARCHIVE_MAX };
+    let deadline = Instant::now() + archive_max;
     while Instant::now() < deadline {
         match app.board.get(asset).point.map(|point| point.position) {
             Some(Position::Log(position)) if position.lsn >= rest.end => return Ok(arrived(position.lsn)),
@@ -82,18 +132,22 @@ fn stop_database(app: &Arc<App>, asset: &AssetName, spec: &PostgresSpec) -> Resu
         }
     }
     // The archive's own stream holds the journal; with the server down it has nothing more to send.
-    app.end_tasks();
+    app.end_tasks_of(asset);
     let id = AssetId::new(app.name.clone(), asset.clone());
     let mut sink = WireSink::new(app.context.clone(), assignment.clone(), id, false)
         .map_err(|error| failure(format!("cannot open a log stream: {error}")))?;
-    let deadline = Instant::now() + SHIP_MAX;
+    let deadline = Instant::now() + if may_leave { SHIP_OR_LEAVE_MAX } else { SHIP_MAX };
     loop {
         let reason = match rest.ship(&mut sink, deadline) {
             Ok(lsn) => return Ok(arrived(lsn)),
+            Err(SinkError::Refused { reason }) if may_leave => return Ok(leave(Some(rest.end), reason)),
             Err(SinkError::Refused { reason }) => return Err(failure(reason)),
             Err(SinkError::Unavailable { reason }) => reason,
         };
         if Instant::now() >= deadline {
+            if may_leave {
+                return Ok(leave(Some(rest.end), reason));
+            }
             return Err(transient(format!(
                 "{asset} is stopped, but its last changes are not at the other site: {reason}. Nothing is lost: repair \
                  the link and retry this step, or abort the run, which starts the app here again"
@@ -101,4 +155,71 @@ fn stop_database(app: &Arc<App>, asset: &AssetName, spec: &PostgresSpec) -> Resu
         }
         std::thread::sleep(RETRY_AFTER);
     }
+}
+
+fn position(control: &ControlData, lsn: Lsn) -> LogPosition {
+    LogPosition { system_identifier: control.system_identifier, timeline: control.timeline, lsn }
+}
+
+/// Whether the archive still runs when the server has stopped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Archive {
+    Runs,
+    Ended,
+}
+
+/// Stops the server. One that waits for an archive which cannot send has its archive taken away.
+fn stop_server(app: &Arc<App>, asset: &AssetName, here: &PostgresSite) -> Result<Archive, Failure> {
+    std::thread::scope(|scope| {
+        let stopping = scope.spawn(|| database::stop_if_running(app, asset, here));
+        let deadline = Instant::now() + SERVER_MAX;
+        while !stopping.is_finished() && Instant::now() < deadline {
+            std::thread::sleep(LOOK_EVERY);
+        }
+        let archive = if stopping.is_finished() { Archive::Runs } else { Archive::Ended };
+        if archive == Archive::Ended {
+            app.end_tasks_of(asset);
+        }
+        let stopped = stopping
+            .join()
+            .unwrap_or_else(|_| Err(failure(format!("stopping {asset} failed inside the agent; see its log"))));
+        stopped.map(|()| archive)
+    })
+}
+
+/// Sends the last copy of a folder, which nobody may change any more.
+fn copy_folder(app: &Arc<App>, asset: &AssetName, spec: &FilesSpec, may_leave: bool) -> Result<Last, Failure> {
+    if may_leave {
+        // A copy rides over short cuts of the link, and so takes long to fail: ask first.
+        reach_peer(app)?;
+    }
+    writer::copy_once(app, &app.assignment(), asset, spec).map(|copied| Last::Sent(copied.point))
+}
+
+fn leave_folder(
+    app: &App,
+    asset: &AssetName,
+    spec: &FilesSpec,
+    may_leave: bool,
+    failure: Failure,
+) -> Result<Last, Failure> {
+    match spec.at.get(&app.context.site) {
+        Some(here) if may_leave => Ok(Last::Left(Left {
+            kept_in: here.path.clone(),
+            ends_at: None,
+            sent: app.board.get(asset).point,
+            reason: failure.message,
+        })),
+        _ => Err(failure),
+    }
+}
+
+fn reach_peer(app: &App) -> Result<(), Failure> {
+    let assignment = app.assignment();
+    let Some(peer) = &assignment.peer else {
+        return Err(transient(format!("no agent has joined at the other site of app {} yet", app.name)));
+    };
+    let (address, context) = (peer.wire.to_string(), &app.context);
+    let connected = context.runtime.block_on(AgentClient::connect(&context.credentials, &peer.agent, &address));
+    connected.map(drop).map_err(|error| transient(levee_wire::unreachable(&peer.agent, &address, &error)))
 }

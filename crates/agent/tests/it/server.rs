@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use levee_agent::{Agent, AgentOptions, JoinAs, Listen, LocalAddresses};
-use levee_model::control::{AgentStatus, Answer, Desired, Grant, RevocationList, Signed};
+use levee_model::control::{AgentStatus, Answer, Desired, EntryRecord, Grant, RevocationList, Signed};
 use levee_model::{AgentId, SiteName};
 use levee_wire::server::{AgentLink, ServerCalls};
 use levee_wire::{
@@ -89,6 +89,10 @@ impl Levee {
 
     pub fn grant(&self, grant: &Grant) -> Signed {
         self.authority.signer().sign_grant(grant).unwrap()
+    }
+
+    pub fn entry(&self, record: EntryRecord) -> EntryRecord {
+        self.authority.signer().sign_entry(record).unwrap()
     }
 
     pub fn revocation(&self, version: u64, agents: &[&str]) -> Signed {

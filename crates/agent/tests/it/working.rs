@@ -26,7 +26,9 @@ fn record(epoch: u64, site: &str, last: u8) -> EntryRecord {
         ttl_s: 1,
         epoch: Epoch(epoch),
         site: site.parse().unwrap(),
-        address: [127, 0, 0, last].into(),
+        version: 0,
+        address: Some([127, 0, 0, last].into()),
+        signature: String::new(),
     }
 }
 
@@ -116,8 +118,12 @@ async fn agents_tell_each_other_what_the_server_told_one_of_them() {
     status(&mut west_link, |status| status.revision == 1).await;
 
     let revocations = Some(levee.revocation(1, &["gone"]));
-    send(&west_link, Desired { peers, entries: vec![record(3, "west", 3)], revocations, ..desired(2) }).await;
-    status(&mut east_link, |status| status.entries.get("shop.test.") == Some(&Epoch(3))).await;
+    // What this server has not signed is answered by the agent that was told, and believed by no other.
+    let unsigned = EntryRecord { name: "bank.test.".into(), ..record(9, "west", 66) };
+    let entries = vec![unsigned, levee.entry(record(3, "west", 3))];
+    send(&west_link, Desired { peers, entries, revocations, ..desired(2) }).await;
+    let taken = status(&mut east_link, |status| status.entries.get("shop.test.") == Some(&Epoch(3))).await;
+    assert_eq!(taken.entries.len(), 1, "{:?}", taken.entries);
     let kept = east_folder.path().join("revocations.json");
     while !kept.exists() {
         status(&mut east_link, |_| true).await;

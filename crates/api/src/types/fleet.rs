@@ -1,8 +1,10 @@
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use jiff::Timestamp;
 use levee_model::protection::AppSpec;
-use levee_model::{AgentId, AppName, Epoch, RunId, SiteName};
+use levee_model::{AgentId, AppName, AssetName, Epoch, RunId, SiteName};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -116,4 +118,78 @@ impl std::fmt::Debug for BackupRequest {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("BackupRequest").field("recipient", &self.recipient).finish_non_exhaustive()
     }
+}
+
+/// Ends an app's protection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RemoveRequest {
+    /// The app's name once more.
+    #[schema(value_type = String)]
+    pub confirm: AppName,
+}
+
+/// An app that is protected no more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AppRemoval {
+    #[schema(value_type = String)]
+    pub app: AppName,
+    /// The site where it lives on, unprotected.
+    #[schema(value_type = String)]
+    pub writer: SiteName,
+    /// Higher than any at which it was protected.
+    #[schema(value_type = u64)]
+    pub epoch: Epoch,
+    /// Data that stay where they are.
+    pub remains: Vec<Remains>,
+    /// The agents, by site, whose folders keep copies of it, below `apps/APP`.
+    #[schema(value_type = Object)]
+    pub copies_at: BTreeMap<SiteName, AgentId>,
+    /// Agents that have not said yet that nothing of Levee, such as a replication slot, is left in its databases. They
+    /// see to it as soon as they can.
+    #[schema(value_type = Vec<String>)]
+    pub unconfirmed: Vec<AgentId>,
+}
+
+/// Data of a removed app.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Remains {
+    #[schema(value_type = String)]
+    pub site: SiteName,
+    #[schema(value_type = String)]
+    pub asset: AssetName,
+    #[schema(value_type = String)]
+    pub path: PathBuf,
+    /// Whether the app lives there. At the other site it may be a copy, old, or nothing.
+    pub in_use: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AdoptRequest {
+    /// Only say what would be taken over.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// What the server has taken over from the agents.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AdoptReport {
+    /// The apps of which the agents know a newer epoch.
+    pub apps: Vec<Adoption>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Adoption {
+    #[schema(value_type = String)]
+    pub app: AppName,
+    #[schema(value_type = u64)]
+    pub epoch_before: Epoch,
+    #[schema(value_type = String)]
+    pub writer_before: SiteName,
+    #[schema(value_type = u64)]
+    pub epoch: Epoch,
+    /// Who writes at that epoch; null when it was refused.
+    #[schema(value_type = Option<String>)]
+    pub writer: Option<SiteName>,
+    /// Why it was not taken over.
+    pub refused: Option<String>,
 }

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use jiff::Timestamp;
 use levee_model::control::{AssetState, EntryRecord, RecoveryPoint};
@@ -75,7 +76,34 @@ pub struct AppStatus {
     pub last_proof: Option<Proof>,
     #[schema(value_type = Option<String>)]
     pub open_run: Option<RunId>,
+    /// How epoch and writer came to be what they are, when the server took them over from the agents.
+    #[serde(default)]
+    pub adopted: Option<AdoptedView>,
+    /// Old data that were moved out of the way, with what was never sent.
+    #[serde(default)]
+    pub set_aside: Vec<SetAside>,
     pub problems: Vec<String>,
+}
+
+/// What the server knew before an operator had it take over the agents' epochs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AdoptedView {
+    #[schema(value_type = u64)]
+    pub epoch_before: Epoch,
+    #[schema(value_type = String)]
+    pub writer_before: SiteName,
+    pub by: String,
+    #[schema(value_type = String, format = DateTime)]
+    pub at: Timestamp,
+}
+
+/// Old data at a site. They are never started or overwritten, and somebody removes them by hand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SetAside {
+    #[schema(value_type = String)]
+    pub site: SiteName,
+    #[schema(value_type = String)]
+    pub path: PathBuf,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]

@@ -30,7 +30,7 @@ pub struct LogChunk<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum SinkError {
     /// It can't be reached, or has no room now; the archive tries again.
-    #[error("not available now: {reason}")]
+    #[error("{reason}")]
     Unavailable { reason: String },
     /// It will not take this log however often it is asked, for example because a newer epoch has begun.
     #[error("refused: {reason}")]

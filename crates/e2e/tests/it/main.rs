@@ -1,9 +1,10 @@
 //! A server and two agents as processes, a small shop, and everything that can be killed, cut off or wrong.
 //!
 //! `LEVEE_E2E_KILLS=50` sets how often a site is lost in the middle of the load, `LEVEE_E2E_SEED` repeats
-//! the moments of an earlier run, and `LEVEE_E2E_ALL=1` kills each process at each step of each kind of run.
+//! the moments of an earlier run, and `LEVEE_E2E_ALL=1` kills each process at each step of each kind of run, and not only some.
 
 mod clock;
+mod cut;
 mod disk;
 mod drill;
 mod faults;
@@ -11,6 +12,8 @@ mod kills;
 mod network;
 mod orders;
 mod refusals;
+mod removed;
+mod restored;
 mod runs;
 mod seed;
 mod status;

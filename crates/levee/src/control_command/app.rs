@@ -1,10 +1,11 @@
 use clap::Subcommand;
-use levee_api::AppView;
+use levee_api::{AppRemoval, AppView, Remains};
 use levee_model::AppName;
 use levee_model::protection::ProtectionFile;
 
+use super::confirm::confirm;
 use super::connection::Connection;
-use super::text::{or_dash, table};
+use super::text::{list, or_dash, table};
 use crate::exit::Exit;
 use crate::output::Output;
 
@@ -22,6 +23,16 @@ pub enum AppCommand {
         #[command(flatten)]
         connection: Connection,
     },
+    /// Protect an app no more. Its data and copies stay where they are, and its databases go on
+    Remove {
+        /// The app, as the protection file names it
+        app: AppName,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+        #[command(flatten)]
+        connection: Connection,
+    },
 }
 
 pub fn run(command: AppCommand, output: Output) -> anyhow::Result<Exit> {
@@ -35,8 +46,45 @@ pub fn run(command: AppCommand, output: Output) -> anyhow::Result<Exit> {
                 format!("# {} is written at {}, epoch {}\n\n{text}", view.app, view.writer, view.epoch)
             })?;
         }
+        AppCommand::Remove { app, yes, connection } => {
+            let client = connection.client()?;
+            let view = client.app(&app)?;
+            if !yes {
+                confirm(&format!(
+                    "This ends the protection of {app}: nothing of it is copied from {} to {} any more, its names are not \
+                     answered any more, and it can be moved no more.",
+                    view.writer,
+                    view.spec.peer_of(&view.writer)
+                ))?;
+            }
+            output.result(&client.remove_app(&app)?, describe_removal)?;
+        }
     }
     Ok(Exit::DONE)
+}
+
+fn describe_removal(removal: &AppRemoval) -> String {
+    let app = &removal.app;
+    let mut text =
+        format!("{app} is protected no more. It lives on at {}; everything stays where it is:\n", removal.writer);
+    for Remains { site, asset, path, in_use } in &removal.remains {
+        let what = if *in_use { "in use" } else { "what was there, such as a standby or nothing" };
+        text.push_str(&format!("  {asset} at {site}: {} ({what})\n", path.display()));
+    }
+    for (site, agent) in &removal.copies_at {
+        text.push_str(&format!(
+            "  copies at {site}: below apps/{app} in the folder of agent {agent}, if it kept any\n"
+        ));
+    }
+    match removal.unconfirmed.is_empty() {
+        true => text.push_str("Levee's replication slots are dropped.\n"),
+        false => text.push_str(&format!(
+            "Not confirmed by {}: a replication slot there may still hold back log. The agent drops it as soon as it can; if \
+             it never comes back, drop it by hand.\n",
+            list(&removal.unconfirmed)
+        )),
+    }
+    text
 }
 
 fn describe(apps: &[AppView]) -> String {

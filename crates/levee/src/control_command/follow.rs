@@ -10,7 +10,7 @@ use levee_plan::{Plan, PlanKind, Run, RunState, Step, StepId, StepRecord, StepSt
 use serde_json::json;
 
 use super::text::seconds;
-use crate::exit::Exit;
+use crate::exit::{Ended, Exit};
 use crate::output::Output;
 
 /// How long the server may be away while a run is followed: it goes on by itself when it is back.
@@ -126,7 +126,7 @@ pub fn end(run: &Run, output: Output) -> anyhow::Result<Exit> {
     }
     match run.state {
         RunState::Done => Ok(Exit::DONE),
-        RunState::Blocked => bail!("{}", advice(run)),
+        RunState::Blocked => Err(Ended::with(Exit::WAITS, anyhow!("{}", advice(run)))),
         state => bail!("run {} is {}; `levee run show {}` says why", run.id, state.as_str(), run.id),
     }
 }

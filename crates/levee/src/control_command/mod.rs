@@ -1,5 +1,6 @@
 //! The fleet: server, agents, apps and runs.
 
+mod adopt;
 mod agent;
 mod app;
 mod apply;

@@ -10,6 +10,7 @@ use levee_server::{Server, ServerOptions};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
+use super::adopt::AdoptArguments;
 use super::connection::{Connection, read};
 use super::context::{Context, Kept};
 use super::service::serve;
@@ -28,6 +29,8 @@ pub enum ServerCommand {
     Run(RunArguments),
     /// Write state and CA to one encrypted file; `age -d` opens it
     Backup(BackupArguments),
+    /// Take over newer epochs from the agents, after a restore from an older backup
+    AdoptEpochs(AdoptArguments),
 }
 
 impl ServerCommand {
@@ -90,6 +93,7 @@ pub fn run(command: ServerCommand, output: Output) -> anyhow::Result<Exit> {
         ServerCommand::Init(arguments) => init(arguments, output),
         ServerCommand::Run(arguments) => run_server(arguments, output),
         ServerCommand::Backup(arguments) => backup(arguments, output),
+        ServerCommand::AdoptEpochs(arguments) => super::adopt::run(arguments, output),
     }
 }
 

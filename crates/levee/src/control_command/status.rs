@@ -2,12 +2,12 @@ use std::time::Duration;
 
 use clap::Args;
 use jiff::Timestamp;
-use levee_api::{AppStatus, AssetView, Client, ClientError, FleetStatus, Health};
+use levee_api::{AppStatus, AssetView, Client, ClientError, FleetStatus, Health, SetAside};
 use levee_model::AppName;
 use levee_model::control::AssetState;
 
 use super::connection::Connection;
-use super::text::{ago, list, seconds, table};
+use super::text::{ago, list, moment, seconds, table};
 use crate::exit::Exit;
 use crate::output::Output;
 
@@ -141,6 +141,18 @@ fn remarks(app: &AppStatus) -> Vec<String> {
     }
     if let Some(site) = &app.vault_frozen_at {
         lines.push(format!("the vault at {site} is frozen until the app is protected elsewhere again"));
+    }
+    if let Some(adopted) = &app.adopted {
+        lines.push(format!(
+            "epoch and writer were taken over from the agents on {} by {}; the server knew epoch {} at {}",
+            moment(adopted.at),
+            adopted.by,
+            adopted.epoch_before,
+            adopted.writer_before
+        ));
+    }
+    for SetAside { site, path } in &app.set_aside {
+        lines.push(format!("old data at {site}, which may hold what was never sent: {}", path.display()));
     }
     for entry in app.entries.iter().filter(|entry| !entry.unconfirmed.is_empty()) {
         lines.push(format!("{} is not answered anew yet by {}", entry.record.name, list(&entry.unconfirmed)));

@@ -34,7 +34,7 @@ pub fn failover(inputs: &Inputs<'_>, to: &SiteName) -> Result<Plan, PlanError> {
             step_id("stop", None),
             format!("Stop the app at {from}"),
             Executor::Agent(from.clone()),
-            Work::Stop { or_assertion: inputs.assertion.is_some(), patience_s: STOP_PATIENCE_S },
+            Work::Stop { or_assertion: inputs.assertion.is_some(), patience_s: STOP_PATIENCE_S, may_leave: true },
             &[],
             SkipRule::AsAssertion,
         )
@@ -84,7 +84,13 @@ pub fn failover(inputs: &Inputs<'_>, to: &SiteName) -> Result<Plan, PlanError> {
         probes.push(builder.bring_up(asset, to, Place::Live, &[ready], true));
     }
     let entries = builder.switch_entries(to, &probes);
-    if !old_agent_is_connected {
+    if old_agent_is_connected {
+        // The points can only have moved on when the site stops, so this bounds the loss whatever happens until then.
+        warnings.push(format!(
+            "{from} sends its last changes when it stops. What it cannot send, for example over a cut link, stays there \
+             and is lost here: at most everything after the points above"
+        ));
+    } else {
         warnings.push(format!(
             "{from} is taken to be down on the operator's word alone: if it still writes, what it writes is lost"
         ));

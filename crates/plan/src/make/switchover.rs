@@ -73,7 +73,7 @@ pub fn switchover(inputs: &Inputs<'_>, to: &SiteName) -> Result<Plan, PlanError>
         step_id("stop", None),
         format!("Stop the app at {from}"),
         Executor::Agent(from.clone()),
-        Work::Stop { or_assertion: false, patience_s: 0 },
+        Work::Stop { or_assertion: false, patience_s: 0, may_leave: false },
         &[close],
         never(format!("a switchover loses nothing; if {from} is lost, abort this run and fail over")),
     );

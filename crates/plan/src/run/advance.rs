@@ -1,8 +1,10 @@
 //! The inside of the machine: what an ending changes, and what may begin next.
 
+use std::collections::BTreeMap;
+
 use jiff::{SignedDuration, Timestamp};
-use levee_model::SiteName;
-use levee_model::control::{Command, Done, Failure};
+use levee_model::control::{Command, Done, Failure, Left};
+use levee_model::{AssetName, Position, SiteName};
 
 use super::{Effect, Outcome, ProbeResult, Run, RunState, StepState};
 use crate::plan::{Assertion, Executor, Step, StepId, When, Work};
@@ -10,6 +12,31 @@ use crate::retry::backoff;
 
 fn after(now: Timestamp, seconds: i64) -> Timestamp {
     now.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX)
+}
+
+/// The loss of a failover, named: which changes are not at the new site, and where they lie.
+fn describe_left(from: &SiteName, left: &BTreeMap<AssetName, Left>) -> String {
+    let describe = |(asset, left): (&AssetName, &Left)| {
+        let sent = left.sent.as_ref().map_or("nothing".to_string(), |point| point.position.to_string());
+        let behind = match (&left.ends_at, left.sent.as_ref().map(|point| &point.position)) {
+            (Some(end), Some(Position::Log(sent))) => {
+                format!(", {} bytes of log up to {} were not sent", end.lsn.bytes_since(sent.lsn), end.lsn)
+            }
+            (Some(end), _) => format!(", its log ends at {}", end.lsn),
+            (None, _) => String::new(),
+        };
+        format!(
+            "{asset}: the other site has {sent}{behind}; the rest is in {} ({})",
+            left.kept_in.display(),
+            left.reason
+        )
+    };
+    let assets: Vec<String> = left.iter().map(describe).collect();
+    format!(
+        "stopped, not everything was sent from {from}: {}. It is set aside there under a new name, which `levee status` \
+         shows",
+        assets.join("; ")
+    )
 }
 
 impl Run {
@@ -56,7 +83,12 @@ impl Run {
         });
         let Some(record) = self.steps.get_mut(id) else { return };
         match result {
-            Ok(outcome) => {
+            Ok(mut outcome) => {
+                if let Done::Stopped { left, .. } = &outcome.done
+                    && !left.is_empty()
+                {
+                    outcome.note = Some(describe_left(&self.plan.from, left));
+                }
                 record.state = StepState::Done;
                 record.outcome = Some(outcome);
                 record.seconds = Some(seconds);
@@ -73,15 +105,16 @@ impl Run {
         }
     }
 
-    fn asset_names(&self) -> Vec<levee_model::AssetName> {
+    fn asset_names(&self) -> Vec<AssetName> {
         self.plan.prediction.assets.iter().map(|asset| asset.asset.clone()).collect()
     }
 
     fn learn(&mut self, work: &Work, outcome: &Outcome) {
         match (&outcome.done, work) {
-            (Done::Stopped { point }, Work::Stop { .. }) => {
+            (Done::Stopped { point, left }, Work::Stop { .. }) => {
                 self.facts.stopped = Some(point.clone());
                 self.facts.point = Some(point.clone());
+                self.facts.left = left.clone();
             }
             (Done::Point { point }, Work::ChoosePoint) => self.facts.point = Some(point.clone()),
             (Done::Probed { passed, detail }, Work::Probe { asset, .. }) => {

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use levee_model::AssetName;
-use levee_model::control::{Done, Failure, RecoveryPoint};
+use levee_model::control::{Done, Failure, Left, RecoveryPoint};
 use serde::{Deserialize, Serialize};
 
 use crate::plan::Assertion;
@@ -107,6 +107,9 @@ pub struct Facts {
     /// Where the old site ended, when it could be asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped: Option<RecoveryPoint>,
+    /// What the old site could not send before it stopped: what this run loses.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub left: BTreeMap<AssetName, Left>,
     /// Where the app is brought back to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub point: Option<RecoveryPoint>,

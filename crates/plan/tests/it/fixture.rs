@@ -102,6 +102,8 @@ impl Fixture {
                     revision: 1,
                     assets: assets.collect(),
                     entries: Default::default(),
+                    known: Default::default(),
+                    released: Default::default(),
                 }),
             }
         };

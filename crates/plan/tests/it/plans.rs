@@ -36,7 +36,7 @@ fn a_failover_of_a_lost_site() {
     );
     let record = &plan.entries[0];
     assert_eq!((record.name.as_str(), record.ttl_s, record.epoch), ("shop.example.test.", 2, Epoch(4)));
-    assert_eq!(record.address.to_string(), "127.0.0.3");
+    assert_eq!(record.address.unwrap().to_string(), "127.0.0.3");
     let orders = &plan.prediction.assets[0];
     assert_eq!((orders.age_s, orders.log_behind_bytes), (Some(2.0), Some(500)));
     assert_eq!(plan.prediction.recovery_point_age_s, Some(2.0));

@@ -1,4 +1,5 @@
-use levee_model::control::{AssetState, Done, Failure, RecoveryPoint};
+use levee_model::Position;
+use levee_model::control::{AssetState, Done, Failure, Left, RecoveryPoint};
 use levee_plan::{
     ATTEMPTS_MAX, Effect, Event, Outcome, Plan, Run, RunError, RunState, StepState, Work, drill, failover, switchover,
 };
@@ -22,7 +23,7 @@ pub fn point(lsn: u64) -> RecoveryPoint {
 /// The answer that a step hopes for.
 pub fn good(work: &Work) -> Outcome {
     Outcome::of(match work {
-        Work::Stop { .. } => Done::Stopped { point: point(1500) },
+        Work::Stop { .. } => Done::Stopped { point: point(1500), left: Default::default() },
         Work::Seal | Work::ChoosePoint | Work::AwaitStopped => Done::Point { point: point(1000) },
         Work::Rebuild { .. } => Done::Rebuilt { bytes: 1, copy_s: 0.1 },
         Work::Start { .. } => Done::Started { timeline: Some(2), replay_s: 0.1 },
@@ -85,6 +86,46 @@ fn a_run_goes_step_by_step_and_in_parallel_where_it_can() {
     finish(&mut run);
     assert_eq!(run.state, RunState::Done);
     assert!(run.ended_at.is_some() && run.resume().is_empty());
+}
+
+/// A stop whose database could not send its last 500 bytes.
+fn stopped_not_shipped() -> Outcome {
+    let Position::Log(end) = position("orders", 1500) else { unreachable!("a database's position is one in a log") };
+    let left = Left {
+        kept_in: "/srv/east/pg".into(),
+        ends_at: Some(end),
+        sent: point(1000).assets.remove(&"orders".parse().unwrap()),
+        reason: "cannot reach west".into(),
+    };
+    Outcome::of(Done::Stopped { point: point(1000), left: [("orders".parse().unwrap(), left)].into() })
+}
+
+#[test]
+fn a_failover_goes_on_without_what_could_not_be_sent_and_names_it() {
+    let plan = failover(&Fixture::new(AssetState::Protected).inputs(), &site("west")).unwrap();
+    assert!(plan.warnings[0].contains("at most everything after the points above"), "{:?}", plan.warnings);
+    let (mut run, _) = begin(plan);
+    assert_eq!(ids(&answer(&mut run, "stop", Ok(stopped_not_shipped()))), [("advance".into(), 1)]);
+    let note = run.steps[&step("stop")].outcome.as_ref().unwrap().note.clone().unwrap();
+    assert_eq!(
+        note,
+        "stopped, not everything was sent from east: orders: the other site has 0/3E8 on timeline 1, 500 bytes of log \
+         up to 0/5DC were not sent; the rest is in /srv/east/pg (cannot reach west). It is set aside there under a new name, \
+         which `levee status` shows"
+    );
+    assert_eq!(run.facts.left.len(), 1);
+    finish(&mut run);
+    assert_eq!(run.state, RunState::Done);
+}
+
+#[test]
+fn a_switchover_never_goes_on_without_what_was_not_sent() {
+    let plan = switchover(&Fixture::new(AssetState::Staged).inputs(), &site("west")).unwrap();
+    let (mut run, _) = begin(plan);
+    succeed(&mut run, "close");
+    assert!(ids(&answer(&mut run, "stop", Ok(stopped_not_shipped()))).is_empty());
+    assert!(matches!(run.steps[&step("stop")].state, StepState::Failed { .. }));
+    assert_eq!((run.state, run.is_cut_over()), (RunState::Blocked, false));
 }
 
 #[test]

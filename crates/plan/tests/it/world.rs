@@ -315,11 +315,11 @@ impl World {
             return refuse("another epoch is known");
         }
         match &command.action {
-            Action::Stop => {
+            Action::Stop { .. } => {
                 agent.stopped = true;
                 agent.running.clear();
                 self.stopped_at = Some(1500);
-                return Ok(Done::Stopped { point: point(1500) });
+                return Ok(Done::Stopped { point: point(1500), left: Default::default() });
             }
             Action::Seal => {
                 assert!(!agent.is_writer, "a writer was told to seal");

@@ -8,7 +8,8 @@ use axum::response::IntoResponse;
 use axum::{Extension, Json};
 use jiff::{SignedDuration, Timestamp};
 use levee_api::{
-    ApplyRequest, BackupRequest, JoinTokenRequest, RetryRequest, RunChange, RunWait, SkipRequest, TokenRequest,
+    AdoptRequest, ApplyRequest, BackupRequest, JoinTokenRequest, RemoveRequest, RetryRequest, RunChange, RunWait,
+    SkipRequest, TokenRequest,
 };
 use levee_model::protection::ProtectionFile;
 use levee_plan::{Plan, Run, StepId};
@@ -20,8 +21,8 @@ use zeroize::Zeroizing;
 use super::failure::HttpFailure;
 use super::input::{Body, Query, name};
 use crate::control::{
-    AgentSummary, AppStatus, AppView, ApplyReport, BackupKey, Caller, Control, FleetStatus, JoinTokenView, PlanRequest,
-    Proof, RunFilter, RunOrder, RunSummary, Sample, SiteView, TokenView,
+    AdoptReport, AgentSummary, AppRemoval, AppStatus, AppView, ApplyReport, BackupKey, Caller, Control, FleetStatus,
+    JoinTokenView, PlanRequest, Proof, RunFilter, RunOrder, RunSummary, Sample, SiteView, TokenView,
 };
 
 type Answer<T> = Result<Json<T>, HttpFailure>;
@@ -70,6 +71,23 @@ pub async fn app(State(control): Server, Path(app): Path<String>) -> Answer<AppV
 
 pub async fn app_status(State(control): Server, Path(app): Path<String>) -> Answer<AppStatus> {
     Ok(Json(control.app_status(&name(&app)?).await?))
+}
+
+pub async fn remove_app(
+    State(control): Server,
+    Extension(caller): Extension<Caller>,
+    Path(app): Path<String>,
+    Body(request): Body<RemoveRequest>,
+) -> Answer<AppRemoval> {
+    Ok(Json(control.app_remove(&caller, &name(&app)?, &request.confirm).await?))
+}
+
+pub async fn adopt_epochs(
+    State(control): Server,
+    Extension(caller): Extension<Caller>,
+    Body(request): Body<AdoptRequest>,
+) -> Answer<AdoptReport> {
+    Ok(Json(control.adopt_epochs(&caller, request.dry_run).await?))
 }
 
 #[derive(Deserialize)]

@@ -103,16 +103,17 @@ impl Shared {
     fn publish(&self, app: &AppName, epoch: Epoch, site: &SiteName) -> Result<()> {
         loop {
             let known = self.store.get(&entry_key(app))?;
-            let compare = match &known {
+            let (compare, withdrawn) = match &known {
                 Some(kv) => {
-                    if kv.parse::<Published>()?.epoch >= epoch {
+                    let published = kv.parse::<Published>()?;
+                    if published.epoch >= epoch {
                         return Ok(());
                     }
-                    Compare::ModRevision(entry_key(app), kv.mod_revision)
+                    (Compare::ModRevision(entry_key(app), kv.mod_revision), published.withdrawn)
                 }
-                None => Compare::Absent(entry_key(app)),
+                None => (Compare::Absent(entry_key(app)), BTreeSet::new()),
             };
-            let put = Op::put(entry_key(app), &Published { epoch, site: site.clone() })?;
+            let put = Op::put(entry_key(app), &Published { epoch, site: site.clone(), version: 0, withdrawn })?;
             if self.store.txn(&[compare], &[put])?.succeeded {
                 return Ok(());
             }
@@ -166,14 +167,16 @@ async fn switch_entries(
 ) -> Result<Outcome, Failure> {
     let (app, site, epoch) = (run.plan.app.clone(), run.plan.to.clone(), run.plan.epoch.next());
     let own = records.to_vec();
-    let config = shared
+    let (config, records) = shared
         .clone()
         .blocking(move |shared| {
             shared.publish(&app, epoch, &site)?;
+            let mut signed = Vec::new();
             for record in own {
-                shared.records.update(record)?;
+                shared.records.update(record.clone())?;
+                signed.push(shared.authority.signer().sign_entry(record)?);
             }
-            Config::read(&shared.store)
+            Ok((Config::read(&shared.store)?, signed))
         })
         .await
         .map_err(|error| failed(&error))?;

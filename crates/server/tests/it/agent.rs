@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use levee_model::control::{
-    Action, AgentStatus, Answer, AssetPoint, AssetState, AssetStatus, Command, Desired, Done, Failure, RecoveryPoint,
-    Role,
+    Action, AgentStatus, Answer, AssetPoint, AssetState, AssetStatus, Command, Desired, Done, Failure, KnownApp,
+    RecoveryPoint, Role,
 };
 use levee_model::postgres::{Lsn, SystemIdentifier, TimelineId};
-use levee_model::{AgentId, AssetName, Epoch, LogPosition, Position, SiteName};
+use levee_model::{AgentId, AppName, AssetName, Epoch, LogPosition, Position, SiteName};
 use levee_wire::{AgentKey, Credentials, FromAgent, FromServer, JoinToken, ServerClient};
 use tokio::task::JoinHandle;
 
@@ -28,6 +28,8 @@ pub struct Memory {
     /// Nothing is protected while this is set.
     pub waiting: bool,
     pub clock_ahead_s: i64,
+    /// What the agent says that it holds durably.
+    pub known: BTreeMap<AppName, KnownApp>,
     stopped: BTreeMap<String, u64>,
     entries: BTreeMap<String, Epoch>,
 }
@@ -43,7 +45,7 @@ pub struct Agent {
 
 pub fn name_of(action: &Action) -> &'static str {
     match action {
-        Action::Stop => "stop",
+        Action::Stop { .. } => "stop",
         Action::Seal => "seal",
         Action::Await { .. } => "await",
         Action::ChoosePoint => "choose",
@@ -140,9 +142,9 @@ impl Agent {
 
     fn act(&self, memory: &mut Memory, command: &Command) -> Done {
         match &command.action {
-            Action::Stop => {
+            Action::Stop { .. } => {
                 memory.stopped.insert(command.app.to_string(), command.epoch.0);
-                Done::Stopped { point: point() }
+                Done::Stopped { point: point(), left: Default::default() }
             }
             Action::Seal | Action::Await { .. } | Action::ChoosePoint => Done::Point { point: point() },
             Action::Rebuild { .. } => Done::Rebuilt { bytes: 10, copy_s: 0.01 },
@@ -196,6 +198,8 @@ impl Agent {
             revision: memory.desired.revision,
             assets,
             entries: memory.entries.clone(),
+            known: memory.known.clone(),
+            released: memory.desired.removed.iter().map(|removed| (removed.app.clone(), removed.epoch)).collect(),
         }
     }
 

@@ -1,8 +1,10 @@
 //! The server as agents and operators see it: over the wire and through `Control`.
 
+mod adopt;
 mod agent;
 mod fixture;
 mod kills;
 mod protect;
+mod removal;
 mod runs;
 mod tokens;

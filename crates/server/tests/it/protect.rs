@@ -44,7 +44,7 @@ async fn an_app_is_protected_from_joining_to_its_status() {
     })
     .await;
     let entries = east.memory.lock().unwrap().desired.entries.clone();
-    assert_eq!((entries[0].site.as_str(), entries[0].address.to_string()), ("east", "127.0.0.2".into()));
+    assert_eq!((entries[0].site.as_str(), entries[0].address.unwrap().to_string()), ("east", "127.0.0.2".into()));
 
     west.memory.lock().unwrap().clock_ahead_s = 3600;
     eventually("the wrong clock is named", || async {

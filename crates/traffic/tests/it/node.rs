@@ -15,7 +15,9 @@ fn record(epoch: u64, site: &str, last: u8) -> EntryRecord {
         ttl_s: 1,
         epoch: Epoch(epoch),
         site: site.parse().unwrap(),
-        address: [127, 0, 0, last].into(),
+        version: 0,
+        address: Some([127, 0, 0, last].into()),
+        signature: String::new(),
     }
 }
 

@@ -122,8 +122,11 @@ pub fn copy_once(app: &App, assignment: &Assignment, asset: &AssetName, spec: &F
         time: Some(taken_at),
         ..BackupOptions::default()
     };
-    let summary = backup::backup(&vault, &options, &())
-        .map_err(|error| transient(format!("cannot copy {}: {}", place.path.display(), in_full(&error))))?;
+    let summary = backup::backup(&vault, &options, &()).map_err(|error| {
+        let to = assignment.peer.as_ref().map(|peer| format!(" to agent {} at {}", peer.agent, peer.store));
+        let (to, path) = (to.unwrap_or_default(), place.path.display());
+        transient(format!("cannot copy {path}{to}: {}", in_full(&error)))
+    })?;
     let unread = summary.errors.first.first().map(|first| {
         format!(
             "{} file(s) could not be read and are not protected, first: {}: {}",

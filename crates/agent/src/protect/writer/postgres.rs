@@ -93,7 +93,7 @@ impl Writer<'_> {
     /// After a gap the log goes on behind it, and a new base backup is taken: what was stored before stays
     /// restorable up to the gap.
     fn protect(&self, after_gap: bool) -> Result<(), Ended> {
-        let connect = database::connect_options(self.app, self.here()?)?;
+        let connect = database::connect_options(&self.app.context.secrets, self.here()?)?;
         let slot = slot::name_for(&self.id);
         let needs = Needs {
             expect: Expect::Primary,
@@ -246,11 +246,13 @@ impl Writer<'_> {
     }
 
     fn is_due(&self, bases: &[BaseBackup], status: &ArchiveStatus, now: Timestamp) -> bool {
-        // A base from before the unbroken log began can't be rolled forward to now.
+        // A base from before the unbroken log began can't be rolled forward to now, and one of an earlier epoch is not
+        // what this epoch is protected by: an app that was removed and is protected anew has such.
         let log_start: Option<LogPosition> =
             durable::read_json(&self.app.folder.log_start(&self.id.asset)).unwrap_or_default();
         let usable = |base: &&BaseBackup| {
-            Some(base.facts.system_identifier) == status.system_identifier
+            base.facts.epoch == self.assignment.epoch
+                && Some(base.facts.system_identifier) == status.system_identifier
                 && Some(base.facts.timeline) == status.timeline
                 && log_start.is_some_and(|start| start.timeline != base.facts.timeline || start.lsn <= base.facts.start)
         };
