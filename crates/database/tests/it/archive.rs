@@ -260,11 +260,14 @@ fn the_slots_bound_is_kept_while_the_sink_is_away() {
     cluster.psql("create table t (a text)");
     for _ in 0..100 {
         cluster.psql("insert into t select repeat('x', 1000) from generate_series(1, 2000)");
+        if running.thread.is_finished() {
+            break;
+        }
     }
     let end = running.join().unwrap();
     let ArchiveEnd::SlotDropped { held_bytes, bound_bytes } = end else { panic!("{end:?}") };
     println!("the bound of {bound_bytes} bytes was passed at {held_bytes}");
-    assert!(bound_bytes == bound && held_bytes > bound && held_bytes < 2 * bound, "{end:?}");
+    assert!(bound_bytes == bound && held_bytes > bound && held_bytes < bound + (64 << 20), "{end:?}");
     assert_eq!(cluster.psql("select count(*) from pg_replication_slots"), "0");
 }
 
