@@ -156,7 +156,7 @@ impl Written {
             return Err(InvalidSchedule::Minute(self.minute));
         }
         let hours: Vec<String> = self.hours.iter().map(u8::to_string).collect();
-        let days: Vec<String> = self.weekdays.iter().map(|day| day.from_sunday().to_string()).collect();
+        let days: Vec<String> = self.weekdays.iter().map(|day| day.days_since_sunday().to_string()).collect();
         let days = if days.is_empty() { "*".into() } else { days.join(",") };
         Ok(format!("{} {} * * {days}", self.minute, hours.join(",")))
     }

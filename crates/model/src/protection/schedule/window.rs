@@ -32,12 +32,12 @@ impl Weekday {
     ];
 
     /// Monday is 0.
-    fn from_monday(self) -> u8 {
+    fn days_since_monday(self) -> u8 {
         self as u8
     }
 
     /// Sunday is 0, as cron counts.
-    pub fn from_sunday(self) -> u8 {
+    pub fn days_since_sunday(self) -> u8 {
         (self as u8 + 1) % 7
     }
 
@@ -102,7 +102,8 @@ impl FromStr for Window {
 fn parse_days(text: &str) -> Option<u8> {
     text.split(',').try_fold(0, |days, part| {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last) = (Weekday::parse(first.trim())?.from_monday(), Weekday::parse(last.trim())?.from_monday());
+        let (first, last) =
+            (Weekday::parse(first.trim())?.days_since_monday(), Weekday::parse(last.trim())?.days_since_monday());
         // fri-mon goes over the end of the week.
         let length = (last + 7 - first) % 7;
         Some((0..=length).fold(days, |days, step| days | 1 << ((first + step) % 7)))
