@@ -145,7 +145,7 @@ fn read_indexes(vault: &Vault, report: &mut CheckReport) -> Result<Indexed> {
     };
     for (id, packs) in ids.iter().zip(parallel_map(FETCHES_AT_ONCE, &ids, read)) {
         let packs = match packs {
-            Ok(packs) => packs,
+            Ok(file) => file.packs,
             Err(error) => {
                 report.take(FileType::Index, id, &error);
                 continue;

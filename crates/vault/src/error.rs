@@ -42,6 +42,18 @@ pub enum Error {
     SnapshotNotFound { location: String, wanted: String },
     #[error("{location}: more than one snapshot starts with {prefix}; give more digits")]
     AmbiguousSnapshot { location: String, prefix: String },
+    #[error("{folder}: there is no custody record (custody.json) here: name the folder that has it, too")]
+    NoCustody { folder: PathBuf },
+    #[error("{path}: {reason}")]
+    Custody { path: PathBuf, reason: String },
+    #[error("volume {name} is missing ({count} belong together): name the folder that it is in, too")]
+    MissingVolume { name: String, count: usize },
+    #[error("no policy says what to keep; nothing was forgotten: give a --keep-… option or the ids of snapshots")]
+    EmptyPolicy,
+    #[error(
+        "the policy keeps none of a group of {snapshots} snapshots; nothing was forgotten: change it, or say --unsafe-allow-remove-all"
+    )]
+    NothingKept { snapshots: usize },
     #[error("snapshot {snapshot}: there is no {path}")]
     PathNotFound { snapshot: String, path: PathBuf },
     #[error("{path} is not a {wanted} in snapshot {snapshot}")]

@@ -2,8 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
+use crate::index_file::IndexFile;
 use crate::pack::PackedBlob;
-use crate::{BlobKind, Id};
+use crate::{BlobKind, Id, index_marks};
 
 /// New blobs go into a map first; when it has grown to this share of the list, it is merged into it.
 const MERGE_SHARE: usize = 8;
@@ -73,6 +74,8 @@ pub(crate) struct Index {
     tree_packs: HashMap<Id, Vec<PackedBlob>>,
     /// The index files whose content is in here.
     files: HashSet<Id>,
+    /// Packs that a prune is about to remove, because no snapshot referred to them when it looked.
+    leaving: HashSet<Id>,
 }
 
 impl Index {
@@ -80,7 +83,15 @@ impl Index {
         &self.files
     }
 
-    /// Takes in what an index file says.
+    /// Takes in a whole index file.
+    pub fn add_file(&mut self, id: Id, file: &IndexFile) {
+        self.add(id, &file.packs);
+        if let Some(marks) = file.marks.as_ref().filter(|marks| marks.version == index_marks::VERSION) {
+            self.leaving.extend(&marks.leaving);
+        }
+    }
+
+    /// Takes in what an index file says of packs.
     pub fn add(&mut self, file: Id, packs: &[(Id, Vec<PackedBlob>)]) {
         if !self.files.insert(file) {
             return;
@@ -116,6 +127,14 @@ impl Index {
 
     pub fn contains(&self, kind: BlobKind, id: &Id) -> bool {
         self.recent.contains_key(&(*id, kind)) || !self.sorted_entries(kind, id).is_empty()
+    }
+
+    /// Whether a copy lies in a pack that is not about to be removed.
+    pub fn contains_to_stay(&self, kind: BlobKind, id: &Id) -> bool {
+        if self.leaving.is_empty() {
+            return self.contains(kind, id);
+        }
+        self.locations(kind, id).iter().any(|location| !self.leaving.contains(&location.pack))
     }
 
     /// Every known copy of a blob.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::crypto::OVERHEAD;
+use crate::index_marks::Marks;
 use crate::pack::PackedBlob;
 use crate::vault::to_json;
 use crate::{BlobKind, Id, Result};
@@ -10,9 +11,19 @@ use crate::{BlobKind, Id, Result};
 /// An index file is written when it has this many blobs: some 6 MiB of JSON, below restic's 8 MiB.
 pub(crate) const BLOBS_PER_FILE: usize = 40_000;
 
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 struct File {
     packs: Option<Vec<Pack>>,
+    /// Ours: restic passes over what it doesn't know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    levee_prune: Option<Marks>,
+}
+
+/// What an index file says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct IndexFile {
+    pub packs: Packs,
+    pub marks: Option<Marks>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -47,18 +58,23 @@ pub(crate) fn encode(packs: &Packs) -> Result<Vec<u8>> {
         uncompressed_length: blob.uncompressed_length,
     };
     let pack = |(id, blobs): &(Id, Vec<PackedBlob>)| Pack { id: *id, blobs: blobs.iter().map(blob).collect() };
-    let file = File { packs: Some(packs.iter().map(pack).collect()) };
-    to_json(&file)
+    to_json(&File { packs: Some(packs.iter().map(pack).collect()), levee_prune: None })
 }
 
-pub(crate) fn decode(json: &[u8]) -> Result<Packs, String> {
+/// An index file that names no pack and holds nothing but marks.
+pub(crate) fn encode_marks(marks: &Marks) -> Result<Vec<u8>> {
+    to_json(&File { packs: Some(Vec::new()), levee_prune: Some(marks.clone()) })
+}
+
+pub(crate) fn decode(json: &[u8]) -> Result<IndexFile, String> {
     // Version 1 began with a bare list of packs in its first days.
-    let packs = if json.first() == Some(&b'[') {
-        serde_json::from_slice::<Vec<Pack>>(json)
+    let file = if json.first() == Some(&b'[') {
+        serde_json::from_slice::<Vec<Pack>>(json).map(|packs| File { packs: Some(packs), levee_prune: None })
     } else {
-        serde_json::from_slice::<File>(json).map(|file| file.packs.unwrap_or_default())
+        serde_json::from_slice::<File>(json)
     };
-    let packs = packs.map_err(|error| format!("it is not the JSON of an index: {error}"))?;
+    let File { packs, levee_prune } = file.map_err(|error| format!("it is not the JSON of an index: {error}"))?;
+    let packs = packs.unwrap_or_default();
     let mut result = Vec::with_capacity(packs.len());
     for pack in packs {
         let mut blobs = Vec::with_capacity(pack.blobs.len());
@@ -72,7 +88,7 @@ pub(crate) fn decode(json: &[u8]) -> Result<Packs, String> {
         blobs.sort_unstable();
         result.push((pack.id, blobs));
     }
-    Ok(result)
+    Ok(IndexFile { packs: result, marks: levee_prune })
 }
 
 #[cfg(test)]
@@ -91,8 +107,8 @@ mod tests {
              {{\"id\":\"{hex}\",\"type\":\"data\",\"offset\":40,\"length\":50,\"uncompressed_length\":99}}]}}]}}"
         );
         assert_eq!(String::from_utf8(encode(&packs).unwrap()).unwrap(), expected);
-        assert_eq!(decode(expected.as_bytes()).unwrap(), packs);
-        assert_eq!(decode(b"{\"packs\":null}").unwrap(), vec![]);
+        assert_eq!(decode(expected.as_bytes()).unwrap(), IndexFile { packs, marks: None });
+        assert_eq!(decode(b"{\"packs\":null}").unwrap(), IndexFile::default());
         assert!(decode(expected.replace("\"length\":40", "\"length\":31").as_bytes()).is_err());
         assert!(decode(expected.replace("\"offset\":40", "\"offset\":4294967290").as_bytes()).is_err());
         assert!(decode(b"{").is_err());

@@ -22,13 +22,28 @@ const STALE_AFTER: SignedDuration = SignedDuration::from_mins(30);
 /// Without a refresh for so long, what was done under the lock must not be recorded any more.
 const LOST_AFTER: Duration = Duration::from_secs(25 * 60);
 
+/// How often a lock that others hold is asked for again. Short: between two writers there may be little time.
+const ASK_AGAIN_EVERY: Duration = Duration::from_millis(250);
+
 /// Who may work beside the holder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LockMode {
     /// Readers and writers, who only add.
     Shared,
+    /// Towards readers and writers the same as `Shared`, but only one at a time: who moves data about.
+    Maintenance,
     /// Nobody else.
     Exclusive,
+}
+
+impl LockMode {
+    fn conflicts_with(self, other: &LockFile) -> bool {
+        match self {
+            LockMode::Shared => other.exclusive,
+            LockMode::Maintenance => other.exclusive || other.levee_maintenance,
+            LockMode::Exclusive => true,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -46,13 +61,17 @@ struct LockFile {
     uid: u32,
     #[serde(default)]
     gid: u32,
+    /// Ours; restic passes over what it doesn't know.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    levee_maintenance: bool,
 }
 
 impl LockFile {
     fn new(mode: LockMode) -> Self {
         let Whoami { hostname, username, uid, gid } = Whoami::now();
         let pid = rustix::process::getpid().as_raw_nonzero().get();
-        Self { time: Timestamp::now(), exclusive: mode == LockMode::Exclusive, hostname, username, pid, uid, gid }
+        let (exclusive, levee_maintenance) = (mode == LockMode::Exclusive, mode == LockMode::Maintenance);
+        Self { time: Timestamp::now(), exclusive, hostname, username, pid, uid, gid, levee_maintenance }
     }
 
     /// As restic sees it: too old, or its process on this very host is gone.
@@ -88,13 +107,31 @@ struct Held {
 impl Lock {
     /// Takes a lock, or says who holds one that forbids it.
     pub fn take(vault: &Vault, mode: LockMode) -> Result<Self> {
-        refuse_if_locked(vault, mode, None)?;
+        Self::take_beside(vault, mode, None)
+    }
+
+    /// Takes a lock, and waits so long for others to end.
+    pub fn take_within(vault: &Vault, mode: LockMode, patience: Duration) -> Result<Self> {
+        with_patience(patience, || Self::take_beside(vault, mode, None))
+    }
+
+    /// An exclusive lock beside this one, for the step that nobody may come between.
+    pub fn exclusively(&self, patience: Duration) -> Result<Self> {
+        with_patience(patience, || {
+            // Not refreshed meanwhile, so that its file has one name.
+            let own = self.held.current.lock().unwrap_or_else(PoisonError::into_inner);
+            Self::take_beside(&self.vault, LockMode::Exclusive, Some(*own))
+        })
+    }
+
+    fn take_beside(vault: &Vault, mode: LockMode, own: Option<Id>) -> Result<Self> {
+        refuse_if_locked(vault, mode, &[own])?;
         let id = vault.write_file_as(FileType::Lock, &LockFile::new(mode))?;
         let held =
             Arc::new(Held { taken_at: Instant::now(), current: Mutex::new(id), refreshed_after_s: AtomicU64::new(0) });
         let (stop, stopped) = bounded(0);
         let mut lock = Self { vault: vault.clone(), held: held.clone(), stop: Some(stop), refresher: None };
-        refuse_if_locked(vault, mode, Some(id))?;
+        refuse_if_locked(vault, mode, &[own, Some(id)])?;
         let vault = vault.clone();
         let refresh = move || {
             while stopped.recv_timeout(REFRESH_EVERY) == Err(RecvTimeoutError::Timeout) {
@@ -117,14 +154,27 @@ impl Lock {
     }
 }
 
+/// Tries again while the repository is locked by others, until the time is over.
+fn with_patience(patience: Duration, mut take: impl FnMut() -> Result<Lock>) -> Result<Lock> {
+    let started = Instant::now();
+    loop {
+        match take() {
+            Err(Error::Locked { .. }) if started.elapsed() + ASK_AGAIN_EVERY < patience => {
+                std::thread::sleep(ASK_AGAIN_EVERY);
+            }
+            other => return other,
+        }
+    }
+}
+
 impl Held {
     fn refresh(&self, vault: &Vault, mode: LockMode) {
+        // Held over the whole change: see `exclusively`.
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         match vault.write_file_as(FileType::Lock, &LockFile::new(mode)) {
             Ok(new) => {
                 self.refreshed_after_s.store(self.taken_at.elapsed().as_secs(), Ordering::Relaxed);
-                let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
                 let old = std::mem::replace(&mut *current, new);
-                drop(current);
                 if let Err(error) = vault.store().remove(FileType::Lock, &old.to_hex()) {
                     tracing::warn!(%error, "an old lock file stays behind");
                 }
@@ -157,13 +207,13 @@ fn read_lock(vault: &Vault, id: &Id) -> Result<Option<LockFile>> {
     }
 }
 
-fn refuse_if_locked(vault: &Vault, mode: LockMode, own: Option<Id>) -> Result<()> {
+fn refuse_if_locked(vault: &Vault, mode: LockMode, own: &[Option<Id>]) -> Result<()> {
     for id in vault.list_ids(FileType::Lock)? {
-        if Some(id) == own {
+        if own.contains(&Some(id)) {
             continue;
         }
         let Some(lock) = read_lock(vault, &id)? else { continue };
-        if mode == LockMode::Exclusive || lock.exclusive {
+        if mode.conflicts_with(&lock) {
             return Err(Error::Locked {
                 location: vault.location(),
                 exclusive: lock.exclusive,
@@ -214,6 +264,24 @@ mod tests {
         assert!(matches!(Lock::take(&vault, LockMode::Shared), Err(Error::Locked { exclusive: true, .. })));
         drop(lock);
         assert!(vault.list_ids(FileType::Lock).unwrap().is_empty());
+    }
+
+    #[test]
+    fn maintenance_goes_on_beside_writers_but_not_beside_its_like() {
+        let dir = tempfile::tempdir().unwrap();
+        let vault = Vault::init(Arc::new(LocalStore::new(dir.path())), &Password::new("password")).unwrap();
+        let maintenance = Lock::take(&vault, LockMode::Maintenance).unwrap();
+        let writer = Lock::take(&vault, LockMode::Shared).unwrap();
+        assert!(matches!(Lock::take(&vault, LockMode::Maintenance), Err(Error::Locked { exclusive: false, .. })));
+        assert!(matches!(maintenance.exclusively(Duration::ZERO), Err(Error::Locked { .. })));
+        let waiting = std::thread::scope(|scope| {
+            let exclusive = scope.spawn(|| maintenance.exclusively(Duration::from_secs(30)));
+            drop(writer);
+            exclusive.join().unwrap().unwrap()
+        });
+        assert!(matches!(Lock::take(&vault, LockMode::Shared), Err(Error::Locked { exclusive: true, .. })));
+        drop(waiting);
+        Lock::take(&vault, LockMode::Shared).unwrap();
     }
 
     #[test]

@@ -41,6 +41,11 @@ impl PackedBlob {
         }
     }
 
+    /// What it takes of a pack: itself, and its entry in the header.
+    pub fn bytes_in_pack(&self) -> u64 {
+        u64::from(self.length) + self.entry_length() as u64
+    }
+
     fn entry_length(&self) -> usize {
         if self.uncompressed_length == 0 { PLAIN_ENTRY } else { COMPRESSED_ENTRY }
     }

@@ -132,7 +132,7 @@ impl Shared {
 
     /// Whether the caller is the first to come with this blob, and has to store it.
     fn claim(&self, kind: BlobKind, id: Id) -> Result<bool> {
-        if self.vault.has_blob(kind, &id)? {
+        if self.vault.has_blob_to_stay(kind, &id)? {
             return Ok(false);
         }
         Ok(self.claimed.lock().unwrap_or_else(PoisonError::into_inner).insert((kind, id)))
@@ -275,6 +275,11 @@ impl Session {
         let reply = Some((content.chunks, content.sender.clone()));
         content.chunks += 1;
         self.submit(Job { kind: BlobKind::Data, plaintext, id: None, reply })
+    }
+
+    /// Stores a blob whose id is known to be its hash. Waits while the queue is full.
+    pub fn add_blob(&self, kind: BlobKind, id: Id, plaintext: Vec<u8>) -> Result<()> {
+        self.submit(Job { kind, plaintext, id: Some(id), reply: None })
     }
 
     /// Stores a directory and gives its id.

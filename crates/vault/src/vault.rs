@@ -1,6 +1,7 @@
 //! An opened repository, and its index, snapshot and lock files.
 
 mod blobs;
+mod fields;
 mod indexing;
 mod opening;
 
@@ -13,6 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub(crate) use blobs::BlobOpener;
+pub(crate) use fields::{Fields, set_id, set_tags};
 
 use crate::compress::{compress_file, decompress_file};
 use crate::config::Config;

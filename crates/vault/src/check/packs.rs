@@ -46,7 +46,9 @@ pub(super) fn check_packs(
     let mut unindexed: Vec<_> = listed.keys().filter(|pack| !indexed.packs.contains_key(*pack)).collect();
     unindexed.sort();
     for pack in unindexed {
-        report.hint(format!("data/{pack}"), "no index names it; it is left over from an interrupted backup".into());
+        let message =
+            "no index names it: it is left over from an interrupted backup, or waits to be deleted by a prune";
+        report.hint(format!("data/{pack}"), message.into());
     }
     let there: Vec<(Id, u64, &[PackedBlob])> =
         indexed.packs.iter().filter_map(|(pack, blobs)| Some((*pack, *listed.get(pack)?, blobs.as_slice()))).collect();

@@ -7,6 +7,7 @@ use levee_store::FileType;
 
 use super::{FETCHES_AT_ONCE, Vault};
 use crate::index::{Index, Location};
+use crate::index_file::IndexFile;
 use crate::parallel::parallel_map;
 use crate::{BlobKind, Error, Id, Result, index_file};
 
@@ -35,26 +36,34 @@ impl Vault {
         };
         // Where index files have gone, packs may have gone: the index is made anew, beside the old one.
         let mut renewed = files_have_gone.then(Index::default);
-        let load = |id: &Id| {
-            let json = self.read_file_json(FileType::Index, id)?;
-            index_file::decode(&json).map_err(|reason| self.damaged(FileType::Index, &id.to_hex(), reason))
-        };
-        // A few at a time, so that a large index is not in memory twice.
-        for ids in unknown.chunks(FETCHES_AT_ONCE) {
-            for (id, packs) in ids.iter().zip(parallel_map(FETCHES_AT_ONCE, ids, load)) {
-                let packs = packs?;
-                match &mut renewed {
-                    Some(index) => index.add(*id, &packs),
-                    None => self.add_to_index(*id, &packs),
-                }
+        self.scan_index(&unknown, |id, file| {
+            match &mut renewed {
+                Some(index) => index.add_file(*id, &file),
+                None => self.index_mut().get_or_insert_default().add_file(*id, &file),
             }
-        }
+            Ok(())
+        })?;
         if let Some(index) = renewed {
             *self.index_mut() = Some(index);
             // What was added meanwhile is not in it.
             self.inner.index_is_stale.store(true, Ordering::SeqCst);
         } else {
             self.index_mut().get_or_insert_default();
+        }
+        Ok(())
+    }
+
+    /// Reads index files and hands over one after the other, so that a large index is never in memory as
+    /// JSON.
+    pub(crate) fn scan_index(&self, files: &[Id], mut visit: impl FnMut(&Id, IndexFile) -> Result<()>) -> Result<()> {
+        let load = |id: &Id| {
+            let json = self.read_file_json(FileType::Index, id)?;
+            index_file::decode(&json).map_err(|reason| self.damaged(FileType::Index, &id.to_hex(), reason))
+        };
+        for ids in files.chunks(FETCHES_AT_ONCE) {
+            for (id, file) in ids.iter().zip(parallel_map(FETCHES_AT_ONCE, ids, load)) {
+                visit(id, file?)?;
+            }
         }
         Ok(())
     }
@@ -81,8 +90,15 @@ impl Vault {
         self.index_mut().get_or_insert_default().add(file, packs);
     }
 
-    pub(crate) fn has_blob(&self, kind: BlobKind, id: &Id) -> Result<bool> {
-        self.with_index(|index| index.contains(kind, id))
+    /// What is known of the index may no longer be so.
+    pub(crate) fn expect_other_index(&self) {
+        self.inner.index_is_stale.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether a blob need not be stored again: it is there, and not only in packs that a prune is about to
+    /// remove.
+    pub(crate) fn has_blob_to_stay(&self, kind: BlobKind, id: &Id) -> Result<bool> {
+        self.with_index(|index| index.contains_to_stay(kind, id))
     }
 
     pub(crate) fn blob_location(&self, kind: BlobKind, id: &Id) -> Result<Location> {

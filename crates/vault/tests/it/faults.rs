@@ -1,69 +1,13 @@
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 
 use jiff::Timestamp;
 use levee_store::rest_server::{Access, Request, handle};
 use levee_store::{Entry, Error as StoreError, FileType, Result as StoreResult, Store};
 use levee_vault::{Chunking, NodeMeta, SnapshotOptions, SnapshotWriter, Vault};
 
+use crate::breaking::{Break, Breaking, OPERATIONS_MAX, REASON};
 use crate::support::*;
-
-/// A store that breaks at its nth operation and stays broken, as if the process had been killed there.
-struct Breaking {
-    store: Arc<dyn Store>,
-    operations_left: AtomicI64,
-}
-
-impl Breaking {
-    fn spend(&self, action: &'static str, file_type: FileType, name: &str) -> StoreResult<()> {
-        if self.operations_left.fetch_sub(1, Ordering::SeqCst) > 0 {
-            return Ok(());
-        }
-        let (location, name, reason) = (self.location(), name.to_string(), "broken on purpose".to_string());
-        Err(StoreError::Unreachable { location, action, file_type, name, reason })
-    }
-}
-
-impl Store for Breaking {
-    fn create(&self) -> StoreResult<()> {
-        self.store.create()
-    }
-
-    fn write(&self, file_type: FileType, name: &str, content: &[u8]) -> StoreResult<()> {
-        self.spend("write", file_type, name)?;
-        self.store.write(file_type, name, content)
-    }
-
-    fn read(&self, file_type: FileType, name: &str) -> StoreResult<Vec<u8>> {
-        self.spend("read", file_type, name)?;
-        self.store.read(file_type, name)
-    }
-
-    fn read_range(&self, file_type: FileType, name: &str, offset: u64, length: usize) -> StoreResult<Vec<u8>> {
-        self.spend("read", file_type, name)?;
-        self.store.read_range(file_type, name, offset, length)
-    }
-
-    fn size_bytes(&self, file_type: FileType, name: &str) -> StoreResult<u64> {
-        self.spend("look at", file_type, name)?;
-        self.store.size_bytes(file_type, name)
-    }
-
-    fn list(&self, file_type: FileType) -> StoreResult<Vec<Entry>> {
-        self.spend("list", file_type, "")?;
-        self.store.list(file_type)
-    }
-
-    fn remove(&self, file_type: FileType, name: &str) -> StoreResult<()> {
-        self.spend("remove", file_type, name)?;
-        self.store.remove(file_type, name)
-    }
-
-    fn location(&self) -> String {
-        self.store.location()
-    }
-}
 
 /// Runs an operation with a store that breaks at the first, the second, … operation, until it succeeds.
 fn break_everywhere(scratch: &Scratch, run: impl Fn(&Vault) -> levee_vault::Result<()>) {
@@ -71,12 +15,8 @@ fn break_everywhere(scratch: &Scratch, run: impl Fn(&Vault) -> levee_vault::Resu
     backup(&vault, &scratch.path("earlier"));
     let before = vault.snapshots().unwrap().len();
     for operations in 0.. {
-        assert!(operations < 200, "it never succeeds");
-        let store = Breaking { store: scratch.store(), operations_left: AtomicI64::new(i64::MAX) };
-        let store = Arc::new(store);
-        let broken = Vault::open_with_master_key(store.clone(), vault.master_key().clone()).unwrap();
-        store.operations_left.store(operations, Ordering::SeqCst);
-        let result = run(&broken);
+        assert!(operations < OPERATIONS_MAX, "it never succeeds");
+        let result = run(&Breaking::vault(scratch, vault.master_key(), operations, Break::Before));
         levee_vault::unlock(&vault, true).unwrap();
         let snapshots = vault.snapshots().unwrap().len();
         let report = levee_vault::check(&vault, Default::default(), &()).unwrap();
@@ -89,7 +29,7 @@ fn break_everywhere(scratch: &Scratch, run: impl Fn(&Vault) -> levee_vault::Resu
             Err(error) => {
                 // Also when only the answer to the snapshot's writing was lost, nothing is wrong.
                 let text = format!("{error:?}");
-                assert!(text.contains("broken on purpose"), "after {operations}: {text}");
+                assert!(text.contains(REASON), "after {operations}: {text}");
                 assert_eq!(snapshots, before, "after {operations}");
                 if operations % 4 == 0 {
                     scratch.restic(&["check", "--read-data"]);
@@ -137,7 +77,7 @@ fn a_stream_that_breaks_anywhere_leaves_a_sound_repository() {
 fn a_creation_that_breaks_anywhere_can_be_repeated() {
     for operations in 0.. {
         let scratch = Scratch::new();
-        let store = Breaking { store: scratch.store(), operations_left: AtomicI64::new(operations) };
+        let store = Breaking::new(scratch.store(), operations, Break::Before);
         let result = Vault::init(Arc::new(store), &password());
         if result.is_err() {
             Vault::init(scratch.store(), &password()).unwrap();

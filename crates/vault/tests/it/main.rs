@@ -1,10 +1,18 @@
 //! Behaviour of whole repositories, with stock restic as the judge.
 
 mod backing_up;
+mod breaking;
+mod chaos;
 mod checking;
+mod copying;
 mod faults;
+mod faults_of_removal;
+mod forgetting;
 mod interop;
 mod opening;
+mod pruning;
+mod repairing;
 mod restoring;
 mod streaming;
 mod support;
+mod transporting;

@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 
 use levee_store::{LocalStore, Store};
-use levee_vault::{BackupOptions, BackupSummary, Password, RestoreOptions, SnapshotId, Vault};
+use levee_vault::{BackupOptions, BackupSummary, MasterKey, Password, RestoreOptions, SnapshotId, Vault};
 use tempfile::TempDir;
 
 pub const PASSWORD: &str = "correct horse";
@@ -40,6 +40,19 @@ impl Scratch {
         Vault::init(self.store(), &password()).unwrap()
     }
 
+    /// Another folder with a copy of the repository.
+    pub fn copied(&self) -> Self {
+        let copy = Self::new();
+        let copied = Command::new("cp").arg("-a").args([self.path("repository"), copy.path("repository")]).status();
+        assert!(copied.unwrap().success());
+        copy
+    }
+
+    /// Without a password, which takes the longest of opening.
+    pub fn open_with(&self, key: &MasterKey) -> Vault {
+        Vault::open_with_master_key(self.store(), key.clone()).unwrap()
+    }
+
     pub fn open(&self) -> Vault {
         Vault::open(self.store(), &password()).unwrap()
     }
@@ -53,15 +66,19 @@ impl Scratch {
     }
 
     pub fn restic_output(&self, arguments: &[&str]) -> Output {
+        self.restic_command(arguments).output().unwrap()
+    }
+
+    pub fn restic_command(&self, arguments: &[&str]) -> Command {
         std::fs::create_dir_all(self.path("cache")).unwrap();
-        Command::new(restic_program())
+        let mut command = Command::new(restic_program());
+        command
             .args(arguments)
             .env("RESTIC_REPOSITORY", self.path("repository"))
             .env("RESTIC_PASSWORD", PASSWORD)
             .env("RESTIC_CACHE_DIR", self.path("cache"))
-            .env("TZ", "UTC")
-            .output()
-            .unwrap()
+            .env("TZ", "UTC");
+        command
     }
 }
 

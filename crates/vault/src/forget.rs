@@ -1,0 +1,179 @@
+//! Removing snapshots by a policy, with restic's rules.
+
+mod policy;
+mod span;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use levee_store::FileType;
+use serde::Serialize;
+
+pub use policy::{Keep, KeepReasons, Policy};
+pub use span::{InvalidSpan, Span};
+
+use crate::{Error, Lock, LockMode, Result, Snapshot, SnapshotId, SnapshotSelection, Vault};
+use policy::Dated;
+
+/// What makes a group of snapshots, to each of which the policy is applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupBy {
+    pub host: bool,
+    pub paths: bool,
+    pub tags: bool,
+}
+
+impl Default for GroupBy {
+    fn default() -> Self {
+        Self { host: true, paths: true, tags: false }
+    }
+}
+
+/// What to forget.
+#[derive(Clone, Debug, Default)]
+pub struct ForgetOptions {
+    /// With ids these snapshots go, whatever the policy says.
+    pub selection: SnapshotSelection,
+    pub policy: Policy,
+    pub group_by: GroupBy,
+    /// Allow that nothing of a group is left.
+    pub allow_remove_all: bool,
+    /// How long to wait for others' locks.
+    pub patience: Duration,
+    pub dry_run: bool,
+}
+
+/// What has become of one group.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ForgetGroup {
+    pub host: Option<String>,
+    pub paths: Option<Vec<String>>,
+    pub tags: Option<Vec<String>>,
+    /// Newest first, as are all three.
+    pub keep: Vec<(SnapshotId, Snapshot)>,
+    pub remove: Vec<(SnapshotId, Snapshot)>,
+    /// Why each kept snapshot is kept.
+    pub reasons: Vec<(SnapshotId, KeepReasons)>,
+}
+
+/// What was forgotten.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ForgetReport {
+    pub groups: Vec<ForgetGroup>,
+    /// Snapshots that went; in a dry run those that would go.
+    pub removed: Vec<SnapshotId>,
+    /// Snapshots that could not be removed, and why.
+    pub failed: Vec<(SnapshotId, String)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+struct GroupKey {
+    host: Option<String>,
+    paths: Option<Vec<String>>,
+    tags: Option<Vec<String>>,
+}
+
+impl GroupKey {
+    fn of(snapshot: &Snapshot, by: GroupBy) -> Self {
+        let sorted = |list: &[String]| {
+            let mut list = list.to_vec();
+            list.sort();
+            list
+        };
+        Self {
+            host: by.host.then(|| snapshot.hostname.clone()),
+            paths: by.paths.then(|| sorted(&snapshot.paths)),
+            tags: by.tags.then(|| sorted(&snapshot.tags)),
+        }
+    }
+}
+
+/// Removes snapshots. `now` decides which of them lie in the future and say nothing of the newest.
+pub fn forget(vault: &Vault, options: &ForgetOptions, now: Timestamp) -> Result<ForgetReport> {
+    let lock = match options.dry_run {
+        true => None,
+        false => Some(Lock::take_within(vault, LockMode::Exclusive, options.patience)?),
+    };
+    let chosen = vault.select(&options.selection)?;
+    let mut report = ForgetReport::default();
+    let mut to_remove: Vec<SnapshotId> = Vec::new();
+    if options.selection.ids.is_empty() {
+        if options.policy.is_empty() && !options.allow_remove_all {
+            return Err(Error::EmptyPolicy);
+        }
+        report.groups = apply(vault, options, chosen, now)?;
+        for group in &report.groups {
+            if group.keep.is_empty() && !group.remove.is_empty() && !options.allow_remove_all {
+                return Err(Error::NothingKept { snapshots: group.remove.len() });
+            }
+            to_remove.extend(group.remove.iter().map(|(id, _)| *id));
+        }
+    } else {
+        to_remove.extend(chosen.iter().map(|(id, _)| *id));
+    }
+    let Some(lock) = lock else {
+        report.removed = to_remove;
+        return Ok(report);
+    };
+    for id in to_remove {
+        lock.check()?;
+        match vault.remove_snapshot(&id) {
+            Ok(()) | Err(Error::Store(levee_store::Error::NotFound { .. })) => report.removed.push(id),
+            // The others need not stay for it; the caller hears of it.
+            Err(error) => report.failed.push((id, crate::problem::with_sources(&error))),
+        }
+    }
+    Ok(report)
+}
+
+fn apply(
+    vault: &Vault,
+    options: &ForgetOptions,
+    chosen: Vec<(SnapshotId, Snapshot)>,
+    now: Timestamp,
+) -> Result<Vec<ForgetGroup>> {
+    let mut groups: BTreeMap<GroupKey, Vec<(SnapshotId, Snapshot)>> = BTreeMap::new();
+    for (id, snapshot) in chosen {
+        groups.entry(GroupKey::of(&snapshot, options.group_by)).or_default().push((id, snapshot));
+    }
+    let mut result = Vec::with_capacity(groups.len());
+    for (key, mut snapshots) in groups {
+        snapshots.reverse();
+        let dated = snapshots.iter().map(|(id, snapshot)| dated(vault, id, snapshot)).collect::<Result<Vec<_>>>()?;
+        let verdicts = options.policy.apply(&dated, now);
+        let mut group = ForgetGroup {
+            host: key.host,
+            paths: key.paths,
+            tags: key.tags,
+            keep: Vec::new(),
+            remove: Vec::new(),
+            reasons: Vec::new(),
+        };
+        for ((id, snapshot), verdict) in snapshots.into_iter().zip(verdicts) {
+            match verdict {
+                Some(reason) => {
+                    group.reasons.push((id, reason));
+                    group.keep.push((id, snapshot));
+                }
+                None => group.remove.push((id, snapshot)),
+            }
+        }
+        result.push(group);
+    }
+    Ok(result)
+}
+
+/// The snapshot with the time of day that its writer's clock showed: a day begins at its midnight.
+fn dated<'a>(vault: &Vault, id: &SnapshotId, snapshot: &'a Snapshot) -> Result<Dated<'a>> {
+    #[derive(serde::Deserialize)]
+    struct OnlyTime {
+        time: String,
+    }
+    let offset = match vault.read_file_as::<OnlyTime>(FileType::Snapshot, &id.0) {
+        Ok(OnlyTime { time }) => span::offset_of(&time),
+        Err(Error::Store(levee_store::Error::NotFound { .. })) => jiff::tz::Offset::UTC,
+        Err(error) => return Err(error),
+    };
+    Ok(Dated { time: snapshot.time, offset, snapshot })
+}

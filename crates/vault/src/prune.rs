@@ -1,0 +1,305 @@
+//! Removing data that no snapshot refers to, beside running backups.
+//!
+//! ```text
+//! look     list snapshots, packs and index; walk all snapshots; what is used but in no index, and stands in a
+//!          pack that an earlier prune took out of the index, is indexed again
+//! plan     which packs stay, which go, and which are rewritten because much of them is unused
+//! mark     say which packs will go, so that writers of Levee don't rely on them any more
+//! repack   used blobs of packs to be rewritten into new packs; then an index of those
+//! swap     under an exclusive lock: walk the snapshots that have come meanwhile, keep what they refer to,
+//!          take the packs that go out of the index
+//! delete   packs that have been in no index for the time of grace
+//! ```
+//! Only the swap stops others. Every step leaves a sound repository, and what was cut short is done by the
+//! next prune. A pack is deleted only when an exclusive lock has shown that it is in no index while nobody
+//! else was at work, when a prune saw so a time of grace ago already, and after all snapshots were walked
+//! in between.
+
+mod adopt;
+mod index_scan;
+mod marks;
+mod plan;
+mod repack;
+mod swap;
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use levee_store::FileType;
+use serde::Serialize;
+
+use crate::blob_table::Flag;
+use crate::index_file;
+use crate::parallel::parallel_map;
+use crate::problem::ProblemLog;
+use crate::reach::Reach;
+use crate::{BlobKind, Error, Id, Lock, LockMode, Problems, Progress, Result, Snapshot, SnapshotId, Vault};
+use index_scan::IndexScan;
+use marks::KnownMarks;
+use plan::{PackTable, Plan};
+
+/// A day: longer than any clock is wrong, and than a suspended machine sleeps as a rule.
+pub const GRACE_DEFAULT: SignedDuration = SignedDuration::from_hours(24);
+const DELETIONS_AT_ONCE: usize = 8;
+
+/// How much unused data may stay.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum MaxUnused {
+    Bytes(u64),
+    /// Of what is stored after the prune, 0 to 100.
+    Percent(f64),
+    Unlimited,
+}
+
+/// What to remove, and how.
+#[derive(Clone, Debug)]
+pub struct PruneOptions {
+    pub max_unused: MaxUnused,
+    /// Rewrite packs only up to so many bytes in all.
+    pub max_repack_bytes: Option<u64>,
+    /// Rewrite only packs of directories, which restic keeps in its cache.
+    pub repack_cacheable_only: bool,
+    /// Rewrite packs whose blobs are not compressed.
+    pub repack_uncompressed: bool,
+    /// Put packs smaller than this together.
+    pub repack_smaller_than_bytes: Option<u64>,
+    /// How long a pack must have been in no index before it is deleted. With zero it goes at once.
+    pub grace: SignedDuration,
+    /// How long to wait for others' locks.
+    pub patience: Duration,
+    /// Only say what would be done.
+    pub dry_run: bool,
+    /// In a dry run: snapshots that are taken for removed.
+    pub without: Vec<SnapshotId>,
+}
+
+impl Default for PruneOptions {
+    fn default() -> Self {
+        Self {
+            max_unused: MaxUnused::Percent(5.0),
+            max_repack_bytes: None,
+            repack_cacheable_only: false,
+            repack_uncompressed: false,
+            repack_smaller_than_bytes: None,
+            grace: GRACE_DEFAULT,
+            patience: Duration::ZERO,
+            dry_run: false,
+            without: Vec::new(),
+        }
+    }
+}
+
+/// What a prune has done, or would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PruneReport {
+    pub snapshots: u64,
+    pub used_blobs: u64,
+    pub used_bytes: u64,
+    /// Blobs that no snapshot refers to, and second copies.
+    pub unused_blobs: u64,
+    pub unused_bytes: u64,
+    /// Unused bytes that stay, because they lie between used ones and rewriting is not worth it.
+    pub unused_bytes_left: u64,
+    pub packs_kept: u64,
+    /// Packs whose used blobs were written to new ones.
+    pub packs_repacked: u64,
+    pub repacked_bytes: u64,
+    /// Packs that were taken out of the index, the repacked ones included.
+    pub packs_removed: u64,
+    pub removed_bytes: u64,
+    /// Packs that were deleted: their time of grace was over.
+    pub packs_deleted: u64,
+    pub deleted_bytes: u64,
+    /// Packs in no index whose time of grace is not over.
+    pub packs_waiting: u64,
+    pub waiting_bytes: u64,
+    /// When the first of them may go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waiting_until: Option<Timestamp>,
+    /// Packs that were put back into the index, because a snapshot refers to them after all.
+    pub packs_readopted: u64,
+    /// Packs that could not be read, and were left as they are.
+    pub problems: Problems,
+}
+
+/// The packs of the store, by name.
+pub(crate) struct StoredPacks(Vec<(Id, u64)>);
+
+impl StoredPacks {
+    fn list(vault: &Vault) -> Result<Self> {
+        let listed = vault.store().list(FileType::Data)?;
+        let mut packs: Vec<(Id, u64)> =
+            listed.iter().filter_map(|entry| Some((entry.name.parse().ok()?, entry.size_bytes))).collect();
+        packs.sort_unstable();
+        Ok(Self(packs))
+    }
+
+    pub fn size_bytes(&self, pack: &Id) -> Option<u64> {
+        let position = self.0.binary_search_by_key(pack, |(id, _)| *id).ok()?;
+        Some(self.0[position].1)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &(Id, u64)> {
+        self.0.iter()
+    }
+}
+
+/// A prune under way.
+struct Prune<'a> {
+    vault: &'a Vault,
+    options: &'a PruneOptions,
+    now: Timestamp,
+    reach: Reach<'a>,
+    stored: StoredPacks,
+    packs: PackTable,
+    marks: KnownMarks,
+    /// In a dry run: packs that would be put back into the index.
+    adopted_unwritten: index_file::Packs,
+    /// At the swap: what snapshots refer to that have come since the first look, and stands in no pack that
+    /// stays.
+    newly_used: HashSet<(BlobKind, Id)>,
+    /// Snapshots whose trees have been walked.
+    walked: HashSet<Id>,
+    progress: &'a dyn Progress,
+    problems: ProblemLog<'a>,
+    report: PruneReport,
+}
+
+/// Removes what no snapshot refers to. `now` is compared with the marks of earlier prunes.
+pub fn prune(vault: &Vault, options: &PruneOptions, now: Timestamp, progress: &dyn Progress) -> Result<PruneReport> {
+    let lock = match options.dry_run {
+        true => None,
+        false => Some(Lock::take_within(vault, LockMode::Maintenance, options.patience)?),
+    };
+    let mut prune = Prune::look(vault, options, now, progress)?;
+    let plan = prune.plan()?;
+    let Some(lock) = lock else {
+        prune.foresee(&plan);
+        return Ok(prune.into_report());
+    };
+    if plan.changes_index() {
+        prune.mark_leaving()?;
+        prune.repack()?;
+    }
+    let deletions = prune.swap(&lock)?;
+    lock.check()?;
+    prune.delete(&deletions)?;
+    Ok(prune.into_report())
+}
+
+impl<'a> Prune<'a> {
+    fn look(vault: &'a Vault, options: &'a PruneOptions, now: Timestamp, progress: &'a dyn Progress) -> Result<Self> {
+        // Snapshots, then packs, then the index: what others add meanwhile is then never taken for missing
+        // or for unused.
+        let mut snapshots = vault.snapshots()?;
+        snapshots.retain(|(id, _)| !(options.dry_run && options.without.contains(id)));
+        let stored = StoredPacks::list(vault)?;
+        let (mut marks, mut packs) = (KnownMarks::default(), Vec::new());
+        let reach = Reach::load(vault, |id, file| {
+            marks.take(id, file);
+            packs.extend(file.packs.iter().map(|(pack, _)| *pack));
+        })?;
+        let mut prune = Self {
+            vault,
+            options,
+            now,
+            reach,
+            stored,
+            packs: PackTable::new(packs),
+            marks,
+            adopted_unwritten: Vec::new(),
+            newly_used: HashSet::new(),
+            walked: HashSet::new(),
+            progress,
+            problems: ProblemLog::new(progress),
+            report: PruneReport { snapshots: snapshots.len() as u64, ..PruneReport::default() },
+        };
+        let roots = prune.roots(&snapshots)?;
+        prune.walk_and_adopt(roots)?;
+        Ok(prune)
+    }
+
+    /// The trees of snapshots that have not been walked yet.
+    fn roots(&mut self, snapshots: &[(SnapshotId, Snapshot)]) -> Result<Vec<(BlobKind, Id)>> {
+        let mut roots = Vec::new();
+        for (id, snapshot) in snapshots {
+            let no_tree = || self.vault.damaged(FileType::Snapshot, &id.0.to_hex(), "it names no tree");
+            let tree = snapshot.tree.ok_or_else(no_tree)?;
+            if self.walked.insert(id.0) {
+                roots.push((BlobKind::Tree, tree));
+            }
+        }
+        Ok(roots)
+    }
+
+    /// A look through all index files that are known now.
+    fn index(&self) -> IndexScan<'a> {
+        let mut files: Vec<Id> = self.reach.index_files.iter().copied().collect();
+        files.sort();
+        let adopted = self.adopted_unwritten.clone();
+        IndexScan { vault: self.vault, files, doubled: self.packs.doubled(), adopted }
+    }
+
+    fn plan(&mut self) -> Result<Plan> {
+        plan::survey(self)?;
+        plan::refuse_missing(self)?;
+        let plan = Plan::make(&mut self.packs, self.options, self.vault.config().can_compress());
+        self.report.used_blobs = plan.used_blobs;
+        self.report.used_bytes = plan.used_bytes;
+        self.report.unused_blobs = plan.unused_blobs;
+        self.report.unused_bytes = plan.unused_bytes;
+        self.report.unused_bytes_left = plan.unused_bytes_left;
+        Ok(plan)
+    }
+
+    /// For a dry run: what the plan would come to.
+    fn foresee(&mut self, plan: &Plan) {
+        self.report.packs_kept = plan.packs_kept;
+        self.report.packs_repacked = plan.packs_repacked;
+        self.report.repacked_bytes = plan.repacked_bytes;
+        self.report.packs_removed = plan.packs_removed;
+        self.report.removed_bytes = plan.removed_bytes;
+        let unindexed = self.unindexed();
+        let (due, waiting) = self.marks.split_due(&unindexed, self.options.grace, self.now);
+        self.report.packs_deleted = due.len() as u64;
+        self.report.deleted_bytes = due.iter().filter_map(|pack| self.stored.size_bytes(pack)).sum();
+        self.count_waiting(&waiting);
+    }
+
+    /// Packs of the store that no index names.
+    fn unindexed(&self) -> Vec<Id> {
+        self.stored.iter().map(|(pack, _)| *pack).filter(|pack| self.packs.find(pack).is_none()).collect()
+    }
+
+    fn count_waiting(&mut self, waiting: &[(Id, Timestamp)]) {
+        self.report.packs_waiting = waiting.len() as u64;
+        self.report.waiting_bytes = waiting.iter().filter_map(|(pack, _)| self.stored.size_bytes(pack)).sum();
+        let first = waiting.iter().map(|(_, since)| *since).min();
+        self.report.waiting_until = first.and_then(|since| since.checked_add(self.options.grace).ok());
+    }
+
+    fn delete(&mut self, packs: &[Id]) -> Result<()> {
+        let remove = |pack: &Id| match self.vault.store().remove(FileType::Data, &pack.to_hex()) {
+            Ok(()) | Err(levee_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(Error::from(error)),
+        };
+        for group in packs.chunks(DELETIONS_AT_ONCE) {
+            for (pack, removed) in group.iter().zip(parallel_map(DELETIONS_AT_ONCE, group, remove)) {
+                removed?;
+                self.report.packs_deleted += 1;
+                self.report.deleted_bytes += self.stored.size_bytes(pack).unwrap_or_default();
+            }
+        }
+        Ok(())
+    }
+
+    fn is_kept(&self, kind: BlobKind, id: &Id) -> bool {
+        self.reach.table.find(kind, id).is_some_and(|place| self.reach.table.is(place, Flag::Kept))
+    }
+
+    fn into_report(self) -> PruneReport {
+        self.vault.expect_other_index();
+        PruneReport { problems: self.problems.into_problems(), ..self.report }
+    }
+}

@@ -1,0 +1,72 @@
+//! Bringing back what a snapshot refers to after all.
+//!
+//! A writer that was suspended for hours, and whose lock was removed, may come back with an index of old and
+//! refer to packs that a prune has taken out of the index since. They are still there: that is what the time
+//! of grace is for.
+
+use levee_store::FileType;
+
+use super::Prune;
+use crate::index_file::{self, Packs};
+use crate::pack::read_header;
+use crate::{BlobKind, Id, Result};
+
+impl Prune<'_> {
+    /// Walks trees, and indexes again the packs that hold what is missing in the index. Fails when
+    /// something is nowhere: then it is not known what else is needed.
+    pub(super) fn walk_and_adopt(&mut self, mut wanted: Vec<(BlobKind, Id)>) -> Result<()> {
+        loop {
+            let missing = self.reach.mark(&wanted, |_, _| ())?;
+            if missing.is_empty() {
+                return Ok(());
+            }
+            let found = self.find_unindexed(&|kind, id| missing.contains(kind, id))?;
+            let first = missing.first(self.vault);
+            if found.is_empty()
+                && let Some(error) = first
+            {
+                return Err(error);
+            }
+            tracing::warn!(packs = found.len(), "snapshots refer to packs that no index names; they are indexed again");
+            self.report.packs_readopted += found.len() as u64;
+            for (pack, blobs) in &found {
+                self.reach.take_pack(*pack, blobs);
+                self.packs.add(*pack);
+                self.marks.forget(pack);
+            }
+            if !self.options.dry_run {
+                let file = self.vault.write_file_json(FileType::Index, &index_file::encode(&found)?)?;
+                self.reach.index_files.insert(file);
+            } else {
+                self.adopted_unwritten.extend(found);
+            }
+            if missing.is_cut_off
+                && let Some(error) = missing.first(self.vault)
+            {
+                // What was found is in the index now; the next prune walks everything again.
+                return Err(error);
+            }
+            wanted = missing.all();
+        }
+    }
+
+    /// Unindexed packs that hold a blob of interest. Unreadable ones are left out.
+    fn find_unindexed(&self, is_wanted: &dyn Fn(BlobKind, &Id) -> bool) -> Result<Packs> {
+        let mut found = Packs::new();
+        for pack in self.unindexed() {
+            let Some(size) = self.stored.size_bytes(&pack) else { continue };
+            let name = pack.to_hex();
+            let read = |offset, length| Ok(self.vault.store().read_range(FileType::Data, &name, offset, length)?);
+            match read_header(self.vault.key(), size, read) {
+                Ok(Ok(mut blobs)) if blobs.iter().any(|blob| is_wanted(blob.kind, &blob.id)) => {
+                    blobs.sort_unstable();
+                    found.push((pack, blobs));
+                }
+                Ok(Ok(_)) => {}
+                Ok(Err(problem)) => tracing::warn!(pack = name, problem, "an unindexed pack cannot be read"),
+                Err(error) => tracing::warn!(pack = name, %error, "an unindexed pack cannot be read"),
+            }
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,316 @@
+//! Which packs stay, which go, and which are rewritten.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use levee_store::FileType;
+
+use super::{MaxUnused, Prune, PruneOptions};
+use crate::blob_table::Flag;
+use crate::pack::{PackedBlob, pack_bytes};
+use crate::reach::Reach;
+use crate::{BlobKind, Id, Result};
+
+/// What becomes of a pack.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Fate {
+    #[default]
+    Keep,
+    /// Its used blobs are written to new packs; then it goes.
+    Repack,
+    /// Nothing in it is used.
+    Remove,
+}
+
+/// What is known of one pack that an index names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PackFacts {
+    pub id: Id,
+    pub bytes: u64,
+    pub used_bytes: u64,
+    pub unused_bytes: u64,
+    pub used_blobs: u32,
+    pub unused_blobs: u32,
+    has_trees: bool,
+    has_uncompressed: bool,
+    is_surveyed: bool,
+    pub fate: Fate,
+}
+
+impl PackFacts {
+    fn new(id: Id) -> Self {
+        Self {
+            id,
+            bytes: 0,
+            used_bytes: 0,
+            unused_bytes: 0,
+            used_blobs: 0,
+            unused_blobs: 0,
+            has_trees: false,
+            has_uncompressed: false,
+            is_surveyed: false,
+            fate: Fate::Keep,
+        }
+    }
+
+    /// Bytes that are freed for each that is written again, as something to sort by.
+    fn value(&self) -> u64 {
+        const SCALE: u64 = 1 << 10;
+        self.unused_bytes.saturating_mul(SCALE) / self.used_bytes.max(1)
+    }
+}
+
+/// All packs that an index names, sorted by id.
+#[derive(Default)]
+pub(super) struct PackTable {
+    packs: Vec<PackFacts>,
+    /// Those that stand in more than one index file.
+    doubled: Arc<HashSet<Id>>,
+}
+
+impl PackTable {
+    pub fn new(mut ids: Vec<Id>) -> Self {
+        ids.sort_unstable();
+        let doubled = ids.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect();
+        ids.dedup();
+        Self { packs: ids.into_iter().map(PackFacts::new).collect(), doubled: Arc::new(doubled) }
+    }
+
+    pub fn doubled(&self) -> Arc<HashSet<Id>> {
+        self.doubled.clone()
+    }
+
+    fn position(&self, id: &Id) -> Result<usize, usize> {
+        self.packs.binary_search_by_key(id, |pack| pack.id)
+    }
+
+    pub fn find(&self, id: &Id) -> Option<&PackFacts> {
+        self.position(id).ok().map(|position| &self.packs[position])
+    }
+
+    pub fn find_mut(&mut self, id: &Id) -> Option<&mut PackFacts> {
+        self.position(id).ok().map(|position| &mut self.packs[position])
+    }
+
+    pub fn fate(&self, id: &Id) -> Fate {
+        self.find(id).map(|pack| pack.fate).unwrap_or_default()
+    }
+
+    /// A pack that has come later. It stays.
+    pub fn add(&mut self, id: Id) {
+        if let Err(position) = self.position(&id) {
+            self.packs.insert(position, PackFacts::new(id));
+        }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &PackFacts> {
+        self.packs.iter()
+    }
+
+    pub fn going(&self) -> impl Iterator<Item = &PackFacts> {
+        self.packs.iter().filter(|pack| pack.fate != Fate::Keep)
+    }
+}
+
+/// Looks into every pack. Of a blob with several copies one is chosen to count as used, in a pack that has
+/// nothing unused if there is one: then what an interrupted prune has written anew counts, and not what it
+/// was written from.
+pub(super) fn survey(prune: &mut Prune<'_>) -> Result<()> {
+    let several = prune.reach.table.any(&[Flag::Used, Flag::Several]);
+    let whole_first: &[bool] = if several { &[true, false] } else { &[false] };
+    for only_whole in whole_first {
+        let index = prune.index();
+        let (packs, table) = (&mut prune.packs, &mut prune.reach.table);
+        index.run(|file| {
+            for (id, blobs) in file {
+                let Some(facts) = packs.find_mut(id).filter(|facts| !facts.is_surveyed) else { continue };
+                let is_used = |blob: &PackedBlob| {
+                    let place = table.find(blob.kind, &blob.id);
+                    place.filter(|place| table.is(*place, Flag::Used))
+                };
+                if *only_whole && !blobs.iter().all(|blob| is_used(blob).is_some()) {
+                    continue;
+                }
+                facts.is_surveyed = true;
+                facts.bytes = pack_bytes(blobs);
+                for blob in blobs {
+                    facts.has_trees |= blob.kind == BlobKind::Tree;
+                    facts.has_uncompressed |= blob.uncompressed_length == 0;
+                    let place = table.find(blob.kind, &blob.id).filter(|place| table.is(*place, Flag::Used));
+                    if place.is_some_and(|place| table.set(place, Flag::Claimed)) {
+                        facts.used_blobs += 1;
+                        facts.used_bytes += blob.bytes_in_pack();
+                    } else {
+                        facts.unused_blobs += 1;
+                        facts.unused_bytes += blob.bytes_in_pack();
+                    }
+                }
+            }
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// A pack that is named and not there may hold what a snapshot needs: then nothing is removed.
+pub(super) fn refuse_missing(prune: &Prune<'_>) -> Result<()> {
+    for pack in prune.packs.iter().filter(|pack| pack.used_blobs > 0) {
+        if prune.stored.size_bytes(&pack.id).is_none() {
+            // It may have come after the packs were listed.
+            prune.vault.store().size_bytes(FileType::Data, &pack.id.to_hex())?;
+        }
+    }
+    Ok(())
+}
+
+/// What a prune will do, in figures. The packs' fates stand in their table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Plan {
+    pub used_blobs: u64,
+    pub used_bytes: u64,
+    pub unused_blobs: u64,
+    pub unused_bytes: u64,
+    pub unused_bytes_left: u64,
+    pub packs_kept: u64,
+    pub packs_repacked: u64,
+    pub repacked_bytes: u64,
+    pub packs_removed: u64,
+    pub removed_bytes: u64,
+}
+
+impl Plan {
+    pub fn changes_index(&self) -> bool {
+        self.packs_removed > 0
+    }
+
+    /// Decides every pack's fate.
+    pub fn make(packs: &mut PackTable, options: &PruneOptions, can_compress: bool) -> Self {
+        for pack in &mut packs.packs {
+            pack.fate = if pack.used_blobs == 0 { Fate::Remove } else { Fate::Keep };
+        }
+        choose_repacks(packs, options, can_compress);
+        let mut plan = Self::default();
+        for pack in packs.iter() {
+            plan.used_blobs += u64::from(pack.used_blobs);
+            plan.used_bytes += pack.used_bytes;
+            plan.unused_blobs += u64::from(pack.unused_blobs);
+            plan.unused_bytes += pack.unused_bytes;
+            match pack.fate {
+                Fate::Keep => {
+                    plan.packs_kept += 1;
+                    plan.unused_bytes_left += pack.unused_bytes;
+                }
+                Fate::Repack => {
+                    plan.packs_repacked += 1;
+                    plan.repacked_bytes += pack.used_bytes;
+                }
+                Fate::Remove => {}
+            }
+            if pack.fate != Fate::Keep {
+                plan.packs_removed += 1;
+                plan.removed_bytes += pack.bytes;
+            }
+        }
+        plan
+    }
+}
+
+fn choose_repacks(packs: &mut PackTable, options: &PruneOptions, can_compress: bool) {
+    let used_bytes: u64 = packs.iter().map(|pack| pack.used_bytes).sum();
+    let allowed_bytes = match options.max_unused {
+        MaxUnused::Bytes(bytes) => bytes,
+        MaxUnused::Percent(percent) if percent < 100.0 => (used_bytes as f64 * percent / (100.0 - percent)) as u64,
+        MaxUnused::Percent(_) | MaxUnused::Unlimited => u64::MAX,
+    };
+    let is_small = |pack: &PackFacts| options.repack_smaller_than_bytes.is_some_and(|limit| pack.bytes < limit);
+    // One small pack alone is no better rewritten.
+    let count_small = |trees| packs.iter().filter(|pack| pack.has_trees == trees && is_small(pack)).count();
+    let small_count = [count_small(false), count_small(true)];
+    let mut candidates: Vec<usize> = Vec::new();
+    for (position, pack) in packs.packs.iter().enumerate() {
+        let allowed = pack.fate == Fate::Keep && (pack.has_trees || !options.repack_cacheable_only);
+        if allowed && (pack.unused_blobs > 0 || is_small(pack) || pack.has_uncompressed) {
+            candidates.push(position);
+        }
+    }
+    candidates
+        .sort_by_key(|position| std::cmp::Reverse((packs.packs[*position].value(), packs.packs[*position].has_trees)));
+    let mut unused_left: u64 = packs.iter().filter(|pack| pack.fate == Fate::Keep).map(|pack| pack.unused_bytes).sum();
+    let mut rewritten = 0_u64;
+    for position in candidates {
+        let pack = &mut packs.packs[position];
+        let frees = pack.unused_blobs > 0 && unused_left > allowed_bytes;
+        let joins = is_small(pack) && small_count[usize::from(pack.has_trees)] > 1;
+        let compresses = options.repack_uncompressed && can_compress && pack.has_uncompressed;
+        let fits = options.max_repack_bytes.is_none_or(|limit| rewritten.saturating_add(pack.used_bytes) <= limit);
+        if fits && (frees || joins || compresses) {
+            pack.fate = Fate::Repack;
+            rewritten += pack.used_bytes;
+            unused_left -= pack.unused_bytes;
+        }
+    }
+}
+
+/// Notes which blobs stay where they are, because their pack does.
+pub(super) fn mark_kept(reach: &mut Reach<'_>, packs: &PackTable, file: &[(Id, Vec<PackedBlob>)]) {
+    for (_, blobs) in file.iter().filter(|(pack, _)| packs.fate(pack) == Fate::Keep) {
+        for blob in blobs {
+            if let Some(place) = reach.table.find(blob.kind, &blob.id) {
+                reach.table.set(place, Flag::Kept);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(number: u8, used: u64, unused: u64) -> PackFacts {
+        let mut facts = PackFacts::new(Id::from_bytes([number; 32]));
+        facts.bytes = used + unused;
+        facts.used_bytes = used;
+        facts.unused_bytes = unused;
+        facts.used_blobs = used.min(1) as u32;
+        facts.unused_blobs = unused.min(1) as u32;
+        facts
+    }
+
+    fn fates(options: PruneOptions, packs: &[(u64, u64)]) -> Vec<Fate> {
+        let packs = packs.iter().enumerate().map(|(number, (used, unused))| facts(number as u8, *used, *unused));
+        let mut table = PackTable { packs: packs.collect(), ..PackTable::default() };
+        let plan = Plan::make(&mut table, &options, true);
+        assert_eq!(plan.used_bytes + plan.unused_bytes, table.iter().map(|pack| pack.bytes).sum::<u64>());
+        table.iter().map(|pack| pack.fate).collect()
+    }
+
+    #[test]
+    fn the_most_is_freed_for_the_least_rewritten() {
+        use Fate::{Keep, Remove, Repack};
+        let packs = [(100, 0), (0, 100), (90, 10), (10, 90), (50, 50)];
+        let with = |max_unused, max_repack_bytes| PruneOptions { max_unused, max_repack_bytes, ..Default::default() };
+        let check = |options, expected: [Fate; 5]| assert_eq!(fates(options, &packs), expected);
+        check(with(MaxUnused::Unlimited, None), [Keep, Remove, Keep, Keep, Keep]);
+        check(with(MaxUnused::Bytes(0), None), [Keep, Remove, Repack, Repack, Repack]);
+        check(with(MaxUnused::Bytes(60), None), [Keep, Remove, Keep, Repack, Keep]);
+        check(with(MaxUnused::Bytes(59), None), [Keep, Remove, Keep, Repack, Repack]);
+        check(with(MaxUnused::Bytes(0), Some(60)), [Keep, Remove, Keep, Repack, Repack]);
+        check(with(MaxUnused::Bytes(0), Some(0)), [Keep, Remove, Keep, Keep, Keep]);
+        // 250 bytes are used: 10 unused ones would be 3.8 per cent, 60 are 19.4 per cent.
+        check(with(MaxUnused::Percent(5.0), None), [Keep, Remove, Keep, Repack, Repack]);
+        check(with(MaxUnused::Percent(20.0), None), [Keep, Remove, Keep, Repack, Keep]);
+        check(with(MaxUnused::Percent(100.0), None), [Keep, Remove, Keep, Keep, Keep]);
+    }
+
+    #[test]
+    fn small_packs_are_put_together_when_there_are_several() {
+        use Fate::{Keep, Repack};
+        let options = PruneOptions {
+            repack_smaller_than_bytes: Some(50),
+            max_unused: MaxUnused::Unlimited,
+            ..Default::default()
+        };
+        assert_eq!(fates(options.clone(), &[(40, 0), (100, 0)]), [Keep, Keep]);
+        assert_eq!(fates(options, &[(40, 0), (100, 0), (30, 0)]), [Repack, Keep, Repack]);
+    }
+}

@@ -1,0 +1,71 @@
+//! Carrying snapshots on disks: a set of volumes, with a record of who made it, when, and of what.
+//!
+//! The volumes hold a vault of their own in the repository's format, under the same key and passwords as the
+//! vault that they come from. So exporting and importing are copying, with everything that copying
+//! verifies and leaves out; an export that was cut short goes on where it was.
+
+mod custody;
+mod volume;
+mod volume_store;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use levee_store::{FileType, Store};
+
+pub use custody::{Custody, CustodyEvent, CustodySnapshot, CustodyVolume};
+pub use volume_store::VolumeStore;
+
+use crate::{CopyOptions, CopyReport, Error, KeyFile, Progress, Result, Vault, copy};
+
+/// Volumes are not made smaller than this: a pack must fit in.
+pub const VOLUME_BYTES_MIN: u64 = 64 << 20;
+
+/// Writes the chosen snapshots of a vault into a folder of volumes, none larger than `volume_bytes`, and
+/// then their custody record.
+pub fn export(
+    vault: &Vault,
+    folder: &Path,
+    volume_bytes: u64,
+    options: &CopyOptions,
+    now: Timestamp,
+    progress: &dyn Progress,
+) -> Result<(CopyReport, Custody)> {
+    let store = Arc::new(VolumeStore::for_writing(folder, volume_bytes.max(VOLUME_BYTES_MIN))?);
+    let transport = match Vault::open_with_master_key(store.clone(), vault.master_key().clone()) {
+        Err(Error::NoRepository { .. }) => {
+            let mut key_files = Vec::new();
+            for entry in vault.store().list(FileType::Key)? {
+                let content = vault.store().read(FileType::Key, &entry.name)?;
+                key_files.push(KeyFile { id: entry.name, content });
+            }
+            Vault::init_with_keys(store.clone(), vault.master_key(), &key_files)?
+        }
+        other => other?,
+    };
+    let report = copy(vault, &transport, options, progress)?;
+    let custody = Custody::write(vault, &transport, &store, folder, now)?;
+    Ok((report, custody))
+}
+
+/// Verifies a set of volumes, which may lie in several folders, against its custody record, and gives the
+/// store to open the vault in it with.
+pub fn open_volumes(folders: &[PathBuf], progress: &dyn Progress) -> Result<(Arc<dyn Store>, Custody)> {
+    let custody = Custody::read(folders)?;
+    custody.verify_volumes(folders, progress)?;
+    Ok((Arc::new(VolumeStore::for_reading(folders)?), custody))
+}
+
+/// Copies everything from an opened set of volumes into a vault. The custody record must be the one that
+/// the key's holder made.
+pub fn import(
+    transport: &Vault,
+    custody: &Custody,
+    vault: &Vault,
+    options: &CopyOptions,
+    progress: &dyn Progress,
+) -> Result<CopyReport> {
+    custody.verify_seal(transport)?;
+    copy(transport, vault, options, progress)
+}

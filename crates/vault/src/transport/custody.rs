@@ -1,0 +1,201 @@
+//! The custody record: what a set of volumes holds, who made it when, and the hash of every volume.
+//!
+//! It is plain JSON, for people and for customs. Its `seal` is the SHA-256 of the rest, sealed with the vault's
+//! key: nobody without the key can change the record or make another.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::volume_store::{VolumeStore, volumes_in};
+use crate::accounts::Whoami;
+use crate::vault::to_json;
+use crate::{Error, Event, Id, Progress, Result, SnapshotId, Vault};
+
+const FILE_NAME: &str = "custody.json";
+const VERSION: u32 = 1;
+/// A record for a million snapshots stays below this.
+const RECORD_BYTES_MAX: u64 = 1 << 30;
+const READ_BYTES: usize = 1 << 20;
+
+/// The record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Custody {
+    pub version: u32,
+    /// The vault that it was made from.
+    pub vault: Id,
+    pub snapshots: Vec<CustodySnapshot>,
+    pub volumes: Vec<CustodyVolume>,
+    pub files: u64,
+    pub bytes: u64,
+    /// Each time that the set was written to, the last one last.
+    pub events: Vec<CustodyEvent>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub seal: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CustodySnapshot {
+    /// Its name in the vault that it comes from.
+    pub id: SnapshotId,
+    #[serde(with = "crate::file_time::as_timestamp")]
+    pub time: Timestamp,
+    pub hostname: String,
+    pub paths: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CustodyVolume {
+    pub name: String,
+    pub bytes: u64,
+    pub sha256: Id,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CustodyEvent {
+    pub what: String,
+    #[serde(with = "crate::file_time::as_timestamp")]
+    pub at: Timestamp,
+    pub by: String,
+}
+
+impl CustodyEvent {
+    pub fn now(what: &str, at: Timestamp) -> Self {
+        let Whoami { hostname, username, .. } = Whoami::now();
+        Self { what: what.into(), at, by: format!("{username}@{hostname}") }
+    }
+}
+
+fn failed(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_path_buf();
+    move |source| Error::Target { action, path, source }
+}
+
+impl Custody {
+    /// Records what is in the volumes now, beside what an earlier record says has happened to them.
+    pub(super) fn write(
+        vault: &Vault,
+        transport: &Vault,
+        store: &VolumeStore,
+        folder: &Path,
+        now: Timestamp,
+    ) -> Result<Self> {
+        let mut events = match Self::read(&[folder.to_path_buf()]) {
+            Ok(earlier) => {
+                earlier.verify_seal(transport)?;
+                earlier.events
+            }
+            Err(Error::NoCustody { .. }) => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        events.push(CustodyEvent::now("exported", now));
+        let mut snapshots = Vec::new();
+        for (id, snapshot) in transport.snapshots()? {
+            snapshots.push(CustodySnapshot {
+                id: SnapshotId(snapshot.original.unwrap_or(id.0)),
+                time: snapshot.time,
+                hostname: snapshot.hostname,
+                paths: snapshot.paths,
+            });
+        }
+        let mut volumes = Vec::new();
+        for path in volumes_in(folder).map_err(failed(folder, "list"))? {
+            let (bytes, sha256) = hash(&path, &()).map_err(failed(&path, "read"))?;
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            volumes.push(CustodyVolume { name, bytes, sha256 });
+        }
+        let bytes = volumes.iter().map(|volume| volume.bytes).sum();
+        let (version, files, vault, seal) = (VERSION, store.files(), vault.id(), String::new());
+        let mut custody = Self { version, vault, snapshots, volumes, files, bytes, events, seal };
+        custody.seal = BASE64.encode(transport.key().seal(custody.hash()?.as_bytes())?);
+        let path = folder.join(FILE_NAME);
+        write_whole(folder, &path, &to_json(&custody)?).map_err(failed(&path, "write"))?;
+        Ok(custody)
+    }
+
+    /// The hash that the seal holds.
+    fn hash(&self) -> Result<Id> {
+        Ok(Id::of(&to_json(&Self { seal: String::new(), ..self.clone() })?))
+    }
+
+    /// Reads the record of a set of volumes from whichever of the folders has it.
+    pub(super) fn read(folders: &[PathBuf]) -> Result<Self> {
+        let first = folders.first().cloned().unwrap_or_default();
+        let Some(path) = folders.iter().map(|folder| folder.join(FILE_NAME)).find(|path| path.exists()) else {
+            return Err(Error::NoCustody { folder: first });
+        };
+        let mut json = Vec::new();
+        let file = File::open(&path).map_err(failed(&path, "open"))?;
+        file.take(RECORD_BYTES_MAX).read_to_end(&mut json).map_err(failed(&path, "read"))?;
+        let custody: Self = serde_json::from_slice(&json).map_err(|error| Error::Custody {
+            path: path.clone(),
+            reason: format!("it is no custody record: {error}"),
+        })?;
+        if custody.version != VERSION {
+            let reason = format!("version {} is not supported ({VERSION} is)", custody.version);
+            return Err(Error::Custody { path, reason });
+        }
+        Ok(custody)
+    }
+
+    /// Whether the record is as the holder of the vault's key has written it.
+    pub(super) fn verify_seal(&self, transport: &Vault) -> Result<()> {
+        let hash = self.hash()?;
+        let opened = BASE64.decode(&self.seal).ok().and_then(|mut sealed| {
+            let opened = transport.key().open_in_place(&mut sealed).ok()?;
+            Some(*opened == hash.as_bytes()[..])
+        });
+        if opened == Some(true) {
+            return Ok(());
+        }
+        let reason = "its seal is not that of the vault's key: it was changed, or belongs to another set".into();
+        Err(Error::Custody { path: FILE_NAME.into(), reason })
+    }
+
+    /// Reads every volume and compares it with the record. A volume that is missing or differs is named.
+    pub(super) fn verify_volumes(&self, folders: &[PathBuf], progress: &dyn Progress) -> Result<()> {
+        progress.report(Event::Total { items: self.volumes.len() as u64, bytes: self.bytes });
+        for volume in &self.volumes {
+            let path = folders.iter().map(|folder| folder.join(&volume.name)).find(|path| path.exists());
+            let path =
+                path.ok_or_else(|| Error::MissingVolume { name: volume.name.clone(), count: self.volumes.len() })?;
+            let (bytes, sha256) = hash(&path, progress).map_err(failed(&path, "read"))?;
+            if (bytes, sha256) != (volume.bytes, volume.sha256) {
+                let reason = "it is not the volume that the custody record names: copy it again".into();
+                return Err(Error::Custody { path, reason });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn hash(path: &Path, progress: &dyn Progress) -> io::Result<(u64, Id)> {
+    let mut file = File::open(path)?;
+    let (mut hasher, mut bytes) = (Sha256::new(), 0);
+    let mut buffer = vec![0; READ_BYTES];
+    loop {
+        let count = file.read(&mut buffer)?;
+        if count == 0 {
+            return Ok((bytes, Id::from_bytes(hasher.finalize().into())));
+        }
+        hasher.update(&buffer[..count]);
+        bytes += count as u64;
+        progress.report(Event::Bytes(count as u64));
+    }
+}
+
+/// A file that is there whole, or as it was before.
+fn write_whole(folder: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("json.new");
+    let mut file = File::create(&temporary)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)?;
+    File::open(folder)?.sync_all()
+}

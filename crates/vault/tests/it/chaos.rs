@@ -1,0 +1,146 @@
+//! Two backups, a prune, forgetting and stock restic at once, in random order. Minutes by
+//! `LEVEE_VAULT_CHAOS_SECONDS`, another order by `LEVEE_VAULT_CHAOS_SEED`.
+
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+use levee_vault::{
+    CheckOptions, Chunking, Error, MaxUnused, NodeMeta, PruneOptions, SnapshotId, SnapshotOptions, SnapshotWriter,
+    Vault,
+};
+
+use crate::support::*;
+
+const SECONDS_DEFAULT: u64 = 5;
+const FILE_BYTES: usize = 50_000;
+/// So few different contents that what one snapshot drops the next one soon refers to again.
+const CONTENTS: u64 = 12;
+
+fn from_environment(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|value| value.parse().unwrap())
+}
+
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+}
+
+/// Snapshots that were reported as saved and not forgotten since.
+type Promises = Mutex<Vec<(SnapshotId, Vec<u64>)>>;
+
+fn back_up(scratch: &Scratch, dice: &mut Dice, promises: &Promises) -> Result<(), Error> {
+    let vault = scratch.open();
+    let seeds: Vec<u64> = (0..=CONTENTS).filter(|_| dice.below(3) == 0).collect();
+    let mut writer = SnapshotWriter::begin(&vault, SnapshotOptions::default())?;
+    let meta = NodeMeta::new(0o600, Timestamp::UNIX_EPOCH);
+    for seed in &seeds {
+        let content = noise(FILE_BYTES, *seed);
+        writer.file(Path::new(&format!("{seed}")), &meta, &mut &content[..], Chunking::Content)?;
+        std::thread::sleep(Duration::from_millis(dice.below(20)));
+    }
+    let snapshot = writer.finish()?.snapshot_id.unwrap();
+    promises.lock().unwrap().push((snapshot, seeds));
+    Ok(())
+}
+
+fn forget_one(scratch: &Scratch, dice: &mut Dice, promises: &Promises) -> Result<(), Error> {
+    let forgotten = {
+        let mut promises = promises.lock().unwrap();
+        if promises.len() < 4 {
+            return Ok(());
+        }
+        let position = dice.below(promises.len() as u64) as usize;
+        promises.swap_remove(position)
+    };
+    // As an agent's policy does it: beside running backups.
+    scratch.open().remove_snapshot(&forgotten.0)
+}
+
+fn prune(scratch: &Scratch, dice: &mut Dice, now: Timestamp) -> Result<(), Error> {
+    let options = PruneOptions {
+        max_unused: MaxUnused::Bytes(0),
+        grace: SignedDuration::from_hours(1),
+        patience: Duration::from_millis(500 + dice.below(2000)),
+        ..PruneOptions::default()
+    };
+    let report = levee_vault::prune(&scratch.open(), &options, now, &())?;
+    assert!(report.problems.is_empty(), "{report:?}");
+    Ok(())
+}
+
+#[test]
+fn backups_prunes_and_stock_restic_at_once_lose_nothing() {
+    let seed = from_environment("LEVEE_VAULT_CHAOS_SEED").unwrap_or_else(|| Timestamp::now().as_nanosecond() as u64);
+    let seconds = from_environment("LEVEE_VAULT_CHAOS_SECONDS").unwrap_or(SECONDS_DEFAULT);
+    println!("LEVEE_VAULT_CHAOS_SEED={seed}");
+    let scratch = Scratch::new();
+    scratch.init();
+    let source = scratch.path("source");
+    std::fs::create_dir(&source).unwrap();
+    let (promises, over) = (Promises::default(), AtomicBool::new(false));
+    // Each prune believes that half an hour has passed since the last: packs come to be deleted.
+    let prunes = AtomicU64::new(0);
+    let counts: [AtomicU64; 4] = std::array::from_fn(|_| AtomicU64::new(0));
+    let started = Instant::now();
+    let repeat = |number: usize, run: &dyn Fn(&mut Dice) -> Result<(), Error>| {
+        let mut dice = Dice(seed ^ number as u64);
+        while !over.load(Ordering::Relaxed) {
+            match run(&mut dice) {
+                Ok(()) => {
+                    counts[number.min(3)].fetch_add(1, Ordering::Relaxed);
+                }
+                Err(Error::Locked { .. }) => {}
+                Err(error) => panic!("seed {seed}, worker {number}: {error:?}"),
+            }
+            std::thread::sleep(Duration::from_millis(dice.below(300)));
+        }
+    };
+    std::thread::scope(|scope| {
+        let (scratch, promises, prunes, source, repeat) = (&scratch, &promises, &prunes, &source, &repeat);
+        for number in [0, 4] {
+            scope.spawn(move || repeat(number, &|dice| back_up(scratch, dice, promises)));
+        }
+        scope.spawn(move || repeat(1, &|dice| forget_one(scratch, dice, promises)));
+        scope.spawn(move || {
+            repeat(2, &|dice| {
+                let number = prunes.fetch_add(1, Ordering::Relaxed) as i32;
+                prune(scratch, dice, Timestamp::now() + SignedDuration::from_mins(30) * number)
+            });
+        });
+        scope.spawn(move || {
+            repeat(3, &|dice| {
+                let content = noise(FILE_BYTES, dice.below(CONTENTS));
+                std::fs::write(source.join(format!("file-{}", dice.below(3))), content).unwrap();
+                let output = scratch.restic_output(&["backup", "--no-cache", source.to_str().unwrap()]);
+                let locked =
+                    output.status.code() == Some(11) || String::from_utf8_lossy(&output.stderr).contains("lock");
+                assert!(output.status.success() || locked, "seed {seed}: {output:?}");
+                Ok(())
+            });
+        });
+        while started.elapsed() < Duration::from_secs(seconds) {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    let vault: Vault = scratch.open();
+    println!("{counts:?} backups, snapshots forgotten, prunes, backups of restic");
+    let report = levee_vault::check(&vault, CheckOptions { read_data: true, no_lock: false }, &()).unwrap();
+    assert!(report.is_sound(), "seed {seed}: {report:?}");
+    scratch.restic(&["check", "--read-data"]);
+    for (snapshot, seeds) in promises.into_inner().unwrap() {
+        vault.open_snapshot(&snapshot).unwrap_or_else(|error| panic!("seed {seed}, {snapshot}: {error:?}"));
+        for content in seeds {
+            let read = vault.read_file(&snapshot, Path::new(&content.to_string())).unwrap();
+            assert!(read == noise(FILE_BYTES, content), "seed {seed}, {snapshot}: {content}");
+        }
+    }
+    scratch.restic(&["restore", "latest", "--target", scratch.path("restored").to_str().unwrap()]);
+}

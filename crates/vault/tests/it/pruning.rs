@@ -1,0 +1,273 @@
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use levee_vault::{
+    CheckOptions, Chunking, Error, Lock, LockMode, MaxUnused, NodeMeta, PruneOptions, PruneReport, SnapshotId,
+    SnapshotOptions, SnapshotWriter, Vault,
+};
+
+use crate::support::*;
+
+const HOUR: SignedDuration = SignedDuration::from_hours(1);
+
+fn options() -> PruneOptions {
+    PruneOptions { max_unused: MaxUnused::Bytes(0), ..PruneOptions::default() }
+}
+
+/// Prunes as if it were so many hours later.
+fn prune_after(vault: &Vault, hours: i64) -> PruneReport {
+    let report = levee_vault::prune(vault, &options(), Timestamp::now() + HOUR * hours as i32, &()).unwrap();
+    assert!(report.problems.is_empty(), "{report:?}");
+    report
+}
+
+fn files(scratch: &Scratch, folder: &str) -> BTreeSet<PathBuf> {
+    let mut found = BTreeSet::new();
+    let mut to_do = vec![scratch.path("repository").join(folder)];
+    while let Some(directory) = to_do.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                to_do.push(path);
+            } else {
+                found.insert(path);
+            }
+        }
+    }
+    found
+}
+
+fn assert_sound(scratch: &Scratch) {
+    let report = levee_vault::check(&scratch.open(), CheckOptions { read_data: true, no_lock: false }, &()).unwrap();
+    assert!(report.is_sound(), "{report:?}");
+    scratch.restic(&["check", "--read-data"]);
+}
+
+/// A stream's snapshot of files with noise of these seeds.
+fn store(vault: &Vault, seeds: &[u64]) -> SnapshotId {
+    let mut writer = SnapshotWriter::begin(vault, SnapshotOptions::default()).unwrap();
+    add(&mut writer, seeds);
+    writer.finish().unwrap().snapshot_id.unwrap()
+}
+
+const FILE_BYTES: usize = 200_000;
+
+fn add(writer: &mut SnapshotWriter, seeds: &[u64]) {
+    let meta = NodeMeta::new(0o600, Timestamp::UNIX_EPOCH);
+    for seed in seeds {
+        let name = format!("folder/{seed}");
+        writer.file(Path::new(&name), &meta, &mut &noise(FILE_BYTES, *seed)[..], Chunking::Content).unwrap();
+    }
+}
+
+fn assert_reads(vault: &Vault, snapshot: SnapshotId, seeds: &[u64]) {
+    vault.open_snapshot(&snapshot).unwrap();
+    for seed in seeds {
+        let content = vault.read_file(&snapshot, Path::new(&format!("folder/{seed}"))).unwrap();
+        assert!(content == noise(FILE_BYTES, *seed), "{snapshot} {seed}");
+    }
+}
+
+#[test]
+fn what_is_forgotten_leaves_the_index_first_and_the_store_a_day_later() {
+    let scratch = Scratch::new();
+    let vault = scratch.init();
+    let gone = store(&vault, &[1, 2, 3]);
+    let kept = store(&vault, &[3, 4]);
+    assert_eq!(prune_after(&vault, 0).packs_removed, 0);
+    vault.remove_snapshot(&gone).unwrap();
+    let packs = files(&scratch, "data");
+
+    let before = files(&scratch, "");
+    let foreseen =
+        levee_vault::prune(&vault, &PruneOptions { dry_run: true, ..options() }, Timestamp::now(), &()).unwrap();
+    assert_eq!(files(&scratch, ""), before, "a dry run changes nothing");
+
+    let report = prune_after(&vault, 0);
+    // The first snapshot's data lie in one pack, of which a third is used.
+    assert_eq!((report.packs_removed, report.packs_repacked, report.packs_deleted), (2, 1, 0), "{report:?}");
+    assert_eq!((foreseen.packs_removed, foreseen.packs_repacked), (2, 1), "{foreseen:?}");
+    assert!(report.removed_bytes > 3 * FILE_BYTES as u64 && report.unused_bytes_left == 0, "{report:?}");
+    assert!((FILE_BYTES as u64..2 * FILE_BYTES as u64).contains(&report.repacked_bytes), "{report:?}");
+    assert!(files(&scratch, "data").is_superset(&packs), "nothing is deleted yet");
+    assert_sound(&scratch);
+    assert_reads(&vault, kept, &[3, 4]);
+
+    let early = prune_after(&vault, 23);
+    assert_eq!((early.packs_deleted, early.packs_waiting), (0, 2), "{early:?}");
+    assert!(early.waiting_until.is_some_and(|until| until > Timestamp::now() + HOUR * 23));
+    let late = prune_after(&vault, 25);
+    assert_eq!((late.packs_deleted, late.packs_waiting), (2, 0), "{late:?}");
+    assert_eq!(late.deleted_bytes, report.removed_bytes);
+    assert_sound(&scratch);
+    assert_reads(&scratch.open(), kept, &[3, 4]);
+
+    prune_after(&vault, 26);
+    let settled = files(&scratch, "");
+    let last = prune_after(&vault, 27);
+    assert_eq!(files(&scratch, ""), settled, "with nothing to do nothing changes");
+    assert_eq!((last.unused_bytes, last.packs_kept), (0, last.packs_kept));
+    // Stock restic finds nothing left to do.
+    let restic = scratch.restic(&["prune", "--max-unused", "0"]);
+    assert_eq!(files(&scratch, "data").len() as u64, last.packs_kept, "{restic}");
+}
+
+#[test]
+fn stock_restic_works_on_between_two_prunes() {
+    let scratch = Scratch::new();
+    let vault = scratch.init();
+    let gone = store(&vault, &[1]);
+    let kept = store(&vault, &[2]);
+    vault.remove_snapshot(&gone).unwrap();
+    prune_after(&vault, 0);
+    let source = scratch.path("source");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("file"), noise(100_000, 9)).unwrap();
+    scratch.restic(&["backup", source.to_str().unwrap()]);
+    // It writes the index anew, and the marks are gone with the old one.
+    scratch.restic(&["prune"]);
+    assert_sound(&scratch);
+    prune_after(&vault, 25);
+    assert_sound(&scratch);
+    assert_reads(&scratch.open(), kept, &[2]);
+}
+
+#[test]
+fn a_running_backup_delays_the_swap_and_loses_nothing() {
+    let scratch = Scratch::new();
+    let vault = scratch.init();
+    let gone = store(&vault, &[1, 2]);
+    vault.remove_snapshot(&gone).unwrap();
+    let mut writer = SnapshotWriter::begin(&scratch.open(), SnapshotOptions::default()).unwrap();
+    let index = files(&scratch, "index");
+    let refused = levee_vault::prune(&vault, &options(), Timestamp::now(), &());
+    assert!(matches!(refused, Err(Error::Locked { exclusive: false, .. })), "{refused:?}");
+    assert!(files(&scratch, "index").is_superset(&index));
+    // This writer has read the index before anything was marked, and relies on the old packs.
+    add(&mut writer, &[1, 2]);
+    let early = writer.finish().unwrap();
+    assert_eq!(early.data_blobs, 0, "it was all there");
+    // The next one sees the marks and stores its data again.
+    let marked = scratch.open();
+    let mut second = SnapshotWriter::begin(&marked, SnapshotOptions::default()).unwrap();
+    add(&mut second, &[1, 2]);
+    let late = second.finish().unwrap();
+    assert!(late.data_blobs > 0, "what is about to go is stored again");
+    let report = prune_after(&vault, 0);
+    assert_eq!(report.snapshots, 2);
+    assert_sound(&scratch);
+    for snapshot in [early.snapshot_id.unwrap(), late.snapshot_id.unwrap()] {
+        assert_reads(&scratch.open(), snapshot, &[1, 2]);
+    }
+}
+
+#[test]
+fn a_snapshot_that_comes_between_look_and_swap_keeps_its_packs() {
+    let scratch = Scratch::new();
+    let vault = scratch.init();
+    let gone = store(&vault, &[1, 2]);
+    vault.remove_snapshot(&gone).unwrap();
+    let mut writer = SnapshotWriter::begin(&scratch.open(), SnapshotOptions::default()).unwrap();
+    let patient = PruneOptions { patience: Duration::from_secs(60), ..options() };
+    let report = std::thread::scope(|scope| {
+        let pruning = scope.spawn(|| levee_vault::prune(&scratch.open(), &patient, Timestamp::now(), &()).unwrap());
+        // It has looked when its marks stand in a second index file.
+        let started = std::time::Instant::now();
+        while files(&scratch, "index").len() < 2 && started.elapsed() < Duration::from_secs(30) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        add(&mut writer, &[1]);
+        let snapshot = writer.finish().unwrap().snapshot_id.unwrap();
+        (pruning.join().unwrap(), snapshot)
+    });
+    let (report, snapshot) = report;
+    // The data's pack stays, and its trees' too: they are the same but for one entry.
+    assert_eq!(report.packs_removed, 1, "{report:?}");
+    assert_sound(&scratch);
+    assert_reads(&scratch.open(), snapshot, &[1]);
+}
+
+#[test]
+fn what_a_writer_refers_to_that_was_thought_dead_is_taken_back() {
+    let scratch = Scratch::new();
+    let vault = scratch.init();
+    let gone = store(&vault, &[1, 2]);
+    // A machine that sleeps: its lock is removed by somebody else.
+    let mut sleeper = SnapshotWriter::begin(&scratch.open(), SnapshotOptions::default()).unwrap();
+    levee_vault::unlock(&vault, true).unwrap();
+    vault.remove_snapshot(&gone).unwrap();
+    let report = prune_after(&vault, 0);
+    assert_eq!(report.packs_removed, 2, "{report:?}");
+    add(&mut sleeper, &[1, 2]);
+    let snapshot = sleeper.finish().unwrap().snapshot_id.unwrap();
+    assert!(!scratch.restic_output(&["check"]).status.success(), "its data are in no index");
+
+    let report = prune_after(&vault, 48);
+    assert!(report.packs_readopted > 0 && report.packs_deleted <= 1, "{report:?}");
+    assert_sound(&scratch);
+    assert_reads(&scratch.open(), snapshot, &[1, 2]);
+    prune_after(&vault, 96);
+    assert_sound(&scratch);
+    assert_reads(&scratch.open(), snapshot, &[1, 2]);
+}
+
+#[test]
+fn a_prune_refuses_when_something_is_nowhere() {
+    let scratch = Scratch::new();
+    let vault = scratch.init();
+    let kept = store(&vault, &[1]);
+    let gone = store(&vault, &[2]);
+    vault.remove_snapshot(&gone).unwrap();
+    let hidden: Vec<PathBuf> = files(&scratch, "data").into_iter().chain(files(&scratch, "index")).collect();
+    assert_eq!(hidden.len(), 6);
+    let (whole, away) = (scratch.path("whole"), scratch.path("away"));
+    std::fs::rename(scratch.path("repository"), &whole).unwrap();
+    let mut refused = 0;
+    for hidden in hidden {
+        let copied = Command::new("cp").arg("-a").args([&whole, &scratch.path("repository")]).status().unwrap();
+        assert!(copied.success());
+        std::fs::rename(&hidden, &away).unwrap();
+        let before = files(&scratch, "");
+        let result = levee_vault::prune(&scratch.open(), &options(), Timestamp::now(), &());
+        if result.is_err() {
+            assert_eq!(files(&scratch, ""), before, "{result:?}");
+            refused += 1;
+        }
+        std::fs::rename(&away, &hidden).unwrap();
+        assert_reads(&scratch.open(), kept, &[1]);
+        std::fs::remove_dir_all(scratch.path("repository")).unwrap();
+    }
+    // Without a pack of the snapshot that is left. An index that is missing is made up for by the packs.
+    assert_eq!(refused, 2);
+}
+
+#[test]
+fn one_prune_at_a_time() {
+    let scratch = Scratch::new();
+    let vault = scratch.init();
+    let other = Lock::take(&scratch.open(), LockMode::Maintenance).unwrap();
+    assert!(matches!(
+        levee_vault::prune(&vault, &options(), Timestamp::now(), &()),
+        Err(Error::Locked { exclusive: false, .. })
+    ));
+    drop(other);
+    prune_after(&vault, 0);
+}
+
+#[test]
+fn with_no_grace_everything_goes_at_once() {
+    let scratch = Scratch::new();
+    let vault = scratch.init();
+    let gone = store(&vault, &[1, 2, 3]);
+    let kept = store(&vault, &[3]);
+    vault.remove_snapshot(&gone).unwrap();
+    let at_once = PruneOptions { grace: SignedDuration::ZERO, ..options() };
+    let report = levee_vault::prune(&vault, &at_once, Timestamp::now(), &()).unwrap();
+    assert_eq!((report.packs_removed, report.packs_deleted, report.packs_waiting), (2, 2, 0), "{report:?}");
+    assert_eq!(files(&scratch, "data").len() as u64, report.packs_kept + report.packs_repacked);
+    assert_sound(&scratch);
+    assert_reads(&scratch.open(), kept, &[3]);
+}
