@@ -62,7 +62,7 @@ pub struct Arguments {
 
 /// restic's words.
 #[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
-enum CompressionMode {
+pub enum CompressionMode {
     #[default]
     Auto,
     Off,
@@ -81,7 +81,7 @@ impl From<CompressionMode> for Compression {
     }
 }
 
-fn parse_time(text: &str) -> Result<Timestamp, String> {
+pub fn parse_time(text: &str) -> Result<Timestamp, String> {
     if let Ok(timestamp) = text.parse::<Timestamp>() {
         return Ok(timestamp);
     }
@@ -209,7 +209,7 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
 }
 
 /// The patterns of a file, as restic reads it: one a line, without empty lines and comments.
-fn patterns_in(file: &Path) -> anyhow::Result<Vec<String>> {
+pub fn patterns_in(file: &Path) -> anyhow::Result<Vec<String>> {
     let text =
         std::fs::read_to_string(file).with_context(|| format!("cannot read the patterns in {}", file.display()))?;
     if text.contains('\0') {

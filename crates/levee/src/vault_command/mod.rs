@@ -1,16 +1,26 @@
 //! `levee vault …`: restic's verbs, flags, JSON fields and exit codes on a vault.
 
+mod amounts;
 mod backup;
 mod check;
+mod copy;
+mod export;
 mod filter;
+mod forget;
+mod import;
 mod init;
 mod key;
 mod ls;
 mod password;
 mod place;
 mod progress;
+mod prune;
+mod repair;
 mod restore;
+mod rewrite;
+mod selection;
 mod snapshots;
+mod tag;
 mod unlock;
 
 use clap::{Args, Subcommand};
@@ -44,6 +54,23 @@ enum Verb {
     Restore(restore::Arguments),
     /// Look for damage
     Check(check::Arguments),
+    /// Remove snapshots by a policy
+    Forget(forget::Arguments),
+    /// Remove data that no snapshot refers to
+    Prune(prune::Arguments),
+    /// Copy snapshots from another vault into this one
+    Copy(copy::Arguments),
+    /// Write snapshots to volumes that travel on disks
+    Export(export::Arguments),
+    /// Take in snapshots from volumes that have travelled on disks
+    Import(import::Arguments),
+    /// Change the tags of snapshots
+    Tag(tag::Arguments),
+    /// Make snapshots without some of their files, or under another host or time
+    Rewrite(rewrite::Arguments),
+    /// Mend what is damaged; changes nothing without --apply
+    #[command(subcommand)]
+    Repair(repair::RepairVerb),
     /// Remove locks that others have left behind
     Unlock(unlock::Arguments),
     /// Passwords of the vault
@@ -60,6 +87,14 @@ pub fn run(command: VaultCommand, output: Output) -> anyhow::Result<Exit> {
         Verb::Ls(arguments) => ls::run(&place, arguments, output),
         Verb::Restore(arguments) => restore::run(&place, arguments, output),
         Verb::Check(arguments) => check::run(&place, arguments, output),
+        Verb::Forget(arguments) => forget::run(&place, arguments, output),
+        Verb::Prune(arguments) => prune::run(&place, arguments, output),
+        Verb::Copy(arguments) => copy::run(&place, arguments, output),
+        Verb::Export(arguments) => export::run(&place, arguments, output),
+        Verb::Import(arguments) => import::run(&place, arguments, output),
+        Verb::Tag(arguments) => tag::run(&place, arguments, output),
+        Verb::Rewrite(arguments) => rewrite::run(&place, arguments, output),
+        Verb::Repair(verb) => repair::run(&place, verb, output),
         Verb::Unlock(arguments) => unlock::run(&place, arguments, output),
         Verb::Key(verb) => key::run(&place, verb, output),
     }

@@ -52,6 +52,11 @@ impl std::fmt::Debug for Place {
 }
 
 impl Place {
+    /// Another vault, with a password of its own and what is trusted here.
+    pub fn with_vault(&self, vault: &str, password_file: &Path) -> Self {
+        Self { vault: Some(vault.into()), password_file: Some(password_file.into()), ..self.clone() }
+    }
+
     pub fn store(&self) -> anyhow::Result<Arc<dyn Store>> {
         let Some(vault) = self.vault.as_deref().filter(|vault| !vault.is_empty()) else {
             bail!("name the vault with --vault or LEVEE_VAULT");

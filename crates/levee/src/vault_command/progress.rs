@@ -21,6 +21,9 @@ pub enum During {
     Archival,
     Restore,
     Check,
+    Prune,
+    Copy,
+    Repair,
 }
 
 impl During {
@@ -29,6 +32,9 @@ impl During {
             During::Archival => "archival",
             During::Restore => "restore",
             During::Check => "check",
+            During::Prune => "prune",
+            During::Copy => "copy",
+            During::Repair => "repair",
         }
     }
 }
@@ -115,6 +121,9 @@ impl Display {
             During::Archival => ("files_done", "bytes_done"),
             During::Restore => ("files_restored", "bytes_restored"),
             During::Check => ("files_checked", "bytes_checked"),
+            During::Prune => ("files_done", "bytes_repacked"),
+            During::Copy => ("files_done", "bytes_copied"),
+            During::Repair => ("packs_done", "bytes_done"),
         };
         let status = json!({
             "message_type": "status",

@@ -82,7 +82,7 @@ pub fn local_time(time: Timestamp) -> String {
     time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
-fn table(listed: &[Listed]) -> String {
+pub fn table(listed: &[Listed]) -> String {
     let mut rows = vec![["ID", "Time", "Host", "Tags", "Paths"].map(String::from)];
     for Listed { snapshot, short_id, .. } in listed {
         let tags = snapshot.tags.join(",");

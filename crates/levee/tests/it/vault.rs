@@ -3,6 +3,7 @@
 mod exit_codes;
 mod json;
 mod keys;
+mod maintenance;
 mod options;
 mod remote;
 mod restic;

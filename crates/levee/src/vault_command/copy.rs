@@ -1,0 +1,90 @@
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use levee_vault::{CopyOptions, CopyReport, Vault};
+use serde::Serialize;
+
+use super::amounts::parse_duration;
+use super::backup::CompressionMode;
+use super::place::Place;
+use super::progress::{Display, During};
+use super::selection::SelectionArguments;
+use super::{ended, open};
+use crate::exit::Exit;
+use crate::output::Output;
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// The vault to copy from: a folder, or rest:https://HOST:PORT/PATH/
+    #[arg(long, visible_alias = "from-vault", env = "LEVEE_FROM_VAULT", hide_env_values = true, value_name = "VAULT")]
+    from_repo: String,
+    /// A file that holds the password of the vault to copy from
+    #[arg(long, env = "LEVEE_FROM_PASSWORD_FILE", value_name = "FILE")]
+    from_password_file: PathBuf,
+    #[command(flatten)]
+    selection: SelectionArguments,
+    /// How hard to try to make data smaller
+    #[arg(long, value_enum, default_value_t)]
+    compression: CompressionMode,
+    /// Take no lock on the vault to copy from, for one that cannot be written to
+    #[arg(long)]
+    no_lock: bool,
+    /// Only say what would be done
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+    /// Wait so long for others to end, instead of giving up at once
+    #[arg(long, value_name = "DURATION", default_value = "0", value_parser = parse_duration)]
+    retry_lock: Duration,
+}
+
+#[derive(Serialize)]
+pub struct SummaryLine<'a> {
+    message_type: &'static str,
+    dry_run: bool,
+    #[serde(flatten)]
+    report: &'a CopyReport,
+}
+
+pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
+    let source = open(&place.with_vault(&arguments.from_repo, &arguments.from_password_file))?;
+    let vault = open(place)?;
+    let options = CopyOptions {
+        selection: arguments.selection.selection()?,
+        compression: arguments.compression.into(),
+        patience: arguments.retry_lock,
+        no_lock_source: arguments.no_lock,
+        dry_run: arguments.dry_run,
+    };
+    copy(&source, &vault, &options, output)
+}
+
+pub fn copy(source: &Vault, vault: &Vault, options: &CopyOptions, output: Output) -> anyhow::Result<Exit> {
+    let display = Display::new(output, During::Copy);
+    let result = levee_vault::copy(source, vault, options, &display);
+    display.finish();
+    let report = result.map_err(ended)?;
+    if output.is_json() || !output.is_quiet() {
+        let line = SummaryLine { message_type: "summary", dry_run: options.dry_run, report: &report };
+        output.result(&line, |_| text(&report, options.dry_run))?;
+    }
+    Ok(Exit::DONE)
+}
+
+fn text(report: &CopyReport, dry_run: bool) -> String {
+    let mut text = String::new();
+    for copied in &report.copied {
+        let became = copied.to.map_or_else(|| "would be copied".into(), |to| format!("copied as {}", to.short()));
+        text.push_str(&format!("snapshot {} {became}\n", copied.from.short()));
+    }
+    let would = if dry_run { " would be" } else { "" };
+    let bytes = indicatif::BinaryBytes;
+    text + &format!(
+        "{} snapshots{would} copied, {} were there already; {} blobs, {} ({} stored)\n",
+        report.copied.len(),
+        report.skipped.len(),
+        report.blobs,
+        bytes(report.bytes),
+        bytes(report.packed_bytes),
+    )
+}

@@ -1,0 +1,118 @@
+//! Forgetting, pruning, copying, tags, transport on disks and repair, as a user runs them.
+
+use std::fs;
+
+use levee_testing::restic::Restic;
+use serde_json::Value;
+
+use super::{Case, PASSWORD, below};
+
+/// A vault with two snapshots of a file that differs.
+fn with_two_snapshots() -> (Case, String) {
+    let case = Case::with_vault();
+    let source = case.path("source");
+    fs::create_dir(&source).unwrap();
+    for (content, time) in [("one", "2026-01-01 10:00:00"), ("two", "2026-01-01 11:00:00")] {
+        fs::write(source.join("file"), content).unwrap();
+        case.backup(&[source.to_str().unwrap(), "--time", time, "--host", "here"]);
+    }
+    let source = source.to_str().unwrap().to_string();
+    (case, source)
+}
+
+fn ids(groups: &Value, what: &str) -> Vec<String> {
+    let list = groups[0][what].as_array().cloned().unwrap_or_default();
+    list.iter().map(|snapshot| snapshot["id"].as_str().unwrap().to_string()).collect()
+}
+
+#[test]
+fn forget_prints_what_restic_prints_and_prune_frees_it() {
+    let (case, _) = with_two_snapshots();
+    let arguments = ["forget", "--keep-daily", "1", "--dry-run"];
+    let ours = case.json(&arguments).remove(0);
+    if let Some(restic) = Restic::newest() {
+        let printed = restic.run(&case.vault, PASSWORD, &[&arguments[..], &["--json"]].concat());
+        let theirs: Value = serde_json::from_str(printed.lines().next().unwrap()).unwrap();
+        for what in ["keep", "remove"] {
+            assert_eq!(ids(&ours, what), ids(&theirs, what), "{what}");
+        }
+        for field in ["host", "paths", "tags"] {
+            assert_eq!(ours[0][field], theirs[0][field], "{field}");
+        }
+        assert_eq!(ours[0]["reasons"][0]["matches"], theirs[0]["reasons"][0]["matches"]);
+    }
+    assert_eq!(case.json(&["snapshots"])[0].as_array().unwrap().len(), 2, "a dry run changes nothing");
+    assert!(case.levee_fails(1, &["forget"]).contains("no policy"));
+    assert!(case.levee_fails(1, &["forget", "--keep-tag", "none"]).contains("keeps none"));
+    assert!(case.levee_fails(1, &["forget", "--unsafe-allow-remove-all"]).contains("--host"));
+
+    let text = case.levee(&["forget", "--keep-daily", "1", "--prune", "--max-unused", "0", "--grace", "0"]);
+    assert!(text.contains("removed 1 snapshots") && text.contains("deleted:"), "{text}");
+    let again = case.json(&["prune", "--max-unused", "0"]).pop().unwrap();
+    assert_eq!(
+        (&again["message_type"], &again["unused_blobs"], &again["snapshots"]),
+        (&"summary".into(), &0.into(), &1.into())
+    );
+    Restic::distribution().run(&case.vault, PASSWORD, &["check", "--read-data"]);
+}
+
+#[test]
+fn snapshots_are_copied_tagged_and_rewritten() {
+    let (from, source) = with_two_snapshots();
+    let to = Case::with_vault();
+    let password = from.path("password");
+    fs::write(&password, PASSWORD).unwrap();
+    let copy =
+        ["copy", "--from-repo", from.vault.to_str().unwrap(), "--from-password-file", password.to_str().unwrap()];
+    let summary = to.json(&copy).pop().unwrap();
+    assert_eq!(summary["copied"].as_array().unwrap().len(), 2);
+    let again = to.json(&copy).pop().unwrap();
+    assert_eq!((again["copied"].as_array().unwrap().len(), &again["blobs"]), (0, &0.into()));
+
+    let tagged = to.json(&["tag", "--add", "a,b", "latest"]);
+    assert_eq!((&tagged[0]["message_type"], &tagged[1]["changed_snapshots"]), (&"changed".into(), &1.into()));
+    assert!(to.levee_fails(1, &["tag", "--set", "a", "--add", "b"]).contains("--set"));
+
+    let rewritten = to.json(&["rewrite", "--exclude", "file", "--forget"]).pop().unwrap();
+    assert_eq!(rewritten["changed_snapshots"], 2);
+    let target = to.path("restored");
+    to.levee(&["restore", "latest", "--target", target.to_str().unwrap()]);
+    let restored = below(&target, source.as_ref());
+    assert!(restored.is_dir() && !restored.join("file").exists());
+    Restic::distribution().run(&to.vault, PASSWORD, &["check", "--read-data"]);
+}
+
+#[test]
+fn a_vault_travels_on_a_disk() {
+    let (from, source) = with_two_snapshots();
+    let to = Case::with_vault();
+    let (disk, password, receipt) = (from.path("disk"), from.path("password"), to.path("receipt"));
+    fs::write(&password, PASSWORD).unwrap();
+    let text = from.levee(&["export", "--target", disk.to_str().unwrap()]);
+    assert!(text.contains("exported 2 snapshots"), "{text}");
+    let mut arguments =
+        vec!["import", "--from", disk.to_str().unwrap(), "--from-password-file", password.to_str().unwrap()];
+    arguments.extend(["--receipt", receipt.to_str().unwrap()]);
+    let summary = to.json(&arguments).pop().unwrap();
+    assert_eq!((summary["copied"].as_array().unwrap().len(), &summary["received"]["what"]), (2, &"received".into()));
+    let receipt: Value = serde_json::from_slice(&fs::read(receipt).unwrap()).unwrap();
+    assert_eq!(receipt["custody"], summary["custody"]);
+    let target = to.path("restored");
+    to.levee(&["restore", "latest", "--target", target.to_str().unwrap()]);
+    assert_eq!(fs::read(below(&target, source.as_ref()).join("file")).unwrap(), b"two");
+}
+
+#[test]
+fn repair_does_nothing_unasked() {
+    let (case, _) = with_two_snapshots();
+    for file in fs::read_dir(case.vault.join("index")).unwrap() {
+        fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    assert!(case.levee_fails(1, &["repair", "index"]).contains("--apply"));
+    assert_eq!(fs::read_dir(case.vault.join("index")).unwrap().count(), 0);
+    case.levee(&["repair", "index", "--apply"]);
+    case.levee(&["check", "--read-data"]);
+    assert!(case.levee(&["repair", "index"]).contains("agrees"));
+    let looked = case.json(&["repair", "snapshots"]).pop().unwrap();
+    assert_eq!(looked["losses"]["count"], 0);
+}
