@@ -1,5 +1,7 @@
 //! Installing what is missing, from the distribution.
 
+use std::path::Path;
+
 use anyhow::{Result, anyhow, bail};
 use levee_testing::postgres::{Binaries, Version};
 use levee_testing::{apt, is_offline, restic, tools, users};
@@ -20,7 +22,7 @@ struct Wanted {
     is_there: fn() -> bool,
 }
 
-const WANTED: [Wanted; 9] = [
+const WANTED: [Wanted; 15] = [
     Wanted { package: "postgresql", needed_by: Needs::Demo, is_there: || Binaries::installed().is_some() },
     Wanted { package: "restic", needed_by: Needs::Tests, is_there: || tools::find("restic").is_some() },
     Wanted { package: "age", needed_by: Needs::Tests, is_there: || tools::find("age").is_some() },
@@ -29,6 +31,17 @@ const WANTED: [Wanted; 9] = [
     Wanted { package: "nftables", needed_by: Needs::Tests, is_there: || tools::find("nft").is_some() },
     Wanted { package: "libfaketime", needed_by: Needs::Tests, is_there: || tools::find_faketime().is_some() },
     Wanted { package: "npm", needed_by: Needs::Tests, is_there: || is_offline() || tools::find("npm").is_some() },
+    // Stores of vaults: SFTP, WebDAV, S3.
+    Wanted { package: "openssh-server", needed_by: Needs::Tests, is_there: || tools::find("sshd").is_some() },
+    Wanted { package: "nginx-light", needed_by: Needs::Tests, is_there: || tools::find("nginx").is_some() },
+    Wanted {
+        package: "libnginx-mod-http-dav-ext",
+        needed_by: Needs::Tests,
+        is_there: || Path::new(levee_testing::webdav::MODULE).exists(),
+    },
+    Wanted { package: "ceph-mon", needed_by: Needs::Tests, is_there: || tools::find("ceph-mon").is_some() },
+    Wanted { package: "ceph-osd", needed_by: Needs::Tests, is_there: || tools::find("ceph-osd").is_some() },
+    Wanted { package: "radosgw", needed_by: Needs::Tests, is_there: || tools::find("radosgw").is_some() },
     Wanted { package: "borgbackup", needed_by: Needs::Benchmarks, is_there: || tools::find("borg").is_some() },
 ];
 

@@ -15,6 +15,9 @@ pub enum Error {
     Damaged { location: String, file_type: FileType, name: String, reason: String },
     #[error("{location}: no space left while writing {file_type}/{name}; free some space and run it again")]
     Full { location: String, file_type: FileType, name: String },
+    /// How a vault was named.
+    #[error("a vault at {scheme}…: {reason}")]
+    Address { scheme: String, reason: String },
     /// Certificates, passwords, an unknown peer: trying again will not help.
     #[error("{location}: {reason}")]
     Unauthorized { location: String, reason: String },

@@ -2,21 +2,31 @@
 //!
 //! Synchronous outside; a store that speaks to a network keeps a private runtime inside.
 
+mod address;
 pub mod conformance;
 mod error;
+pub mod limit;
+mod link;
 mod local;
 mod name;
+pub mod object_store;
 pub mod rest_server;
 mod rest_store;
 mod retry;
+mod sftp_store;
+mod standing;
+mod trust;
 
 use std::fmt;
 
+pub use address::{Address, BucketAddress, ContainerAddress, SftpAddress};
 pub use error::{Error, Result};
 pub use local::{LocalStore, Received};
 pub use name::content_name;
+pub use object_store::ObjectStore;
 pub use rest_store::{RestOptions, RestStore};
 pub use retry::{RetryPolicy, RetryStore};
+pub use sftp_store::{SftpOptions, SftpStore};
 
 /// The kinds of file in a repository, as the restic format has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -69,6 +79,12 @@ pub trait Store: Send + Sync {
     /// Stores a file. When it returns, the content is durable, whole, and of the right size.
     /// Writing a name that exists with the same content succeeds; `Config` is never overwritten.
     fn write(&self, file_type: FileType, name: &str, content: &[u8]) -> Result<()>;
+
+    /// Stores a pack that holds trees, which every listing and restore reads first: a store with storage classes
+    /// keeps it in the quickest one.
+    fn write_tree_pack(&self, name: &str, content: &[u8]) -> Result<()> {
+        self.write(FileType::Data, name, content)
+    }
 
     /// Reads a whole file.
     fn read(&self, file_type: FileType, name: &str) -> Result<Vec<u8>>;

@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
-use crate::{Entry, Error, FileType, Result, Store, content_name, name};
+use crate::standing::Standing;
+use crate::{Entry, Error, FileType, Result, Store, name};
 
 /// A file that stands in a repository, with the time at which this machine received it.
 ///
@@ -87,7 +88,7 @@ impl LocalStore {
         Error::Damaged { location: self.location(), file_type, name: name.into(), reason }
     }
 
-    fn publish(&self, file_type: FileType, name: &str, content: &[u8]) -> io::Result<Published> {
+    fn publish(&self, file_type: FileType, name: &str, content: &[u8]) -> io::Result<Standing> {
         let (folder, path) = (self.folder(file_type, name), self.path(file_type, name));
         let mut written = durable::write_new(&folder, &path, content);
         if written.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) && self.dir.is_dir() {
@@ -97,21 +98,21 @@ impl LocalStore {
         }
         match written {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            other => return other.map(|()| Published::New),
+            // The same is now there.
+            other => return other.map(|()| Standing::Same),
         }
         let present = fs::read(&path)?;
-        if present == content {
-            // Whoever wrote it may have crashed before its name was on disk.
-            File::open(&path)?.sync_all()?;
-            durable::sync_folder(&folder)?;
-            return Ok(Published::Same);
+        let standing = Standing::of(file_type, name, &present, content);
+        match standing {
+            Standing::Same => {
+                // Whoever wrote it may have crashed before its name was on disk.
+                File::open(&path)?.sync_all()?;
+                durable::sync_folder(&folder)?;
+            }
+            Standing::Conflict => {}
+            Standing::Damaged => durable::replace(&folder, &path, content)?,
         }
-        if file_type == FileType::Config || content_name(&present) == name || content_name(content) != name {
-            return Ok(Published::Conflict);
-        }
-        // What stands there is damaged, and the content that belongs there has come again.
-        durable::replace(&folder, &path, content)?;
-        Ok(Published::New)
+        Ok(standing)
     }
 
     fn walk(
@@ -132,12 +133,6 @@ impl LocalStore {
     }
 }
 
-enum Published {
-    New,
-    Same,
-    Conflict,
-}
-
 impl Store for LocalStore {
     fn create(&self) -> Result<()> {
         let make = || {
@@ -156,15 +151,15 @@ impl Store for LocalStore {
     fn write(&self, file_type: FileType, name: &str, content: &[u8]) -> Result<()> {
         self.checked_path("write", file_type, name)?;
         match self.publish(file_type, name, content) {
-            Ok(Published::New | Published::Same) => Ok(()),
-            Ok(Published::Conflict) if file_type == FileType::Config => Err(Error::Denied {
+            Ok(Standing::Same | Standing::Damaged) => Ok(()),
+            Ok(Standing::Conflict) if file_type == FileType::Config => Err(Error::Denied {
                 location: self.location(),
                 action: "write",
                 file_type,
                 name: name.into(),
                 reason: "there is a repository already".into(),
             }),
-            Ok(Published::Conflict) => {
+            Ok(Standing::Conflict) => {
                 Err(self.damaged(file_type, name, "what was to be written is not the content of that name".into()))
             }
             Err(source) => Err(self.io_error("write", file_type, name, source)),

@@ -203,7 +203,7 @@ fn failure(error: &Error) -> Response {
         Error::NotFound { .. } => Response::text(404, "there is no such file"),
         Error::Denied { reason, .. } => Response::text(403, reason),
         Error::Full { .. } => Response::text(507, "no space left in the repository"),
-        Error::Unauthorized { .. } | Error::Unreachable { .. } => {
+        Error::Address { .. } | Error::Unauthorized { .. } | Error::Unreachable { .. } => {
             tracing::warn!("{error}");
             Response::text(502, "the store behind this server cannot be reached")
         }

@@ -1,38 +1,27 @@
 //! A repository behind a server that speaks the restic REST protocol.
 
 mod answer;
-mod trust;
 
 use std::fmt;
-use std::io::Read;
+use std::io::{Cursor, Read};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use reqwest::blocking::{Client, RequestBuilder, Response};
+use reqwest::blocking::{Body, Client, RequestBuilder, Response};
 use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, RANGE};
 use reqwest::{Method, StatusCode, Url};
 use serde::Deserialize;
 
+use crate::limit::{Bandwidth, Limited};
+use crate::link::{ANSWER_TIMEOUT, CONNECT_TIMEOUT, FILE_BYTES_MAX, IDLE_CONNECTIONS_MAX, SILENCE_MAX, time_for};
 use crate::rest_server::LISTING_V2;
-use crate::{Entry, Error, FileType, Result, Store, name};
+use crate::{Entry, Error, FileType, Result, Store, name, trust};
 use answer::Operation;
 
-/// The largest file that is read whole: restic's own limit for an index or a tree is far below.
-const FILE_BYTES_MAX: u64 = 1 << 30;
 /// The largest listing: some five million files.
 const LISTING_BYTES_MAX: u64 = 512 << 20;
 /// How much of a refusal's text is kept for the message.
 const REASON_BYTES_MAX: u64 = 500;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a peer may leave sent bytes without any sign before the connection counts as dead.
-const SILENCE_MAX: Duration = Duration::from_secs(30);
-/// What a request may take beyond moving its bytes: the server syncs before it answers.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-/// The slowest link on which moving bytes counts as progress.
-const BYTES_PER_SECOND_MIN: u64 = 32 << 10;
-/// Enough for every thread that uploads or reads at once.
-const IDLE_CONNECTIONS_MAX: usize = 16;
 
 /// Where the server is and how it is spoken to.
 #[derive(Clone)]
@@ -60,6 +49,7 @@ pub struct RestStore {
     client: Client,
     base: Url,
     location: String,
+    bandwidth: Bandwidth,
 }
 
 impl RestStore {
@@ -103,7 +93,12 @@ impl RestStore {
         let client = builder
             .build()
             .map_err(|error| Error::Unauthorized { location: location.clone(), reason: answer::chain(&error) })?;
-        Ok(Self { client, base, location })
+        Ok(Self { client, base, location, bandwidth: Bandwidth::default() })
+    }
+
+    /// The same store with limits on what it moves.
+    pub fn with_bandwidth(self, bandwidth: Bandwidth) -> Self {
+        Self { bandwidth, ..self }
     }
 
     fn url(&self, file_type: FileType, name: &str) -> Url {
@@ -119,6 +114,33 @@ impl RestStore {
     fn operation<'a>(&'a self, action: &'static str, file_type: FileType, name: &'a str) -> Result<Operation<'a>> {
         name::check(&self.location, action, file_type, name)?;
         Ok(Operation { location: &self.location, action, file_type, name })
+    }
+
+    fn body(&self, content: &[u8]) -> Body {
+        match self.bandwidth.upload() {
+            None => Body::from(content.to_vec()),
+            Some(_) => {
+                let reader = Limited::new(Cursor::new(content.to_vec()), self.bandwidth.upload().cloned());
+                Body::sized(reader, content.len() as u64)
+            }
+        }
+    }
+
+    fn read_body(&self, operation: &Operation<'_>, response: Response, bytes_max: u64) -> Result<Vec<u8>> {
+        let expected = response.content_length();
+        let too_long = || operation.unreachable(format!("the answer is longer than {bytes_max} bytes"));
+        if expected.is_some_and(|expected| expected > bytes_max) {
+            return Err(too_long());
+        }
+        let mut body = Vec::with_capacity(expected.unwrap_or_default() as usize);
+        Limited::new(response, self.bandwidth.download().cloned())
+            .take(bytes_max + 1)
+            .read_to_end(&mut body)
+            .map_err(|error| operation.unreachable(format!("the answer broke off: {}", answer::chain(&error))))?;
+        if body.len() as u64 > bytes_max {
+            return Err(too_long());
+        }
+        Ok(body)
     }
 
     fn request(&self, method: Method, operation: &Operation<'_>) -> RequestBuilder {
@@ -140,14 +162,14 @@ impl Store for RestStore {
             .request(Method::POST, &operation)
             .header(CONTENT_TYPE, "application/octet-stream")
             .timeout(time_for(content.len() as u64))
-            .body(content.to_vec());
+            .body(self.body(content));
         operation.send(request).map(drop)
     }
 
     fn read(&self, file_type: FileType, name: &str) -> Result<Vec<u8>> {
         let operation = self.operation("read", file_type, name)?;
         let response = operation.send(self.request(Method::GET, &operation).timeout(time_for(FILE_BYTES_MAX)))?;
-        read_body(&operation, response, FILE_BYTES_MAX)
+        self.read_body(&operation, response, FILE_BYTES_MAX)
     }
 
     fn read_range(&self, file_type: FileType, name: &str, offset: u64, length: usize) -> Result<Vec<u8>> {
@@ -169,7 +191,7 @@ impl Store for RestStore {
         if response.status() != StatusCode::PARTIAL_CONTENT {
             return Err(operation.unreachable("the server doesn't answer with the range that was asked for".into()));
         }
-        let content = read_body(&operation, response, length as u64)?;
+        let content = self.read_body(&operation, response, length as u64)?;
         if content.len() != length {
             return Err(damaged(format!("{} bytes came instead of {length} from {offset}", content.len())));
         }
@@ -197,7 +219,7 @@ impl Store for RestStore {
             self.request(Method::GET, &operation).header(ACCEPT, LISTING_V2).timeout(time_for(LISTING_BYTES_MAX));
         let response = operation.send(request)?;
         let has_sizes = response.headers().get(CONTENT_TYPE).is_some_and(|value| value == LISTING_V2);
-        let body = read_body(&operation, response, LISTING_BYTES_MAX)?;
+        let body = self.read_body(&operation, response, LISTING_BYTES_MAX)?;
         let unreadable = |error: serde_json::Error| operation.unreachable(format!("the listing is not valid: {error}"));
         let mut entries = if has_sizes {
             let listed: Option<Vec<ListedFile>> = serde_json::from_slice(&body).map_err(unreadable)?;
@@ -231,27 +253,6 @@ impl Store for RestStore {
 struct ListedFile {
     name: String,
     size: u64,
-}
-
-fn read_body(operation: &Operation<'_>, response: Response, bytes_max: u64) -> Result<Vec<u8>> {
-    let expected = response.content_length();
-    let too_long = || operation.unreachable(format!("the answer is longer than {bytes_max} bytes"));
-    if expected.is_some_and(|expected| expected > bytes_max) {
-        return Err(too_long());
-    }
-    let mut body = Vec::with_capacity(expected.unwrap_or_default() as usize);
-    response
-        .take(bytes_max + 1)
-        .read_to_end(&mut body)
-        .map_err(|error| operation.unreachable(format!("the answer broke off: {}", answer::chain(&error))))?;
-    if body.len() as u64 > bytes_max {
-        return Err(too_long());
-    }
-    Ok(body)
-}
-
-fn time_for(bytes: u64) -> Duration {
-    ANSWER_TIMEOUT + Duration::from_secs(bytes / BYTES_PER_SECOND_MIN)
 }
 
 /// The URL without its user and password.

@@ -54,6 +54,11 @@ impl<S: Store> RetryStore<S> {
         &self.inner
     }
 
+    /// Tries something that only the store inside can do.
+    pub fn attempt<T>(&self, operation: impl Fn(&S) -> Result<T>) -> Result<T> {
+        self.retry(|_| operation(&self.inner))
+    }
+
     fn retry<T>(&self, mut operation: impl FnMut(u32) -> Result<T>) -> Result<T> {
         let started = Instant::now();
         let mut delay = self.policy.delay_first;
@@ -88,6 +93,10 @@ impl<S: Store> Store for RetryStore<S> {
 
     fn write(&self, file_type: FileType, name: &str, content: &[u8]) -> Result<()> {
         self.retry(|_| self.inner.write(file_type, name, content))
+    }
+
+    fn write_tree_pack(&self, name: &str, content: &[u8]) -> Result<()> {
+        self.retry(|_| self.inner.write_tree_pack(name, content))
     }
 
     fn read(&self, file_type: FileType, name: &str) -> Result<Vec<u8>> {

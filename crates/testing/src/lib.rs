@@ -6,6 +6,7 @@
 
 pub mod apt;
 mod cache;
+pub mod ceph;
 pub mod disk;
 pub mod levee;
 pub mod netns;
@@ -14,9 +15,11 @@ pub mod postgres;
 pub mod process;
 pub mod restic;
 pub mod site;
+pub mod sshd;
 pub mod tools;
 pub mod users;
 pub mod wait;
+pub mod webdav;
 
 pub use cache::folder as cache_folder;
 pub use ports::free_port;

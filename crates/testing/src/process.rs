@@ -148,6 +148,25 @@ pub fn output(command: &mut Command) -> Output {
     command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"))
 }
 
+/// The processes that a process has started itself.
+pub fn children_of(parent: u32) -> Vec<u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let is_child = |pid: &u32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+        line.and_then(|text| text.trim().parse::<u32>().ok()) == Some(parent)
+    };
+    pids.filter(is_child).collect()
+}
+
+/// Sends SIGKILL to one process. One that is gone is no error.
+pub fn kill(pid: u32) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        let _ = kill_process(pid, Signal::KILL);
+    }
+}
+
 /// The processes whose working folder, program or arguments lie below `folder`, with their ids and
 /// command lines. Databases leave the process group of whoever started them; they are found by this.
 pub fn processes_under(folder: &Path) -> Vec<(u32, String)> {

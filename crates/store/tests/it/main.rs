@@ -1,6 +1,10 @@
 mod faults;
 mod local;
+mod proxy;
 mod rest;
 mod restic;
+mod s3;
 mod server;
+mod sftp;
 mod tls;
+mod webdav;

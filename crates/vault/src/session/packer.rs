@@ -42,7 +42,12 @@ pub(super) fn upload(shared: &Shared, packs: &Receiver<FinishedPack>, index: &In
             return Err(Error::Stopped);
         }
         if !shared.options.dry_run {
-            shared.vault.store().write(FileType::Data, &pack.id.to_hex(), &pack.content)?;
+            let (store, name) = (shared.vault.store(), pack.id.to_hex());
+            // A pack never holds both kinds.
+            match pack.blobs.first().map(|blob| blob.kind) {
+                Some(BlobKind::Tree) => store.write_tree_pack(&name, &pack.content)?,
+                _ => store.write(FileType::Data, &name, &pack.content)?,
+            }
             index.add(shared, pack.id, pack.blobs)?;
         }
         shared.pack_buffers.give(pack.content);

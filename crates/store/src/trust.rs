@@ -18,7 +18,7 @@ const BUNDLES: [&str; 4] = [
 ];
 
 /// The authorities that the machine trusts.
-pub(super) fn machine_roots(location: &str) -> Result<Arc<ClientConfig>> {
+pub(crate) fn machine_roots(location: &str) -> Result<Arc<ClientConfig>> {
     let failed = |reason: String| Error::Unauthorized { location: location.into(), reason };
     let bundle = BUNDLES.iter().map(Path::new).find(|path| path.is_file()).ok_or_else(|| {
         failed("this machine has no bundle of certificate authorities: install ca-certificates, or name one".into())
@@ -31,7 +31,7 @@ pub(super) fn machine_roots(location: &str) -> Result<Arc<ClientConfig>> {
 }
 
 /// For plain HTTP, where no certificate is ever looked at.
-pub(super) fn nobody(location: &str) -> Result<Arc<ClientConfig>> {
+pub(crate) fn nobody(location: &str) -> Result<Arc<ClientConfig>> {
     config(location, RootCertStore::empty())
 }
 

@@ -1,0 +1,35 @@
+//! What every store behind a network agrees on: how long to wait, and how much to take.
+
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+
+use crate::{Error, Result};
+
+/// The largest file that is read whole: restic's own limit for an index or a tree is far below.
+pub(crate) const FILE_BYTES_MAX: u64 = 1 << 30;
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a peer may leave sent bytes without any sign before the connection counts as dead.
+pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(30);
+/// What a request may take beyond moving its bytes: the server syncs before it answers.
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// The slowest link on which moving bytes counts as progress.
+const BYTES_PER_SECOND_MIN: u64 = 32 << 10;
+/// Enough for every thread that uploads or reads at once.
+pub(crate) const IDLE_CONNECTIONS_MAX: usize = 16;
+/// Threads that move bytes; callers wait on their own.
+const RUNTIME_THREADS: usize = 2;
+
+pub(crate) fn time_for(bytes: u64) -> Duration {
+    ANSWER_TIMEOUT + Duration::from_secs(bytes / BYTES_PER_SECOND_MIN)
+}
+
+/// The private runtime of a store. It must be neither made nor dropped on a thread of another runtime.
+pub(crate) fn start_runtime(location: &str) -> Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(RUNTIME_THREADS)
+        .thread_name("store")
+        .enable_all()
+        .build()
+        .map_err(|error| Error::Unauthorized { location: location.into(), reason: format!("no threads: {error}") })
+}

@@ -1,0 +1,134 @@
+//! From what a service answers to what the caller is told.
+
+use std::error::Error as StdError;
+
+use opendal::ErrorKind;
+
+use super::transport;
+use crate::{Error, FileType};
+
+/// How much of a service's answer is kept for the message.
+const REASON_CHARS_MAX: usize = 300;
+
+/// Codes of S3 and its kin that speak of the caller's identity.
+const IDENTITY_CODES: [&str; 10] = [
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "InvalidToken",
+    "TokenRefreshRequired",
+    "RequestTimeTooSkewed",
+    "AuthenticationFailed",
+    "InvalidSecurity",
+    "AuthorizationHeaderMalformed",
+    "NotSignedUp",
+];
+/// Codes that say that something broke on the way.
+const BROKEN_CODES: [&str; 5] =
+    ["BadDigest", "IncompleteBody", "RequestTimeout", "SlowDown", "ConditionalRequestConflict"];
+const FULL_CODES: [&str; 3] = ["QuotaExceeded", "InsufficientStorage", "StorageFull"];
+/// Objects in an archive class, which has to be asked to bring them back before they are read.
+const ARCHIVED_CODES: [&str; 2] = ["InvalidObjectState", "BlobArchived"];
+
+/// What is being done to what.
+#[derive(Clone, Copy)]
+pub(super) struct Operation<'a> {
+    pub location: &'a str,
+    pub action: &'static str,
+    pub file_type: FileType,
+    pub name: &'a str,
+}
+
+impl Operation<'_> {
+    pub(super) fn failure(&self, error: &opendal::Error) -> Error {
+        let reason = reason(error);
+        // The answers are XML or JSON, kept as text by opendal: the codes are words of their own in it.
+        let says = |codes: &[&str]| {
+            let words = || error.message().split(|character: char| !character.is_ascii_alphanumeric());
+            codes.iter().any(|code| words().any(|word| word == *code))
+        };
+        let (location, file_type, name) = (self.location.to_string(), self.file_type, self.name.to_string());
+        let signing_failed = error.kind() != ErrorKind::NotFound && error.message().contains("credential");
+        match error.kind() {
+            _ if error.message() == transport::UNAUTHORIZED || says(&IDENTITY_CODES) => {
+                Error::Unauthorized { location, reason }
+            }
+            _ if error.message() == transport::FULL || says(&FULL_CODES) => Error::Full { location, file_type, name },
+            _ if says(&ARCHIVED_CODES) => self.denied("it lies in an archive class: it must be thawed first".into()),
+            _ if says(&BROKEN_CODES) || error.is_temporary() => self.unreachable(reason),
+            ErrorKind::NotFound => Error::NotFound { location, file_type, name },
+            ErrorKind::RateLimited | ErrorKind::Conflict => self.unreachable(reason),
+            ErrorKind::RangeNotSatisfied => self.damaged("it is shorter than it should be".into()),
+            ErrorKind::ConfigInvalid => Error::Unauthorized { location, reason },
+            _ if signing_failed => Error::Unauthorized { location, reason },
+            _ => self.denied(reason),
+        }
+    }
+
+    pub(super) fn unreachable(&self, reason: String) -> Error {
+        let (location, name) = (self.location.into(), self.name.into());
+        Error::Unreachable { location, action: self.action, file_type: self.file_type, name, reason }
+    }
+
+    pub(super) fn denied(&self, reason: String) -> Error {
+        let (location, name) = (self.location.into(), self.name.into());
+        Error::Denied { location, action: self.action, file_type: self.file_type, name, reason }
+    }
+
+    pub(super) fn damaged(&self, reason: String) -> Error {
+        Error::Damaged { location: self.location.into(), file_type: self.file_type, name: self.name.into(), reason }
+    }
+}
+
+/// An upload that arrived with another size than it was sent with; it may be tried again.
+pub(super) fn wrong_size(size_bytes: u64, expected: usize) -> opendal::Error {
+    let message = format!("{size_bytes} of {expected} bytes have arrived");
+    opendal::Error::new(ErrorKind::Unexpected, message).set_temporary()
+}
+
+/// The message alone: opendal's context repeats the whole request and answer.
+fn reason(error: &opendal::Error) -> String {
+    let mut text = error.message().to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        source = error.source();
+    }
+    let printable = text.chars().map(|character| if character.is_control() { ' ' } else { character });
+    let mut text: String = printable.take(REASON_CHARS_MAX).collect();
+    if text.trim().is_empty() {
+        text = error.kind().to_string();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_told_apart() {
+        let operation =
+            Operation { location: "s3:https://host/bucket", action: "write", file_type: FileType::Data, name: "x" };
+        let check = |kind: ErrorKind, message: &str, expected: &str| {
+            let error = operation.failure(&opendal::Error::new(kind, message));
+            assert!(format!("{error:?}").starts_with(expected), "{message}: {error:?}");
+        };
+        check(ErrorKind::PermissionDenied, "S3Error { code: \"AccessDenied\", message: \"\" }", "Denied");
+        check(ErrorKind::PermissionDenied, "S3Error { code: \"SignatureDoesNotMatch\" }", "Unauthorized");
+        check(ErrorKind::Unexpected, "S3Error { code: \"ExpiredToken\" }", "Unauthorized");
+        check(ErrorKind::PermissionDenied, "S3Error { code: \"QuotaExceeded\" }", "Full");
+        check(ErrorKind::Unexpected, "S3Error { code: \"BadDigest\" }", "Unreachable");
+        check(ErrorKind::RateLimited, "S3Error { code: \"SlowDown\" }", "Unreachable");
+        check(ErrorKind::NotFound, "S3Error { code: \"NoSuchKey\" }", "NotFound");
+        check(ErrorKind::ConfigInvalid, "S3Error { code: \"NoSuchBucket\" }", "Unauthorized");
+        check(ErrorKind::Unexpected, transport::FULL, "Full");
+        check(ErrorKind::Unexpected, transport::UNAUTHORIZED, "Unauthorized");
+        let temporary = operation.failure(&wrong_size(3, 4));
+        assert!(matches!(temporary, Error::Unreachable { .. }), "{temporary:?}");
+    }
+}

@@ -1,0 +1,150 @@
+//! S3 on Ceph's gateway: one cluster for everything, because it takes a quarter of a minute to start.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use levee_store::object_store::{KeyPair, S3Options, Service, TransportOptions};
+use levee_store::{
+    BucketAddress, Error, FileType, ObjectStore, RetryPolicy, RetryStore, Store, conformance, content_name,
+};
+use levee_testing::ceph::{ACCESS_KEY, COLD_CLASS, Ceph, SECRET_KEY};
+
+use crate::proxy::{self, Fault};
+use crate::server::Server;
+
+/// Attempts follow each other quickly: the faults are over at once.
+const QUICK: RetryPolicy = RetryPolicy {
+    attempts_max: 50,
+    time_max: Duration::from_secs(60),
+    delay_first: Duration::from_millis(1),
+    delay_max: Duration::from_millis(4),
+};
+
+fn options(endpoint: String, bucket: &str, path: &str) -> S3Options {
+    let address = BucketAddress { endpoint, bucket: bucket.into(), path: path.into() };
+    let keys = KeyPair { id: ACCESS_KEY.into(), secret: SECRET_KEY.into(), session_token: None };
+    S3Options { address, region: None, keys: Some(keys), profile: None, data_class: None, locked_for_days: None }
+}
+
+fn store(options: S3Options) -> ObjectStore {
+    ObjectStore::new(Service::S3(options), TransportOptions::default()).unwrap()
+}
+
+#[test]
+fn on_ceph() {
+    let ceph = Ceph::start();
+    conforms(&ceph);
+    wrong_keys_are_told_apart(&ceph);
+    tells_when_a_file_was_received(&ceph);
+    a_bad_network_is_not_noticed(&ceph);
+    expired_credentials_are_said_at_once(&ceph);
+    a_wrong_size_is_no_success(&ceph);
+    only_packs_of_contents_go_to_the_cold_class(&ceph);
+    locked_files_cannot_be_removed_for_good(&ceph);
+}
+
+fn a_wrong_size_is_no_success(ceph: &Ceph) {
+    let (_proxy, store) = through(ceph, |_| Fault::WrongSize, "sizes");
+    let name = content_name(b"content");
+    let failed = store.write(FileType::Data, &name, b"content").unwrap_err();
+    assert!(matches!(&failed, Error::Unreachable { reason, .. } if reason.contains("6 of 7 bytes")), "{failed:?}");
+    // The next attempt finds something there, reads it, and finds it right.
+    store.write(FileType::Data, &name, b"content").unwrap();
+}
+
+fn only_packs_of_contents_go_to_the_cold_class(ceph: &Ceph) {
+    let cold = S3Options { data_class: Some(COLD_CLASS.into()), ..options(ceph.endpoint(), "conformance", "classes") };
+    let store = store(cold);
+    let class = |file_type: FileType, name: &str| store.state(file_type, name).unwrap().unwrap().class;
+    let (contents, trees) = (content_name(b"contents"), content_name(b"trees"));
+    store.write(FileType::Data, &contents, b"contents").unwrap();
+    store.write_tree_pack(&trees, b"trees").unwrap();
+    store.write(FileType::Index, &trees, b"trees").unwrap();
+    assert_eq!(class(FileType::Data, &contents), COLD_CLASS);
+    assert_eq!(class(FileType::Data, &trees), "STANDARD");
+    assert_eq!(class(FileType::Index, &trees), "STANDARD");
+    assert_eq!(store.read(FileType::Data, &contents).unwrap(), b"contents");
+    assert_eq!(store.list(FileType::Data).unwrap().len(), 2);
+    let unknown =
+        S3Options { data_class: Some("NO_SUCH".into()), ..options(ceph.endpoint(), "conformance", "classes") };
+    let refused = self::store(unknown).write(FileType::Data, &content_name(b"x"), b"x").unwrap_err();
+    assert!(matches!(refused, Error::Denied { .. }), "{refused:?}");
+}
+
+fn locked_files_cannot_be_removed_for_good(ceph: &Ceph) {
+    let locking = S3Options { locked_for_days: Some(2), ..options(ceph.endpoint(), "locked", "") };
+    let store = store(locking);
+    store.create().unwrap();
+    let name = content_name(b"x");
+    store.write(FileType::Data, &name, b"x").unwrap();
+    store.write(FileType::Lock, &name, b"x").unwrap();
+    let days = |file_type: FileType| {
+        let until = store.state(file_type, &name).unwrap().unwrap().locked_until?;
+        Some(until.duration_since(jiff::Timestamp::now()).as_hours() as f64 / 24.0)
+    };
+    assert_eq!(days(FileType::Data).unwrap().round(), 2.0);
+    assert_eq!(days(FileType::Lock), None);
+    // Renewed, never shortened.
+    assert!(store.retain(FileType::Data, &name, 5).unwrap());
+    assert!(store.retain(FileType::Data, &name, 1).unwrap());
+    assert_eq!(days(FileType::Data).unwrap().round(), 5.0);
+    assert!(!store.retain(FileType::Lock, &name, 5).unwrap());
+    // The same again needs nothing, and a bucket without object lock says so instead of keeping less than it was told.
+    store.write(FileType::Data, &name, b"x").unwrap();
+    let without = S3Options { locked_for_days: Some(2), ..options(ceph.endpoint(), "conformance", "unlocked") };
+    let refused = self::store(without).write(FileType::Data, &name, b"x").unwrap_err();
+    assert!(matches!(refused, Error::Denied { .. }), "{refused:?}");
+    store.remove(FileType::Lock, &name).unwrap();
+    assert_eq!(store.list(FileType::Lock).unwrap(), []);
+}
+
+fn through(ceph: &Ceph, schedule: fn(u64) -> Fault, path: &str) -> (Server, ObjectStore) {
+    let proxy = proxy::start(SocketAddr::from(([127, 0, 0, 1], ceph.port())), schedule);
+    let store = store(options(format!("http://{}", proxy.address), "conformance", path));
+    (proxy, store)
+}
+
+fn a_bad_network_is_not_noticed(ceph: &Ceph) {
+    let (_proxy, store) = through(ceph, proxy::often, "faults");
+    conformance::check_through_faults(&RetryStore::new(store, QUICK));
+}
+
+fn expired_credentials_are_said_at_once(ceph: &Ceph) {
+    let (_proxy, store) = through(ceph, |_| Fault::Expired, "expired");
+    let store = RetryStore::new(store, QUICK);
+    let started = Instant::now();
+    let refused = store.write(FileType::Data, &content_name(b"x"), b"x").unwrap_err();
+    assert!(matches!(&refused, Error::Unauthorized { reason, .. } if reason.contains("ExpiredToken")), "{refused:?}");
+    assert!(started.elapsed() < Duration::from_secs(5));
+}
+
+fn conforms(ceph: &Ceph) {
+    let store = store(options(ceph.endpoint(), "conformance", "a/b c"));
+    store.create().unwrap();
+    conformance::check(&store);
+}
+
+fn wrong_keys_are_told_apart(ceph: &Ceph) {
+    let check = |id: &str, secret: &str| {
+        let keys = KeyPair { id: id.into(), secret: secret.into(), session_token: None };
+        let store = store(S3Options { keys: Some(keys), ..options(ceph.endpoint(), "conformance", "") });
+        let refused = store.list(FileType::Data).unwrap_err();
+        assert!(matches!(refused, Error::Unauthorized { .. }), "{refused:?}");
+        assert!(!format!("{refused} {refused:?}").contains("sesame"), "{refused:?}");
+    };
+    check(ACCESS_KEY, "sesame");
+    check("NOBODY", "sesame");
+    let nowhere = store(options(ceph.endpoint(), "no-such-bucket", ""));
+    let refused = nowhere.write(FileType::Data, &content_name(b"x"), b"x").unwrap_err();
+    assert!(matches!(&refused, Error::Unauthorized { reason, .. } if reason.contains("NoSuchBucket")), "{refused:?}");
+}
+
+fn tells_when_a_file_was_received(ceph: &Ceph) {
+    let store = store(options(ceph.endpoint(), "conformance", "times"));
+    let name = content_name(b"lock");
+    store.write(FileType::Lock, &name, b"lock").unwrap();
+    let received = store.received(FileType::Lock).unwrap();
+    assert_eq!((received.len(), received[0].name.as_str(), received[0].size_bytes), (1, name.as_str(), 4));
+    let age = jiff::Timestamp::now().duration_since(received[0].received_at);
+    assert!(age.abs() < jiff::SignedDuration::from_secs(60), "{age}");
+}

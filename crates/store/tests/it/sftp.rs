@@ -1,0 +1,91 @@
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use levee_store::limit::Bandwidth;
+use levee_store::{Error, FileType, RetryPolicy, RetryStore, SftpAddress, SftpOptions, SftpStore, Store, conformance};
+use levee_store::{LocalStore, content_name};
+use levee_testing::sshd::Sshd;
+
+fn options(sshd: &Sshd, folder: &str) -> SftpOptions {
+    let path = sshd.folder().join(folder).display().to_string();
+    let address = SftpAddress { user: None, host: "127.0.0.1".into(), port: Some(sshd.port()), path };
+    SftpOptions { address, arguments: sshd.client_arguments(), bandwidth: Bandwidth::default() }
+}
+
+fn store(sshd: &Sshd, folder: &str) -> SftpStore {
+    SftpStore::new(options(sshd, folder)).unwrap()
+}
+
+#[test]
+fn conforms() {
+    let sshd = Sshd::start();
+    conformance::check(&store(&sshd, "a/b c/repository"));
+}
+
+#[test]
+fn its_files_are_those_of_a_folder() {
+    let sshd = Sshd::start();
+    let store = store(&sshd, "repository");
+    store.create().unwrap();
+    let name = content_name(b"pack");
+    store.write(FileType::Data, &name, b"pack").unwrap();
+    let folder = sshd.folder().join("repository");
+    let path = folder.join("data").join(&name[..2]).join(&name);
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(fs::metadata(folder.join("keys")).unwrap().permissions().mode() & 0o777, 0o700);
+    let local = LocalStore::new(&folder);
+    assert_eq!(local.read(FileType::Data, &name).unwrap(), b"pack");
+    // What a crash leaves behind is never listed, and what is damaged is written again.
+    fs::write(path.with_file_name(".tmp-0123"), b"torn").unwrap();
+    fs::write(&path, b"pa").unwrap();
+    store.write(FileType::Data, &name, b"pack").unwrap();
+    assert_eq!(local.read(FileType::Data, &name).unwrap(), b"pack");
+    assert_eq!(store.list(FileType::Data).unwrap().len(), 1);
+    let received = store.received(FileType::Data).unwrap();
+    let age = jiff::Timestamp::now().duration_since(received[0].received_at);
+    assert!(age.abs() < jiff::SignedDuration::from_secs(60), "{age}");
+    // A repository that isn't there is not made by writing into it.
+    fs::remove_dir_all(&folder).unwrap();
+    assert!(matches!(store.write(FileType::Data, &name, b"pack"), Err(Error::NotFound { .. })));
+}
+
+#[test]
+fn a_cut_connection_is_made_again() {
+    let sshd = Sshd::start();
+    let store = RetryStore::new(store(&sshd, "repository"), RetryPolicy::default());
+    store.create().unwrap();
+    for round in 0..3u8 {
+        let content = vec![round; 4 << 20];
+        let name = content_name(&content);
+        std::thread::scope(|scope| {
+            let writing = scope.spawn(|| store.write(FileType::Data, &name, &content));
+            std::thread::sleep(std::time::Duration::from_millis(u64::from(round) * 15));
+            sshd.cut_connections();
+            writing.join().unwrap().unwrap();
+        });
+        assert!(store.read(FileType::Data, &name).unwrap() == content);
+    }
+    assert_eq!(store.list(FileType::Data).unwrap().len(), 3);
+}
+
+#[test]
+fn an_unknown_host_and_an_unknown_user_are_refused() {
+    let sshd = Sshd::start();
+    let other = Sshd::start();
+    let check = |arguments: Vec<String>, expected: &str| {
+        let store = SftpStore::new(SftpOptions { arguments, ..options(&sshd, "repository") }).unwrap();
+        let refused = store.list(FileType::Data).unwrap_err();
+        assert!(matches!(&refused, Error::Unauthorized { reason, .. } if reason.contains(expected)), "{refused:?}");
+    };
+    let unknown_key = sshd.client_arguments().into_iter().map(|argument| match argument.contains("IdentityFile") {
+        true => format!("-oIdentityFile={}", other.folder().join("client").display()),
+        false => argument,
+    });
+    check(unknown_key.collect(), "Permission denied");
+    check(other.client_arguments(), "Host key verification failed");
+    let port = sshd.port();
+    let gone = options(&sshd, "repository");
+    drop(sshd);
+    let failed = SftpStore::new(gone).unwrap().list(FileType::Data).unwrap_err();
+    assert!(matches!(&failed, Error::Unreachable { reason, .. } if reason.contains("refused")), "{port}: {failed:?}");
+}

@@ -1,0 +1,65 @@
+use std::fs;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use levee_store::object_store::{Service, TransportOptions, WebDavOptions};
+use levee_store::{
+    Error, FileType, LocalStore, ObjectStore, RetryPolicy, RetryStore, Store, conformance, content_name,
+};
+use levee_testing::webdav::{PASSWORD, USER, WebDav};
+
+use crate::proxy;
+
+fn store(server: &WebDav, folder: &str, password: &str) -> ObjectStore {
+    let url = format!("{}/{folder}", server.url());
+    let options = WebDavOptions { url, user: Some(USER.into()), password: Some(password.into()) };
+    ObjectStore::new(Service::WebDav(options), TransportOptions::default()).unwrap()
+}
+
+#[test]
+fn conforms() {
+    let server = WebDav::start();
+    conformance::check(&store(&server, "a/b%20c/repository", PASSWORD));
+}
+
+#[test]
+fn a_bad_network_is_not_noticed() {
+    let server = WebDav::start();
+    let proxy = proxy::start(SocketAddr::from(([127, 0, 0, 1], server.port())), proxy::sometimes);
+    let url = format!("http://{}/vaults/repository", proxy.address);
+    let options = WebDavOptions { url, user: Some(USER.into()), password: Some(PASSWORD.into()) };
+    let store = ObjectStore::new(Service::WebDav(options), TransportOptions::default()).unwrap();
+    let policy = RetryPolicy {
+        attempts_max: 50,
+        time_max: Duration::from_secs(60),
+        delay_first: Duration::from_millis(1),
+        delay_max: Duration::from_millis(4),
+    };
+    conformance::check_through_faults(&RetryStore::new(store, policy));
+}
+
+#[test]
+fn its_files_are_those_of_a_folder() {
+    let server = WebDav::start();
+    let store = store(&server, "repository", PASSWORD);
+    store.create().unwrap();
+    let name = content_name(b"pack");
+    store.write(FileType::Data, &name, b"pack").unwrap();
+    let folder = server.folder().join("repository");
+    let local = LocalStore::new(&folder);
+    assert_eq!(local.read(FileType::Data, &name).unwrap(), b"pack");
+    // Uploads are moved to their names, so nothing half-written is ever seen under them.
+    assert_eq!(fs::read_dir(folder.join("tmp")).unwrap().count(), 0);
+    fs::write(folder.join("data").join(&name[..2]).join(&name), b"pa").unwrap();
+    store.write(FileType::Data, &name, b"pack").unwrap();
+    assert_eq!(local.read(FileType::Data, &name).unwrap(), b"pack");
+    assert_eq!(store.received(FileType::Data).unwrap().len(), 1);
+}
+
+#[test]
+fn a_wrong_password_is_told_apart() {
+    let server = WebDav::start();
+    let refused = store(&server, "repository", "sesame").list(FileType::Data).unwrap_err();
+    assert!(matches!(refused, Error::Unauthorized { .. }), "{refused:?}");
+    assert!(!format!("{refused} {refused:?}").contains("sesame"), "{refused:?}");
+}
