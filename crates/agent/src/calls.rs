@@ -3,11 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hyper::header::{ACCEPT, HeaderName, HeaderValue, RANGE};
 use hyper::{Request, Response, StatusCode};
 use levee_model::AppName;
 use levee_model::control::Failure;
-use levee_store::rest_server;
 use levee_wire::agent::AgentCalls;
 use levee_wire::https::Repositories;
 use levee_wire::log::{LogOpen, LogRefusal, LogSession};
@@ -15,6 +13,7 @@ use levee_wire::{CreateVaultRequest, Exchange, PeerIdentity};
 
 use crate::exchange::Gossip;
 use crate::protect::Supervisor;
+use crate::rest;
 
 /// Passes calls on to whom they concern.
 pub(crate) struct Calls {
@@ -50,28 +49,7 @@ impl Repositories for Calls {
             Err(failure) if failure.transient => return text(StatusCode::SERVICE_UNAVAILABLE, failure.message),
             Err(failure) => return text(StatusCode::FORBIDDEN, failure.message),
         };
-        let header = |name: HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
-        let answer = rest_server::handle(
-            store.as_ref(),
-            access,
-            rest_server::Request {
-                method: request.method().as_str(),
-                path: &format!("/{path}"),
-                query: request.uri().query(),
-                range: header(RANGE),
-                accept: header(ACCEPT),
-                body: request.body(),
-            },
-        );
-        let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut response = Response::new(Bytes::from(answer.body));
-        *response.status_mut() = status;
-        for (name, value) in answer.headers {
-            if let Ok(value) = HeaderValue::from_str(&value) {
-                response.headers_mut().insert(HeaderName::from_static(name), value);
-            }
-        }
-        response
+        rest::answer(store.as_ref(), access, &format!("/{path}"), &request)
     }
 }
 

@@ -16,6 +16,7 @@ mod join;
 mod options;
 mod protect;
 mod renewal;
+pub mod rest;
 mod run;
 mod secrets;
 

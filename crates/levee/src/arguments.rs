@@ -45,7 +45,8 @@ impl Command {
     pub fn is_service(&self) -> bool {
         match self {
             Command::Control(command) => command.is_service(),
-            Command::Vault(_) | Command::Database(_) => false,
+            Command::Vault(command) => command.is_service(),
+            Command::Database(_) => false,
         }
     }
 }

@@ -1,4 +1,5 @@
-//! HTTPS for repositories: plain requests, each with the identity of the agent that sent it.
+//! HTTPS for repositories: plain requests, from agents that show their certificates or from clients that a
+//! server of its own admits.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -6,6 +7,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use hyper::body::{Body, Incoming};
+use hyper::http::request::Parts;
 use hyper::{Request, Response, StatusCode};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -46,6 +48,51 @@ pub async fn serve(
     Ok(())
 }
 
+/// Who may ask, and what they are answered, where no certificate says who asks.
+pub trait Guarded: Send + Sync + 'static {
+    /// Called before the body is taken, on a thread that may block. Answers whoever may not ask.
+    fn refusal(&self, head: &Parts) -> Option<Response<Bytes>>;
+
+    /// Answers one request that was admitted. Called on a thread that may block.
+    fn handle(&self, request: Request<Bytes>) -> Response<Bytes>;
+}
+
+/// Serves requests until `shutdown`; then open connections are cut.
+pub async fn serve_guarded(
+    listener: TcpListener,
+    tls: rustls::ServerConfig,
+    guarded: Arc<dyn Guarded>,
+    shutdown: impl Future<Output = ()>,
+) {
+    let places = Arc::new(Semaphore::new(REQUESTS_MAX));
+    let service = tower::service_fn(move |request: Request<Incoming>| {
+        let (guarded, places) = (guarded.clone(), places.clone());
+        async move { Ok::<_, Infallible>(answer_guarded(guarded, places, request).await) }
+    });
+    listen::serve(listener, tls, Protocol::Http1, service, shutdown).await;
+}
+
+async fn answer_guarded(
+    guarded: Arc<dyn Guarded>,
+    places: Arc<Semaphore>,
+    request: Request<Incoming>,
+) -> Response<WholeBody> {
+    let (head, body) = request.into_parts();
+    let asked = guarded.clone();
+    let Ok((head, refusal)) = spawn_blocking(move || {
+        let refusal = asked.refusal(&head);
+        (head, refusal)
+    })
+    .await
+    else {
+        return failed_inside();
+    };
+    if let Some(refusal) = refusal {
+        return refusal.map(WholeBody::new);
+    }
+    with_body(&places, body, move |body| guarded.handle(Request::from_parts(head, body))).await
+}
+
 #[derive(Clone)]
 struct Service {
     credentials: Credentials,
@@ -61,22 +108,34 @@ impl Service {
         if self.credentials.revocations().contains(&peer) {
             return text(StatusCode::FORBIDDEN, "this certificate has been revoked\n");
         }
-        // The semaphore is never closed.
-        let Ok(_place) = self.places.clone().acquire_owned().await else {
-            return text(StatusCode::SERVICE_UNAVAILABLE, "shutting down\n");
-        };
         let (head, body) = request.into_parts();
-        let body = match collect(body).await {
-            Ok(body) => body,
-            Err(status) => return text(status, "the request's body was too large or did not arrive whole\n"),
-        };
         let repositories = self.repositories.clone();
-        let answered = spawn_blocking(move || repositories.handle(&peer, Request::from_parts(head, body))).await;
-        match answered {
-            Ok(response) => response.map(WholeBody::new),
-            Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the request failed inside; the agent's log says more\n"),
-        }
+        with_body(&self.places, body, move |body| repositories.handle(&peer, Request::from_parts(head, body))).await
     }
+}
+
+/// Takes the body, and hands it to `handle` on a thread that may block.
+async fn with_body(
+    places: &Arc<Semaphore>,
+    body: Incoming,
+    handle: impl FnOnce(Bytes) -> Response<Bytes> + Send + 'static,
+) -> Response<WholeBody> {
+    // The semaphore is never closed.
+    let Ok(_place) = places.clone().acquire_owned().await else {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "shutting down\n");
+    };
+    let body = match collect(body).await {
+        Ok(body) => body,
+        Err(status) => return text(status, "the request's body was too large or did not arrive whole\n"),
+    };
+    match spawn_blocking(move || handle(body)).await {
+        Ok(response) => response.map(WholeBody::new),
+        Err(_) => failed_inside(),
+    }
+}
+
+fn failed_inside() -> Response<WholeBody> {
+    text(StatusCode::INTERNAL_SERVER_ERROR, "the request failed inside; the server's log says more\n")
 }
 
 async fn collect(mut body: Incoming) -> Result<Bytes, StatusCode> {

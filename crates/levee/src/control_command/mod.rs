@@ -12,7 +12,7 @@ mod moving;
 mod reference;
 mod run;
 mod server;
-mod service;
+pub mod service;
 mod site;
 mod status;
 mod text;

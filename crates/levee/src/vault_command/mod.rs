@@ -4,6 +4,7 @@ mod amounts;
 mod backup;
 mod check;
 mod copy;
+mod credentials;
 mod export;
 mod filter;
 mod forget;
@@ -17,8 +18,10 @@ mod progress;
 mod prune;
 mod repair;
 mod restore;
+mod retain;
 mod rewrite;
 mod selection;
+mod serve;
 mod snapshots;
 mod tag;
 mod unlock;
@@ -76,6 +79,16 @@ enum Verb {
     /// Passwords of the vault
     #[command(subcommand)]
     Key(key::KeyVerb),
+    /// Keep everything in a vault at s3:… from being removed for so many days (object lock)
+    Retain(retain::Arguments),
+    /// Offer the repositories of a folder to other clients, restic among them
+    Serve(serve::Arguments),
+}
+
+impl VaultCommand {
+    pub fn is_service(&self) -> bool {
+        matches!(self.verb, Verb::Serve(_))
+    }
 }
 
 pub fn run(command: VaultCommand, output: Output) -> anyhow::Result<Exit> {
@@ -97,6 +110,8 @@ pub fn run(command: VaultCommand, output: Output) -> anyhow::Result<Exit> {
         Verb::Repair(verb) => repair::run(&place, verb, output),
         Verb::Unlock(arguments) => unlock::run(&place, arguments, output),
         Verb::Key(verb) => key::run(&place, verb, output),
+        Verb::Retain(arguments) => retain::run(&place, arguments, output),
+        Verb::Serve(arguments) => serve::run(arguments, output),
     }
 }
 

@@ -6,10 +6,17 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use levee_store::{Error, FileType, LocalStore, RestOptions, RestStore, RetryPolicy, RetryStore, Store};
+use levee_store::limit::{Bandwidth, Timetable};
+use levee_store::object_store::{LOCKED_DAYS_MAX, TransportOptions};
+use levee_store::{
+    Address, Error, FileType, LocalStore, ObjectStore, RestOptions, RestStore, RetryPolicy, RetryStore, SftpOptions,
+    SftpStore, Store,
+};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
+
+use super::credentials;
 
 /// A server that cannot be reached at all is more likely a mistake in its address than an outage.
 const FIRST_CONTACT: RetryPolicy = RetryPolicy {
@@ -22,7 +29,9 @@ const FIRST_CONTACT: RetryPolicy = RetryPolicy {
 /// Where the vault is, and what is shown to it.
 #[derive(Clone, Args)]
 pub struct Place {
-    /// The vault: a folder, or rest:https://HOST:PORT/PATH/
+    /// The vault: a folder, or as restic names it: rest:https://HOST/PATH/, sftp:USER@HOST:/PATH,
+    /// s3:https://HOST/BUCKET/PATH (so also oss:, cos:, obs:), azure:CONTAINER:/PATH, gs:BUCKET:/PATH,
+    /// webdav:https://HOST/PATH/
     #[arg(
         short = 'r',
         long,
@@ -42,6 +51,21 @@ pub struct Place {
     /// A PEM file with the certificate and the private key to show to the server
     #[arg(long, global = true, value_name = "FILE")]
     tls_client_cert: Option<PathBuf>,
+    /// Further arguments for ssh, for vaults at sftp:…
+    #[arg(long, global = true, value_name = "ARGUMENTS", allow_hyphen_values = true)]
+    sftp_args: Option<String>,
+    /// Send no faster: KiB per second, or by time of day as in "08:00,512k 19:00,10M 23:00,off"
+    #[arg(long, global = true, value_name = "RATE")]
+    limit_upload: Option<Timetable>,
+    /// Receive no faster
+    #[arg(long, global = true, value_name = "RATE")]
+    limit_download: Option<Timetable>,
+    /// The storage class of file contents at s3:…, such as STANDARD_IA; all else stays in the usual one
+    #[arg(long, global = true, value_name = "CLASS")]
+    s3_data_class: Option<String>,
+    /// Lock what is written to s3:… in compliance mode: for so many days nobody can remove it
+    #[arg(long, global = true, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..=i64::from(LOCKED_DAYS_MAX)))]
+    s3_object_lock: Option<u16>,
 }
 
 impl std::fmt::Debug for Place {
@@ -58,21 +82,60 @@ impl Place {
     }
 
     pub fn store(&self) -> anyhow::Result<Arc<dyn Store>> {
+        let bandwidth = Bandwidth::new(self.limit_upload.clone(), self.limit_download.clone());
+        match self.address()? {
+            Address::Folder(path) => Ok(Arc::new(LocalStore::new(path))),
+            Address::Rest(url) => {
+                let options = RestOptions { base_url: credentials::rest(url), tls: self.tls()?, resolve: None };
+                Ok(Arc::new(contacted(RestStore::new(options)?.with_bandwidth(bandwidth))?))
+            }
+            Address::Sftp(address) => {
+                let arguments = self.sftp_args.as_deref().unwrap_or_default();
+                let arguments = arguments.split_whitespace().map(String::from).collect();
+                Ok(Arc::new(contacted(SftpStore::new(SftpOptions { address, arguments, bandwidth })?)?))
+            }
+            other => Ok(Arc::new(self.object_store(other, bandwidth)?)),
+        }
+    }
+
+    /// The vault's bucket, for what S3 alone can do.
+    pub fn s3_store(&self) -> anyhow::Result<RetryStore<ObjectStore>> {
+        match self.address()? {
+            address @ Address::S3(_) => self.object_store(address, Bandwidth::default()),
+            _ => bail!("this is for vaults at s3:…: other stores have no object lock"),
+        }
+    }
+
+    fn address(&self) -> anyhow::Result<Address> {
         let Some(vault) = self.vault.as_deref().filter(|vault| !vault.is_empty()) else {
             bail!("name the vault with --vault or LEVEE_VAULT");
         };
-        let Some(url) = vault.strip_prefix("rest:") else {
-            if self.cacert.is_some() || self.tls_client_cert.is_some() {
-                bail!("--cacert and --tls-client-cert are for vaults at rest:https://…");
-            }
-            return Ok(Arc::new(LocalStore::new(folder(vault)?)));
-        };
-        let options = RestOptions { base_url: url.into(), tls: self.tls()?, resolve: None };
-        let store = RetryStore::new(RestStore::new(options)?, FIRST_CONTACT);
-        match store.size_bytes(FileType::Config, "") {
-            Ok(_) | Err(Error::NotFound { .. }) => Ok(Arc::new(store.with_policy(RetryPolicy::default()))),
-            Err(error) => Err(error.into()),
+        let address = Address::parse(vault)?;
+        let has_certificates = self.cacert.is_some() || self.tls_client_cert.is_some();
+        if has_certificates && matches!(address, Address::Folder(_) | Address::Sftp(_)) {
+            bail!("--cacert and --tls-client-cert are for vaults that are reached over HTTPS");
         }
+        if (self.s3_data_class.is_some() || self.s3_object_lock.is_some()) && !matches!(address, Address::S3(_)) {
+            bail!("--s3-data-class and --s3-object-lock are for vaults at s3:…");
+        }
+        if self.sftp_args.is_some() && !matches!(address, Address::Sftp(_)) {
+            bail!("--sftp-args is for vaults at sftp:…");
+        }
+        Ok(address)
+    }
+
+    fn object_store(&self, address: Address, bandwidth: Bandwidth) -> anyhow::Result<RetryStore<ObjectStore>> {
+        let service = match address {
+            Address::S3(address) => credentials::s3(address, self.s3_data_class.clone(), self.s3_object_lock)?,
+            Address::Oss(address) => credentials::oss(address)?,
+            Address::Cos(address) => credentials::cos(address)?,
+            Address::Obs(address) => credentials::obs(address)?,
+            Address::Azure(address) => credentials::azure(address)?,
+            Address::Gcs(address) => credentials::gcs(address),
+            Address::WebDav(url) => credentials::webdav(url),
+            Address::Folder(_) | Address::Rest(_) | Address::Sftp(_) => bail!("this vault lies in no object store"),
+        };
+        contacted(ObjectStore::new(service, TransportOptions { tls: self.tls()?, bandwidth })?)
     }
 
     fn tls(&self) -> anyhow::Result<Option<Arc<ClientConfig>>> {
@@ -103,15 +166,12 @@ impl Place {
     }
 }
 
-/// A folder, with or without restic's `local:`. Other schemes would end up as strange folders.
-fn folder(vault: &str) -> anyhow::Result<&Path> {
-    if let Some(path) = vault.strip_prefix("local:") {
-        return Ok(Path::new(path));
-    }
-    let other = ["s3:", "sftp:", "b2:", "azure:", "gs:", "swift:", "rclone:", "http:", "https:"];
-    match other.iter().find(|scheme| vault.starts_with(**scheme)) {
-        Some(scheme) => bail!("vaults at {scheme}… are not supported: use a folder or rest:https://…"),
-        None => Ok(Path::new(vault)),
+/// A store that was reached once, and is patient from now on.
+fn contacted<S: Store>(store: S) -> anyhow::Result<RetryStore<S>> {
+    let store = RetryStore::new(store, FIRST_CONTACT);
+    match store.size_bytes(FileType::Config, "") {
+        Ok(_) | Err(Error::NotFound { .. }) => Ok(store.with_policy(RetryPolicy::default())),
+        Err(error) => Err(error.into()),
     }
 }
 

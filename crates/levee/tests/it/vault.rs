@@ -7,6 +7,8 @@ mod maintenance;
 mod options;
 mod remote;
 mod restic;
+mod serve;
+mod stores;
 mod tree;
 
 use std::path::{Path, PathBuf};

@@ -41,7 +41,10 @@ fn no_password_or_vault_is_1_and_says_how_to_give_it() {
     assert!(fail(1, command(&case.vault).arg("snapshots")).contains("--password-file"));
     assert!(fail(1, command(&case.vault).env("LEVEE_PASSWORD", "").arg("snapshots")).contains("empty password"));
     assert!(fail(1, command("").env("LEVEE_PASSWORD", PASSWORD).arg("snapshots")).contains("LEVEE_VAULT"));
-    assert!(fail(1, command("s3:bucket").env("LEVEE_PASSWORD", PASSWORD).arg("snapshots")).contains("not supported"));
+    assert!(
+        fail(1, command("s3:bucket").env("LEVEE_PASSWORD", PASSWORD).arg("snapshots"))
+            .contains("s3:https://HOST/BUCKET")
+    );
 }
 
 #[test]

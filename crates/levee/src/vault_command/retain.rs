@@ -1,0 +1,46 @@
+//! Renewing object lock on what a vault still holds.
+
+use clap::Args;
+use levee_store::object_store::LOCKED_DAYS_MAX;
+use levee_store::{Error, FileType, Store};
+use serde::Serialize;
+
+use super::place::Place;
+use crate::exit::Exit;
+use crate::output::Output;
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Until so many days from now nobody can remove what the vault holds
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=i64::from(LOCKED_DAYS_MAX)))]
+    days: u16,
+}
+
+#[derive(Serialize)]
+struct Retained {
+    message_type: &'static str,
+    files: u64,
+    days: u16,
+}
+
+pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
+    let store = place.s3_store()?;
+    let mut files = 0;
+    // Packs come last: an index or a snapshot without a retention is worth less than they are.
+    let types = [FileType::Config, FileType::Key, FileType::Snapshot, FileType::Index, FileType::Data];
+    for file_type in types {
+        for entry in store.list(file_type)? {
+            match store.attempt(|store| store.retain(file_type, &entry.name, arguments.days)) {
+                Ok(_) => files += 1,
+                // Removed since the listing, as unlocked versions may be.
+                Err(Error::NotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    let retained = Retained { message_type: "retained", files, days: arguments.days };
+    output.result(&retained, |retained| {
+        format!("{} files cannot be removed for {} days from now", retained.files, retained.days)
+    })?;
+    Ok(Exit::DONE)
+}
