@@ -22,6 +22,19 @@ impl Accounts {
     pub fn group(&self, gid: u32) -> String {
         self.groups.get(&gid).cloned().unwrap_or_default()
     }
+
+    pub fn user_number(&self, name: &str) -> Option<u32> {
+        number_of(&self.users, name)
+    }
+
+    pub fn group_number(&self, name: &str) -> Option<u32> {
+        number_of(&self.groups, name)
+    }
+}
+
+/// The lowest number that has the name. An empty name is nobody's.
+fn number_of(names: &HashMap<u32, String>, name: &str) -> Option<u32> {
+    names.iter().filter(|(_, known)| !name.is_empty() && *known == name).map(|(number, _)| *number).min()
 }
 
 /// Both files have the name in their first and the number in their third field. The first line wins.

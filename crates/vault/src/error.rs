@@ -62,6 +62,8 @@ pub enum Error {
     KeyInUse { key: String },
     #[error("pattern {pattern:?} is malformed: {reason}")]
     Pattern { pattern: String, reason: &'static str },
+    #[error("the mapping of owners {mapping:?} cannot be used: {reason}")]
+    OwnerMap { mapping: String, reason: &'static str },
     #[error("{path} cannot be stored: {reason}")]
     InvalidPath { path: PathBuf, reason: &'static str },
     #[error("none of the sources can be read; the first is {path}")]

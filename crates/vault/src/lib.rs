@@ -70,7 +70,7 @@ pub use problem::{Problem, Problems};
 pub use progress::{Event, ItemChange, Progress};
 pub use prune::{MaxUnused, PruneOptions, PruneReport, prune};
 pub use reader::TreeWalk;
-pub use restore::{Overwrite, RestoreOptions, RestoreSummary, restore};
+pub use restore::{Overwrite, OwnerMap, Owners, RestoreOptions, RestoreSummary, restore};
 pub use rewrite::{RewriteOptions, Rewritten, rewrite};
 pub use selection::SnapshotSelection;
 pub use snapshot::{Snapshot, SnapshotFilter, SnapshotSummary};

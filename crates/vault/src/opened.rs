@@ -42,7 +42,7 @@ impl Vault {
     /// Notes that a blob's pack must reach to the blob's end.
     fn need(&self, kind: BlobKind, id: &Id, packs: &mut HashMap<Id, u64>) -> Result<()> {
         let location = self.blob_location(kind, id)?;
-        let end = u64::from(location.blob.offset) + u64::from(location.blob.length);
+        let end = location.blob.end();
         let known = packs.entry(location.pack).or_default();
         *known = (*known).max(end);
         Ok(())

@@ -34,6 +34,11 @@ pub(crate) struct PackedBlob {
 }
 
 impl PackedBlob {
+    /// Where the blob ends in its pack. An index may claim what no pack can hold, hence the wider type.
+    pub fn end(&self) -> u64 {
+        u64::from(self.offset) + u64::from(self.length)
+    }
+
     pub fn plaintext_length(&self) -> u64 {
         match self.uncompressed_length {
             0 => u64::from(self.length).saturating_sub(OVERHEAD as u64),

@@ -9,9 +9,13 @@ use std::path::{Component, Path};
 
 use crate::{Error, Result};
 
-/// A list of patterns; the later ones decide.
+/// A list of patterns, of which the later ones decide, and a second one that takes capitals and small
+/// letters for the same. What either matches is matched.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Patterns(Vec<Pattern>);
+pub(crate) struct Patterns {
+    exact: Vec<Pattern>,
+    folded: Vec<Pattern>,
+}
 
 #[derive(Clone, Debug)]
 struct Pattern {
@@ -22,11 +26,17 @@ struct Pattern {
 
 impl Patterns {
     pub fn parse(patterns: &[String]) -> Result<Self> {
-        patterns.iter().map(|pattern| Pattern::parse(pattern)).collect::<Result<_>>().map(Self)
+        Ok(Self { exact: parse_list(patterns)?, folded: Vec::new() })
+    }
+
+    /// Adds patterns that ignore case, as restic's `--iexclude` and `--iinclude` have them.
+    pub fn and_ignoring_case(self, patterns: &[String]) -> Result<Self> {
+        let lower: Vec<String> = patterns.iter().map(|pattern| pattern.to_lowercase()).collect();
+        Ok(Self { folded: parse_list(&lower)?, ..self })
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.exact.is_empty() && self.folded.is_empty()
     }
 
     pub fn matches(&self, path: &Path) -> bool {
@@ -35,11 +45,33 @@ impl Patterns {
             _ => None,
         };
         let names: Vec<&[u8]> = path.components().filter_map(is_name).collect();
-        self.0.iter().fold(false, |matched, pattern| match (matched, pattern.negated) {
-            (false, false) => pattern.matches(&names),
-            (true, true) => !pattern.matches(&names),
-            _ => matched,
-        })
+        if decide(&self.exact, &names) {
+            return true;
+        }
+        if self.folded.is_empty() {
+            return false;
+        }
+        let lower: Vec<Vec<u8>> = names.iter().map(|name| in_lower_case(name)).collect();
+        decide(&self.folded, &lower.iter().map(Vec::as_slice).collect::<Vec<_>>())
+    }
+}
+
+fn parse_list(patterns: &[String]) -> Result<Vec<Pattern>> {
+    patterns.iter().map(|pattern| Pattern::parse(pattern)).collect()
+}
+
+fn decide(patterns: &[Pattern], names: &[&[u8]]) -> bool {
+    patterns.iter().fold(false, |matched, pattern| match (matched, pattern.negated) {
+        (false, false) => pattern.matches(names),
+        (true, true) => !pattern.matches(names),
+        _ => matched,
+    })
+}
+
+fn in_lower_case(name: &[u8]) -> Vec<u8> {
+    match std::str::from_utf8(name) {
+        Ok(name) => name.to_lowercase().into_bytes(),
+        Err(_) => name.to_ascii_lowercase(),
     }
 }
 
@@ -178,6 +210,15 @@ mod tests {
         check(&["*.log", "!keep.log"], "/var/x.log", true);
         check(&["*.log", "!keep.log"], "/var/keep.log", false);
         check(&[], "/anything", false);
+    }
+
+    #[test]
+    fn case_is_ignored_where_it_is_asked_for() {
+        let patterns = Patterns::parse(&["*.TMP".into()]).unwrap().and_ignoring_case(&["*.Jpg".into()]).unwrap();
+        let matches = |path: &str| patterns.matches(Path::new(path));
+        assert!(matches("/a/X.jPG") && matches("/a/x.TMP") && !matches("/a/x.tmp") && !matches("/a/x.png"));
+        let umlauts = Patterns::default().and_ignoring_case(&["ÄÖ*".into()]).unwrap();
+        assert!(umlauts.matches(Path::new("äöü")) && !umlauts.matches(Path::new("aou")));
     }
 
     #[test]

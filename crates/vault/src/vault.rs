@@ -2,6 +2,8 @@
 
 mod blobs;
 mod fields;
+#[cfg(test)]
+mod hostile;
 mod indexing;
 mod opening;
 
@@ -13,7 +15,7 @@ use levee_store::{FileType, Store};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-pub(crate) use blobs::BlobOpener;
+pub(crate) use blobs::{BLOB_BYTES_MAX, BlobOpener};
 pub(crate) use fields::{Fields, set_id, set_tags};
 
 use crate::compress::{compress_file, decompress_file};

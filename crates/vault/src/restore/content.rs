@@ -5,10 +5,11 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 
 use levee_store::FileType;
-use rustix::fs::OFlags;
+use rustix::fs::{FallocateFlags, OFlags};
 
 use super::Context;
-use super::prepare::{PreparedFile, finish_file};
+use super::direct::{DIRECT_FROM_BYTES, DirectWriter};
+use super::prepare::{FileState, PreparedFile, finish_file};
 use crate::chunker::is_hole;
 use crate::pack::PackedBlob;
 use crate::parallel::{compute_threads, parallel_map};
@@ -16,9 +17,9 @@ use crate::vault::BlobOpener;
 use crate::{BlobKind, Error, Event, Id, Result};
 
 /// Read at once at most; a few of these are in memory for each thread.
-const PIECE_BYTES_MAX: u32 = 8 << 20;
+const PIECE_BYTES_MAX: u64 = 8 << 20;
 /// A gap up to this size is read and thrown away rather than asked for separately.
-const GAP_BYTES_MAX: u32 = 128 << 10;
+const GAP_BYTES_MAX: u64 = 128 << 10;
 
 /// A blob and one place where it goes.
 struct Destination {
@@ -53,17 +54,16 @@ pub(super) fn write(context: &Context<'_>, files: &[PreparedFile]) -> Result<()>
 fn cut_pieces(mut rest: &[Destination]) -> Vec<&[Destination]> {
     let mut pieces = Vec::new();
     while let Some((first, others)) = rest.split_first() {
-        let start = first.blob.offset;
-        let mut end = start + first.blob.length;
+        let start = u64::from(first.blob.offset);
+        let mut end = first.blob.end();
         let mut count = 1;
         for Destination { blob, .. } in others {
-            let blob_end = blob.offset + blob.length;
-            if blob.offset > end.saturating_add(GAP_BYTES_MAX)
-                || blob_end - start > PIECE_BYTES_MAX.max(first.blob.length)
+            if u64::from(blob.offset) > end + GAP_BYTES_MAX
+                || blob.end() - start > PIECE_BYTES_MAX.max(u64::from(first.blob.length))
             {
                 break;
             }
-            end = end.max(blob_end);
+            end = end.max(blob.end());
             count += 1;
         }
         let (piece, after) = rest.split_at(count);
@@ -75,16 +75,16 @@ fn cut_pieces(mut rest: &[Destination]) -> Vec<&[Destination]> {
 
 fn write_piece(context: &Context<'_>, files: &[PreparedFile], piece: &[Destination]) {
     let Some(first) = piece.first() else { return };
-    let end = piece.iter().map(|place| place.blob.offset + place.blob.length).max().unwrap_or(0);
-    let (start, name) = (first.blob.offset, first.pack.to_hex());
-    let read = context.vault.store().read_range(FileType::Data, &name, u64::from(start), (end - start) as usize);
+    let end = piece.iter().map(|place| place.blob.end()).max().unwrap_or(0);
+    let (start, name) = (u64::from(first.blob.offset), first.pack.to_hex());
+    let read = context.vault.store().read_range(FileType::Data, &name, start, (end - start) as usize);
     let opener = BlobOpener::new(context.vault);
     let mut writer = Writer { context, files, open: None };
     match (read, opener) {
         (Ok(mut bytes), Ok(mut opener)) => {
             for places in piece.chunk_by(|a, b| a.blob.offset == b.blob.offset) {
                 let blob = &places[0].blob;
-                let from = (blob.offset - start) as usize;
+                let from = (u64::from(blob.offset) - start) as usize;
                 match opener.open(&first.pack, blob, &mut bytes[from..from + blob.length as usize]) {
                     Ok(plaintext) => writer.write_all(places, plaintext),
                     Err(error) => writer.write_from_elsewhere(places, &error),
@@ -105,10 +105,35 @@ fn write_piece(context: &Context<'_>, files: &[PreparedFile], piece: &[Destinati
 struct Writer<'a> {
     context: &'a Context<'a>,
     files: &'a [PreparedFile],
-    open: Option<(usize, File)>,
+    open: Option<OpenFile<'a>>,
 }
 
-impl Writer<'_> {
+/// The file that is being written.
+struct OpenFile<'a> {
+    number: usize,
+    way: Way<'a>,
+    /// Blobs that were handed over and not yet counted as written.
+    written: usize,
+}
+
+/// How a file is written.
+enum Way<'a> {
+    /// Through the page cache.
+    Buffered(File),
+    /// Past it, for large files.
+    Direct(DirectWriter<'a>),
+}
+
+impl Way<'_> {
+    fn file(&self) -> &File {
+        match self {
+            Way::Buffered(file) => file,
+            Way::Direct(writer) => writer.file(),
+        }
+    }
+}
+
+impl<'a> Writer<'a> {
     fn write_all(&mut self, places: &[Destination], plaintext: &[u8]) {
         let hole = self.context.options.sparse && is_hole(plaintext);
         for place in places {
@@ -129,30 +154,81 @@ impl Writer<'_> {
 
     fn fail(&self, places: &[Destination], error: &Error) {
         for place in places {
-            let file = &self.files[place.file];
-            // One message for each file, however many of its blobs are concerned.
-            if !file.has_failed.swap(true, Ordering::Relaxed) {
-                self.context.problem(&file.path, error);
-            }
+            self.fail_file(place.file, error);
+        }
+    }
+
+    fn fail_file(&self, number: usize, error: &Error) {
+        let file = &self.files[number];
+        // One message for each file, however many of its blobs are concerned.
+        if !file.has_failed.swap(true, Ordering::Relaxed) {
+            self.context.problem(&file.path, error);
         }
     }
 
     fn write(&mut self, place: &Destination, plaintext: &[u8], hole: bool) -> Result<()> {
-        let file = &self.files[place.file];
-        let target = self.context.target;
-        let opened = match self.open.take() {
-            Some((number, opened)) if number == place.file => opened,
-            _ => target.open_file(&file.path, OFlags::RDWR)?,
-        };
-        if !(hole && file.is_fresh) {
-            opened.write_all_at(plaintext, place.offset).map_err(|source| target.error("write", &file.path, source))?;
-            self.context.bytes_written.fetch_add(plaintext.len() as u64, Ordering::Relaxed);
+        let (context, file) = (self.context, &self.files[place.file]);
+        if self.open.as_ref().is_none_or(|open| open.number != place.file) {
+            self.close();
+            self.open = Some(OpenFile { number: place.file, way: self.open_file(file)?, written: 0 });
         }
-        self.context.progress.report(Event::Bytes(plaintext.len() as u64));
-        if file.remaining.fetch_sub(1, Ordering::AcqRel) == 1 && !file.has_failed.load(Ordering::Relaxed) {
-            finish_file(self.context, &file.path, &file.node, &opened, file.is_fresh);
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let failed = |source| context.target.error("write", &file.path, source);
+        let length = plaintext.len() as u64;
+        match (&mut open.way, hole) {
+            (_, true) if file.state == FileState::Fresh => {}
+            (_, true) if file.state == FileState::ToBeMade => {
+                open.way.file().set_len(length).map_err(failed)?;
+            }
+            // What is there already is given back to the disk.
+            (way, true) => {
+                let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                if rustix::fs::fallocate(way.file(), flags, place.offset, length).is_err() {
+                    way.file().write_all_at(plaintext, place.offset).map_err(failed)?;
+                }
+            }
+            (Way::Buffered(opened), false) => opened.write_all_at(plaintext, place.offset).map_err(failed)?,
+            (Way::Direct(writer), false) => writer.write(place.offset, plaintext).map_err(failed)?,
         }
-        self.open = Some((place.file, opened));
+        if !hole {
+            context.bytes_written.fetch_add(length, Ordering::Relaxed);
+        }
+        context.progress.report(Event::Bytes(length));
+        open.written += 1;
         Ok(())
+    }
+
+    fn open_file(&self, file: &PreparedFile) -> Result<Way<'a>> {
+        let target = self.context.target;
+        if file.state == FileState::ToBeMade {
+            return target.create_file(&file.path).map(Way::Buffered);
+        }
+        let opened = target.open_file(&file.path, OFlags::RDWR)?;
+        if file.node.size < DIRECT_FROM_BYTES {
+            return Ok(Way::Buffered(opened));
+        }
+        // File systems without O_DIRECT refuse it here.
+        let direct = target.open_file(&file.path, OFlags::WRONLY | OFlags::DIRECT).ok();
+        Ok(Way::Direct(DirectWriter::new(&self.context.buffers, opened, direct)))
+    }
+
+    /// Writes what is still in memory and, when the file is complete, sets its metadata.
+    fn close(&mut self) {
+        let Some(OpenFile { number, mut way, written }) = self.open.take() else { return };
+        let file = &self.files[number];
+        if let Way::Direct(writer) = &mut way
+            && let Err(source) = writer.finish()
+        {
+            return self.fail_file(number, &self.context.target.error("write", &file.path, source));
+        }
+        if file.remaining.fetch_sub(written, Ordering::AcqRel) == written && !file.has_failed.load(Ordering::Relaxed) {
+            finish_file(self.context, &file.path, &file.node, way.file());
+        }
+    }
+}
+
+impl Drop for Writer<'_> {
+    fn drop(&mut self) {
+        self.close();
     }
 }

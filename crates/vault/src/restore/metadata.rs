@@ -1,24 +1,18 @@
 //! Owners, modes, extended attributes and times.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::Context;
 use crate::{Node, NodeKind};
 
 fn owner_of(context: &Context<'_>, node: &Node) -> Option<(Uid, Gid)> {
-    let (uid, gid) = match context.options.owner {
-        Some(owner) => owner,
-        // Others than root cannot give files away, and aren't expected to.
-        None if !context.is_root => return None,
-        None => (node.uid, node.gid),
-    };
+    let (uid, gid) = context.owners.owner_of(node)?;
     // The highest number means "leave it" to the kernel.
     (uid != u32::MAX && gid != u32::MAX).then(|| (Uid::from_raw(uid), Gid::from_raw(gid)))
 }
@@ -33,7 +27,7 @@ fn mode_of(node: &Node) -> Mode {
 }
 
 /// Sets everything on an open file or directory.
-pub(super) fn apply(context: &Context<'_>, path: &Path, file: &impl AsFd, node: &Node, is_fresh: bool) {
+pub(super) fn apply(context: &Context<'_>, path: &Path, file: &impl AsFd, node: &Node) {
     let failed = |action, errno: Errno| context.problem(path, &context.target.error(action, path, errno.into()));
     // The owner first: changing it takes away setuid and capabilities.
     if let Some((uid, gid)) = owner_of(context, node)
@@ -44,28 +38,33 @@ pub(super) fn apply(context: &Context<'_>, path: &Path, file: &impl AsFd, node: 
     if let Err(errno) = rustix::fs::fchmod(file, mode_of(node)) {
         failed("set the mode of", errno);
     }
-    for attribute in &node.extended_attributes {
+    remove_other_attributes(file, node);
+    for attribute in node.extended_attributes.iter().filter(|attribute| context.wants_attribute(&attribute.name)) {
         let set = rustix::fs::fsetxattr(file, attribute.name.as_os_str(), &attribute.value, XattrFlags::empty());
         if let Err(errno) = set {
             failed("set an extended attribute of", errno);
         }
-    }
-    if !is_fresh {
-        remove_other_attributes(file, node);
     }
     if let Err(errno) = rustix::fs::futimens(file, &times_of(node)) {
         failed("set the times of", errno);
     }
 }
 
-/// Takes away users' attributes that the snapshot doesn't have. Those of the system belong to the system.
+/// Attributes that say who may do what, or that users have set. A new file inherits ACLs from its
+/// directory, so that they are looked for on new files too. Others belong to the system.
+fn is_of_the_file(name: &[u8]) -> bool {
+    name.starts_with(b"user.")
+        || [&b"system.posix_acl_access"[..], b"system.posix_acl_default", b"security.capability"].contains(&name)
+}
+
+/// Takes away attributes that the snapshot doesn't have.
 fn remove_other_attributes(file: &impl AsFd, node: &Node) {
     let mut names = Vec::with_capacity(LIST_BYTES_MAX);
     let listed = rustix::fs::flistxattr(file, rustix::buffer::spare_capacity(&mut names));
     if listed.is_err() {
         return;
     }
-    for name in names.split(|byte| *byte == 0).filter(|name| name.starts_with(b"user.")) {
+    for name in names.split(|byte| *byte == 0).filter(|name| is_of_the_file(name)) {
         let name: OsString = OsString::from_vec(name.to_vec());
         if !node.extended_attributes.iter().any(|attribute| attribute.name == name) {
             // It stays where it may not be removed; the content is right all the same.
@@ -77,13 +76,9 @@ fn remove_other_attributes(file: &impl AsFd, node: &Node) {
 /// What the kernel allows for the list of one file's attributes.
 const LIST_BYTES_MAX: usize = 64 << 10;
 
-pub(super) fn apply_to_file(context: &Context<'_>, path: &Path, file: &File, node: &Node, is_fresh: bool) {
-    apply(context, path, file, node, is_fresh);
-}
-
 pub(super) fn apply_to_directory(context: &Context<'_>, path: &Path, node: &Node) {
     match context.target.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()) {
-        Ok(directory) => apply(context, path, &directory, node, false),
+        Ok(directory) => apply(context, path, &directory, node),
         Err(errno) => context.problem(path, &context.target.error("open", path, errno.into())),
     }
 }
@@ -96,13 +91,36 @@ pub(super) fn apply_to_other(context: &Context<'_>, parent: &OwnedFd, name: &OsS
     {
         failed("set the owner of", errno);
     }
-    // A link has no mode of its own. For the others no link can be in the way: they were just made.
-    if node.kind != NodeKind::Symlink
-        && let Err(errno) = rustix::fs::chmodat(parent, name, mode_of(node), AtFlags::empty())
-    {
-        failed("set the mode of", errno);
+    // A link has no mode of its own.
+    if node.kind != NodeKind::Symlink {
+        apply_through_proc(context, parent, name, path, node);
     }
     if let Err(errno) = rustix::fs::utimensat(parent, name, &times_of(node), AtFlags::SYMLINK_NOFOLLOW) {
         failed("set the times of", errno);
+    }
+}
+
+/// Mode and attributes of a device or FIFO. The kernel sets them by path alone and follows links, so the
+/// path is that of a handle that was taken without following: nothing put in its place meanwhile is touched.
+fn apply_through_proc(context: &Context<'_>, parent: &OwnedFd, name: &OsStr, path: &Path, node: &Node) {
+    let failed = |action, errno: Errno| context.problem(path, &context.target.error(action, path, errno.into()));
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let handle = match rustix::fs::openat(parent, name, flags, Mode::empty()) {
+        Ok(handle) => handle,
+        Err(errno) => return failed("open", errno),
+    };
+    let is_link = |stat: rustix::fs::Stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
+    if rustix::fs::fstat(&handle).is_ok_and(is_link) {
+        return failed("set the mode of", Errno::LOOP);
+    }
+    let through = format!("/proc/self/fd/{}", handle.as_raw_fd());
+    if let Err(errno) = rustix::fs::chmod(&through, mode_of(node)) {
+        failed("set the mode of", errno);
+    }
+    for attribute in node.extended_attributes.iter().filter(|attribute| context.wants_attribute(&attribute.name)) {
+        let name = attribute.name.as_os_str();
+        if let Err(errno) = rustix::fs::setxattr(&through, name, &attribute.value, XattrFlags::empty()) {
+            failed("set an extended attribute of", errno);
+        }
     }
 }

@@ -9,8 +9,8 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::target::stat;
-use super::{Context, metadata};
-use crate::{Event, ItemChange, Node, NodeKind, Result};
+use super::{Context, Overwrite, metadata};
+use crate::{Event, FileTime, ItemChange, Node, NodeKind, Result};
 
 /// Directories are private until their metadata are set.
 const DIRECTORY_MODE: Mode = Mode::RWXU;
@@ -19,17 +19,21 @@ fn file_type(stat: &Stat) -> FileType {
     FileType::from_raw_mode(stat.st_mode)
 }
 
-/// Makes a directory unless it is there. Anything else in its place is removed.
-pub(super) fn make_directory(context: &Context<'_>, path: &Path) -> Result<()> {
+/// Makes a directory unless it is there, and says whether it did. Anything else in its place is removed.
+pub(super) fn make_directory(context: &Context<'_>, path: &Path) -> Result<bool> {
     let target = context.target;
+    if context.options.dry_run {
+        return Ok(target.stat(path)?.is_none_or(|stat| file_type(&stat) != FileType::Directory));
+    }
     let (parent, name) = target.parent_of(path)?;
     let failed = |errno: Errno| target.error("create the directory", path, errno.into());
     match stat(&parent, name).map_err(failed)? {
-        Some(stat) if file_type(&stat) == FileType::Directory => return Ok(()),
+        Some(stat) if file_type(&stat) == FileType::Directory => return Ok(false),
         Some(_) => rustix::fs::unlinkat(&parent, name, AtFlags::empty()).map_err(failed)?,
         None => {}
     }
-    rustix::fs::mkdirat(&parent, name, DIRECTORY_MODE).map_err(failed)
+    rustix::fs::mkdirat(&parent, name, DIRECTORY_MODE).map_err(failed)?;
+    Ok(true)
 }
 
 /// Makes room for something that isn't a directory.
@@ -46,38 +50,72 @@ pub(super) fn clear(context: &Context<'_>, parent: &OwnedFd, name: &OsStr, path:
     }
 }
 
-/// Makes a symbolic link, device or FIFO. `false` when it cannot be made here, which is then reported.
+/// Whether something that is there already is to be left as it is.
+fn keeps(context: &Context<'_>, current: &Stat, node: &Node) -> bool {
+    match context.options.overwrite {
+        Overwrite::Always | Overwrite::IfChanged => false,
+        Overwrite::IfNewer => FileTime::new(current.st_mtime, current.st_mtime_nsec as u32) >= node.mtime,
+        Overwrite::Never => true,
+    }
+}
+
+/// Whether a device or FIFO is there as the snapshot has it.
+fn is_same_special(current: &Stat, node: &Node) -> bool {
+    let is_device = matches!(node.kind, NodeKind::Dev | NodeKind::CharDev);
+    special_type(node.kind) == Some(file_type(current)) && (!is_device || current.st_rdev == node.device)
+}
+
+fn special_type(kind: NodeKind) -> Option<FileType> {
+    match kind {
+        NodeKind::Fifo => Some(FileType::Fifo),
+        NodeKind::Dev => Some(FileType::BlockDevice),
+        NodeKind::CharDev => Some(FileType::CharacterDevice),
+        _ => None,
+    }
+}
+
+/// Makes a symbolic link, device or FIFO. `false` when there is nothing to make, or it cannot be made here,
+/// which is then reported.
 pub(super) fn make_other(context: &Context<'_>, path: &Path, node: &Node) -> Result<bool> {
-    let target = context.target;
-    let (parent, name) = target.parent_of(path)?;
-    let failed = |errno: Errno| target.error("create", path, errno.into());
-    let mode = Mode::RUSR | Mode::WUSR;
     match node.kind {
-        NodeKind::Symlink => {
-            let current = rustix::fs::readlinkat(&parent, name, Vec::new());
-            if current.is_ok_and(|current| current.as_bytes() == node.link_target.as_bytes()) {
-                metadata::apply_to_other(context, &parent, name, path, node);
-                return Ok(true);
-            }
-            clear(context, &parent, name, path)?;
-            rustix::fs::symlinkat(&node.link_target, &parent, name).map_err(failed)?;
-        }
-        NodeKind::Fifo => {
-            clear(context, &parent, name, path)?;
-            rustix::fs::mknodat(&parent, name, FileType::Fifo, mode, 0).map_err(failed)?;
-        }
-        NodeKind::Dev | NodeKind::CharDev => {
-            let kind = if node.kind == NodeKind::Dev { FileType::BlockDevice } else { FileType::CharacterDevice };
-            if !context.is_root {
-                context.problems.add(path, "skipped: only root can create devices".into());
-                return Ok(false);
-            }
-            clear(context, &parent, name, path)?;
-            rustix::fs::mknodat(&parent, name, kind, mode, node.device).map_err(failed)?;
-        }
-        NodeKind::Socket | NodeKind::Irregular | NodeKind::File | NodeKind::Dir => {
+        // A socket is made by the process that listens on it.
+        NodeKind::Socket => return Ok(false),
+        NodeKind::Irregular | NodeKind::File | NodeKind::Dir => {
             context.problems.add(path, format!("skipped: a {} cannot be restored", node.kind.as_str()));
             return Ok(false);
+        }
+        NodeKind::Dev | NodeKind::CharDev if !context.is_root => {
+            context.problems.add(path, "skipped: only root can create devices".into());
+            return Ok(false);
+        }
+        _ => {}
+    }
+    let target = context.target;
+    if context.options.dry_run {
+        return Ok(target.stat(path)?.is_none_or(|current| !keeps(context, &current, node)));
+    }
+    let (parent, name) = target.parent_of(path)?;
+    let failed = |errno: Errno| target.error("create", path, errno.into());
+    if let Some(current) = stat(&parent, name).map_err(failed)? {
+        if keeps(context, &current, node) {
+            return Ok(false);
+        }
+        let is_same = match node.kind {
+            NodeKind::Symlink => rustix::fs::readlinkat(&parent, name, Vec::new())
+                .is_ok_and(|current| current.as_bytes() == node.link_target.as_bytes()),
+            _ => is_same_special(&current, node),
+        };
+        if is_same {
+            metadata::apply_to_other(context, &parent, name, path, node);
+            return Ok(true);
+        }
+        clear(context, &parent, name, path)?;
+    }
+    match special_type(node.kind) {
+        None => rustix::fs::symlinkat(&node.link_target, &parent, name).map_err(failed)?,
+        Some(kind) => {
+            let mode = Mode::RUSR | Mode::WUSR;
+            rustix::fs::mknodat(&parent, name, kind, mode, node.device).map_err(failed)?;
         }
     }
     metadata::apply_to_other(context, &parent, name, path, node);
@@ -85,14 +123,20 @@ pub(super) fn make_other(context: &Context<'_>, path: &Path, node: &Node) -> Res
 }
 
 /// Gives a restored file another name.
-pub(super) fn make_hard_link(context: &Context<'_>, path: &Path, first: &Path) -> Result<()> {
+pub(super) fn make_hard_link(context: &Context<'_>, path: &Path, first: &Path, node: &Node) -> Result<()> {
     let target = context.target;
+    if context.options.dry_run {
+        return Ok(());
+    }
     let (parent, name) = target.parent_of(path)?;
     let (first_parent, first_name) = target.parent_of(first)?;
     let failed = |errno: Errno| target.error("create the hard link", path, errno.into());
     let original = stat(&first_parent, first_name).map_err(failed)?.ok_or_else(|| failed(Errno::NOENT))?;
     if let Some(current) = stat(&parent, name).map_err(failed)? {
         if (current.st_dev, current.st_ino) == (original.st_dev, original.st_ino) {
+            return Ok(());
+        }
+        if keeps(context, &current, node) {
             return Ok(());
         }
         clear(context, &parent, name, path)?;
@@ -113,7 +157,11 @@ pub(super) fn remove_unwanted(context: &Context<'_>, path: &Path, wanted: &dyn F
     let mut removed = 0;
     for name in names.iter().map(|name| OsStr::from_bytes(name)).filter(|name| !wanted(name)) {
         let path = path.join(name);
-        match remove_recursively(&directory, name) {
+        let counted = match context.options.dry_run {
+            true => count_recursively(&directory, name),
+            false => remove_recursively(&directory, name),
+        };
+        match counted {
             Ok(count) => {
                 removed += count;
                 context.progress.report(Event::Item { path: &path, change: ItemChange::Deleted });
@@ -149,4 +197,17 @@ fn remove_recursively(parent: &OwnedFd, name: &OsStr) -> rustix::io::Result<u64>
     }
     rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR)?;
     Ok(removed)
+}
+
+/// What `remove_recursively` would remove.
+fn count_recursively(parent: &OwnedFd, name: &OsStr) -> rustix::io::Result<u64> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = match rustix::fs::openat(parent, name, flags, Mode::empty()) {
+        Ok(directory) => directory,
+        Err(Errno::NOTDIR | Errno::LOOP) => return Ok(1),
+        Err(errno) => return Err(errno),
+    };
+    names_in(&directory)?
+        .iter()
+        .try_fold(1, |count, name| Ok(count + count_recursively(&directory, OsStr::from_bytes(name))?))
 }

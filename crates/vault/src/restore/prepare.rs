@@ -1,17 +1,20 @@
 //! Getting files ready to be written: made or opened, compared with what is there, given their size.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use rustix::fs::{FallocateFlags, FileType, Mode, OFlags};
+use rustix::fs::{FallocateFlags, FileType, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::target::stat;
+use super::walk::Chosen;
 use super::{Context, Overwrite, metadata, place};
 use crate::parallel::{compute_threads, parallel_map};
-use crate::{BlobKind, Error, Event, FileTime, Id, ItemChange, Node, Result};
+use crate::vault::BLOB_BYTES_MAX;
+use crate::{BlobKind, Event, FileTime, Id, ItemChange, Node, Result};
 
 /// Files from this size on get their blocks before they are written: fewer extents, and a full disk is
 /// noticed at once.
@@ -22,11 +25,21 @@ pub(super) struct PreparedFile {
     pub path: PathBuf,
     pub node: Node,
     pub needed: Vec<NeededBlob>,
-    /// Made anew, so that what isn't written reads as zeros.
-    pub is_fresh: bool,
+    pub state: FileState,
     /// Blobs that are still to be written.
     pub remaining: AtomicUsize,
     pub has_failed: AtomicBool,
+}
+
+/// What is there of a file before it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FileState {
+    /// Nothing. A file of one blob is made by whoever writes it, which saves opening it twice.
+    ToBeMade,
+    /// Made anew, so that what isn't written reads as zeros.
+    Fresh,
+    /// It was there before.
+    Old,
 }
 
 /// A blob that the file lacks.
@@ -36,15 +49,15 @@ pub(super) struct NeededBlob {
     pub offset: u64,
 }
 
-pub(super) fn prepare(context: &Context<'_>, files: Vec<(PathBuf, Node)>) -> Vec<PreparedFile> {
-    let prepared = parallel_map(compute_threads(), &files, |(path, node)| prepare_file(context, path, node));
+pub(super) fn prepare(context: &Context<'_>, files: Vec<Chosen>) -> Vec<PreparedFile> {
+    let prepared = parallel_map(compute_threads(), &files, |file| prepare_file(context, file));
     let mut ready = Vec::with_capacity(files.len());
-    for ((path, node), prepared) in files.into_iter().zip(prepared) {
+    for (Chosen { path, node, .. }, prepared) in files.into_iter().zip(prepared) {
         match prepared {
-            Ok(Some((needed, is_fresh))) => {
+            Ok(Some((needed, state))) => {
                 let remaining = AtomicUsize::new(needed.len());
                 let has_failed = AtomicBool::new(false);
-                ready.push(PreparedFile { path, node, needed, is_fresh, remaining, has_failed });
+                ready.push(PreparedFile { path, node, needed, state, remaining, has_failed });
             }
             Ok(None) => {}
             Err(error) => context.problem(&path, &error),
@@ -54,63 +67,129 @@ pub(super) fn prepare(context: &Context<'_>, files: Vec<(PathBuf, Node)>) -> Vec
 }
 
 /// `None` when the file is done already.
-fn prepare_file(context: &Context<'_>, path: &Path, node: &Node) -> Result<Option<(Vec<NeededBlob>, bool)>> {
-    let target = context.target;
+fn prepare_file(context: &Context<'_>, chosen: &Chosen) -> Result<Option<(Vec<NeededBlob>, FileState)>> {
+    let Chosen { path, node, directory_is_fresh } = chosen;
     let (blobs, size) = layout(context, node)?;
+    if context.options.dry_run {
+        return compare_only(context, path, node, &blobs, size);
+    }
+    if !directory_is_fresh && let Some(outcome) = prepare_existing(context, path, node, &blobs, size)? {
+        return Ok(outcome);
+    }
+    let needed: Vec<_> = blobs.into_iter().map(|(needed, _)| needed).collect();
+    if needed.len() == 1 {
+        return Ok(Some((needed, FileState::ToBeMade)));
+    }
+    let file = context.target.create_file(path)?;
+    if needed.is_empty() {
+        finish_file(context, path, node, &file);
+        return Ok(None);
+    }
+    get_room(context, path, &file, size)?;
+    Ok(Some((needed, FileState::Fresh)))
+}
+
+/// Gives a new file its length and, unless holes are wanted, its blocks.
+pub(super) fn get_room(context: &Context<'_>, path: &Path, file: &File, size: u64) -> Result<()> {
+    let target = context.target;
+    file.set_len(size).map_err(|source| target.error("set the length of", path, source))?;
+    if size < PREALLOCATE_FROM_BYTES || context.options.sparse {
+        return Ok(());
+    }
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, size) {
+        // Not every file system can.
+        Ok(()) | Err(Errno::NOTSUP | Errno::NOSYS) => Ok(()),
+        Err(errno) => {
+            // What was got so far must not fill the disk.
+            let _ = file.set_len(0);
+            Err(target.error("get room for", path, errno.into()))
+        }
+    }
+}
+
+/// Looks at what is at the file's place. `None` when the file is to be made anew, and nothing is in the way.
+#[expect(clippy::type_complexity, reason = "the outcome of `prepare_file`, or none yet")]
+fn prepare_existing(
+    context: &Context<'_>,
+    path: &Path,
+    node: &Node,
+    blobs: &[(NeededBlob, u64)],
+    size: u64,
+) -> Result<Option<Option<(Vec<NeededBlob>, FileState)>>> {
+    let target = context.target;
     let (parent, name) = target.parent_of(path)?;
-    let failed = |action, errno: Errno| target.error(action, path, errno.into());
-    let existing = stat(&parent, name).map_err(|errno| failed("look at", errno))?;
-    let is_file = existing.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
-    if is_file {
+    let existing = stat(&parent, name).map_err(|errno| target.error("look at", path, errno.into()))?;
+    let Some(existing) = existing else { return Ok(None) };
+    if keeps(context, &existing, node, size) {
+        report_unchanged(context, path, node);
+        return Ok(Some(None));
+    }
+    if FileType::from_raw_mode(existing.st_mode) == FileType::RegularFile {
         let file = target.open_file(path, OFlags::RDONLY)?;
         let current = file.metadata().map_err(|source| target.error("look at", path, source))?;
-        let mtime = FileTime::new(current.mtime(), current.mtime_nsec() as u32);
-        let keep = match context.options.overwrite {
-            Overwrite::Always => false,
-            Overwrite::IfChanged => current.len() == size && mtime == node.mtime,
-            Overwrite::IfNewer => mtime >= node.mtime,
-            Overwrite::Never => true,
-        };
-        if keep {
-            report_unchanged(context, path, node);
-            return Ok(None);
-        }
-        let needed = differing(&file, &blobs).map_err(|source| target.error("read", path, source))?;
+        let needed = differing(&file, blobs).map_err(|source| target.error("read", path, source))?;
         if needed.is_empty() && current.len() == size {
-            metadata::apply_to_file(context, path, &file, node, false);
+            metadata::apply(context, path, &file, node);
             report_unchanged(context, path, node);
-            return Ok(None);
+            return Ok(Some(None));
         }
         // Other names of it may lie outside of the target: what they see must not change.
         if current.nlink() == 1 {
             let file = target.open_file(path, OFlags::RDWR)?;
             file.set_len(size).map_err(|source| target.error("set the length of", path, source))?;
             if needed.is_empty() {
-                finish_file(context, path, node, &file, false);
-                return Ok(None);
+                finish_file(context, path, node, &file);
+                return Ok(Some(None));
             }
-            return Ok(Some((needed, false)));
+            return Ok(Some(Some((needed, FileState::Old))));
         }
     }
     place::clear(context, &parent, name, path)?;
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
-    let file = target.open_at(path, flags, Mode::RUSR | Mode::WUSR).map_err(|errno| failed("create", errno))?;
-    let file = File::from(file);
-    if size > 0 {
-        file.set_len(size).map_err(|source| target.error("set the length of", path, source))?;
+    Ok(None)
+}
+
+/// Whether what is there is to be left as it is.
+fn keeps(context: &Context<'_>, existing: &Stat, node: &Node, size: u64) -> bool {
+    let is_file = FileType::from_raw_mode(existing.st_mode) == FileType::RegularFile;
+    let mtime = FileTime::new(existing.st_mtime, existing.st_mtime_nsec as u32);
+    match context.options.overwrite {
+        Overwrite::Always => false,
+        Overwrite::IfChanged => is_file && existing.st_size as u64 == size && mtime == node.mtime,
+        Overwrite::IfNewer => mtime >= node.mtime,
+        Overwrite::Never => true,
     }
-    if size >= PREALLOCATE_FROM_BYTES && !context.options.sparse {
-        match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, size) {
-            // Not every file system can.
-            Ok(()) | Err(Errno::NOTSUP | Errno::NOSYS) => {}
-            Err(errno) => return Err(failed("get room for", errno)),
+}
+
+/// Says what a restore would do.
+fn compare_only(
+    context: &Context<'_>,
+    path: &Path,
+    node: &Node,
+    blobs: &[(NeededBlob, u64)],
+    size: u64,
+) -> Result<Option<(Vec<NeededBlob>, FileState)>> {
+    let existing = context.target.stat(path)?;
+    let mut to_write = size;
+    if let Some(existing) = existing {
+        if keeps(context, &existing, node, size) {
+            report_unchanged(context, path, node);
+            return Ok(None);
+        }
+        if FileType::from_raw_mode(existing.st_mode) == FileType::RegularFile {
+            let file = context.target.open_file(path, OFlags::RDONLY)?;
+            let needed = differing(&file, blobs).map_err(|source| context.target.error("read", path, source))?;
+            if needed.is_empty() && existing.st_size as u64 == size {
+                report_unchanged(context, path, node);
+                return Ok(None);
+            }
+            let offsets: HashSet<u64> = needed.iter().map(|blob| blob.offset).collect();
+            to_write = blobs.iter().filter(|(blob, _)| offsets.contains(&blob.offset)).map(|(_, length)| length).sum();
         }
     }
-    if blobs.is_empty() {
-        finish_file(context, path, node, &file, true);
-        return Ok(None);
-    }
-    Ok(Some((blobs.into_iter().map(|(needed, _)| needed).collect(), true)))
+    context.bytes_written.fetch_add(to_write, Ordering::Relaxed);
+    context.progress.report(Event::Bytes(node.size));
+    report_restored(context, path);
+    Ok(None)
 }
 
 /// Where each blob of a file begins, how long it is, and how long the file is.
@@ -118,9 +197,16 @@ fn layout(context: &Context<'_>, node: &Node) -> Result<(Vec<(NeededBlob, u64)>,
     let mut offset = 0_u64;
     let mut blobs = Vec::with_capacity(node.blobs().len());
     for id in node.blobs() {
-        let length = context.vault.blob_location(BlobKind::Data, id)?.blob.plaintext_length();
+        let location = context.vault.blob_location(BlobKind::Data, id)?;
+        let length = location.blob.plaintext_length();
+        // Before memory of that size is asked for.
+        if length > BLOB_BYTES_MAX {
+            let reason = format!("the index says that data blob {id} in it has {length} bytes");
+            return Err(context.vault.damaged(levee_store::FileType::Data, &location.pack.to_hex(), reason));
+        }
         blobs.push((NeededBlob { id: *id, offset }, length));
-        offset = offset.checked_add(length).ok_or(Error::Stopped)?;
+        // No file has so many blobs of a gigabyte that this overflows.
+        offset = offset.saturating_add(length);
     }
     Ok((blobs, offset))
 }
@@ -148,8 +234,12 @@ fn report_unchanged(context: &Context<'_>, path: &Path, node: &Node) {
 }
 
 /// Sets the metadata of a file whose content is complete.
-pub(super) fn finish_file(context: &Context<'_>, path: &Path, node: &Node, file: &File, is_fresh: bool) {
-    metadata::apply_to_file(context, path, file, node, is_fresh);
+pub(super) fn finish_file(context: &Context<'_>, path: &Path, node: &Node, file: &File) {
+    metadata::apply(context, path, file, node);
+    report_restored(context, path);
+}
+
+fn report_restored(context: &Context<'_>, path: &Path) {
     context.files_restored.fetch_add(1, Ordering::Relaxed);
     context.progress.report(Event::Item { path, change: ItemChange::Restored });
 }
@@ -157,7 +247,9 @@ pub(super) fn finish_file(context: &Context<'_>, path: &Path, node: &Node, file:
 /// Names files that lack a part, and reads all of them again when that is wanted.
 pub(super) fn check_complete(context: &Context<'_>, files: &[PreparedFile]) {
     parallel_map(compute_threads(), files, |file| {
-        if file.has_failed.load(Ordering::Relaxed) || file.remaining.load(Ordering::Relaxed) > 0 {
+        if file.has_failed.load(Ordering::Relaxed) {
+            // Said already.
+        } else if file.remaining.load(Ordering::Relaxed) > 0 {
             context.problems.add(&file.path, "its content is incomplete".into());
         } else if context.options.verify
             && let Err(reason) = verify(context, file)

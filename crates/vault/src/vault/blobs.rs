@@ -12,7 +12,7 @@ use crate::pack::PackedBlob;
 use crate::{BlobKind, Error, Id, Result, Tree};
 
 /// A blob that claims to be larger is taken for damaged, so that it can't take all memory.
-const BLOB_BYTES_MAX: u64 = 1 << 30;
+pub(crate) const BLOB_BYTES_MAX: u64 = 1 << 30;
 /// Trees lie beside their neighbours; this much is read at once.
 const TREE_WINDOW_BYTES: u32 = 1 << 20;
 
@@ -64,17 +64,17 @@ impl Vault {
     /// directories in it, so that a walk from the root finds most of what it asks for next.
     fn prefetch_trees(&self, id: &Id) -> Result<()> {
         let Location { pack, blob } = self.blob_location(BlobKind::Tree, id)?;
-        let end = blob.offset + blob.length;
-        let start = end.saturating_sub(TREE_WINDOW_BYTES.max(blob.length));
+        let end = blob.end();
+        let start = end.saturating_sub(u64::from(TREE_WINDOW_BYTES.max(blob.length)));
         let neighbours = self.with_index(|index| {
             let inside = |tree: &&_| {
                 let tree: &PackedBlob = tree;
-                tree.offset >= start && tree.offset + tree.length <= end
+                u64::from(tree.offset) >= start && tree.end() <= end
             };
             index.trees_in(&pack).iter().filter(inside).copied().collect::<Vec<_>>()
         })?;
         let Some(first) = neighbours.first() else { return Ok(()) };
-        let length = (end - first.offset) as usize;
+        let length = (end - u64::from(first.offset)) as usize;
         let Ok(mut bytes) = self.store().read_range(FileType::Data, &pack.to_hex(), u64::from(first.offset), length)
         else {
             // Reading the one blob will say what is wrong.

@@ -1,0 +1,73 @@
+//! What can be asked of a restore, and how it says it went.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::owners::{OwnerMap, Owners};
+use crate::Problems;
+
+/// What happens to files that are there already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Overwrite {
+    /// Their content is compared, and what differs is written.
+    #[default]
+    Always,
+    /// As `Always`, but a file of the same size and time of change is taken for equal.
+    IfChanged,
+    /// Only when the snapshot's file is newer.
+    IfNewer,
+    Never,
+}
+
+/// What to restore, and how.
+#[derive(Clone, Debug, Default)]
+pub struct RestoreOptions {
+    /// Made when it isn't there.
+    pub target: PathBuf,
+    /// Restore what this directory of the snapshot holds straight into the target.
+    pub subfolder: Option<PathBuf>,
+    /// Patterns as restic's `--include` has them; none means everything.
+    pub includes: Vec<String>,
+    /// The same without regard to capitals.
+    pub includes_ignoring_case: Vec<String>,
+    /// Patterns as restic's `--exclude` has them.
+    pub excludes: Vec<String>,
+    pub excludes_ignoring_case: Vec<String>,
+    /// Patterns of names of extended attributes, ACLs and capabilities among them; none means all.
+    pub include_attributes: Vec<String>,
+    pub exclude_attributes: Vec<String>,
+    pub overwrite: Overwrite,
+    /// Make holes of zeros.
+    pub sparse: bool,
+    /// Read everything again in the end and compare.
+    pub verify: bool,
+    /// Remove what the snapshot doesn't have, within what the patterns choose.
+    pub delete: bool,
+    /// Look and compare, but change nothing.
+    pub dry_run: bool,
+    pub owners: Owners,
+    pub owner_map: OwnerMap,
+    /// Give everything to this user and group, rather than to those of the snapshot.
+    pub owner: Option<(u32, u32)>,
+    /// Return only when everything is on the disk.
+    pub durable: bool,
+    /// Take no lock, for repositories that cannot be written to.
+    pub no_lock: bool,
+}
+
+/// How a restore went.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct RestoreSummary {
+    pub directories: u64,
+    pub files_restored: u64,
+    /// Files that needed nothing, or were to be left alone.
+    pub files_unchanged: u64,
+    pub files_deleted: u64,
+    /// Symbolic links, hard links, devices and FIFOs.
+    pub others: u64,
+    pub total_bytes: u64,
+    pub bytes_written: u64,
+    /// What could not be restored.
+    pub errors: Problems,
+}

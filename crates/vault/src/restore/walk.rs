@@ -1,0 +1,226 @@
+//! Going through the snapshot's directories, and choosing what is restored of them.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{Context, RestoreSummary, content, metadata, place, prepare};
+use crate::pattern::Patterns;
+use crate::{Event, Id, ItemChange, Node, NodeKind, Result, Tree};
+
+/// So many blobs are planned at a time: some 40 MB of plan.
+const BATCH_BLOBS: usize = 400_000;
+const BATCH_FILES: usize = 50_000;
+/// What Linux takes as a path. It bounds the depth as well.
+const PATH_BYTES_MAX: usize = 4095;
+
+/// A file that is to be restored.
+pub(super) struct Chosen {
+    pub path: PathBuf,
+    pub node: Node,
+    /// The directory was just made, so that nothing can be in the way.
+    pub directory_is_fresh: bool,
+}
+
+/// Files whose content is restored together.
+#[derive(Default)]
+struct Batch {
+    files: Vec<Chosen>,
+    blobs: usize,
+    /// Further names of files that are restored under another: (name, first name, node).
+    hard_links: Vec<(PathBuf, PathBuf, Node)>,
+}
+
+/// A directory of the snapshot that is being gone through. Without recursion: a tree may be deeper than
+/// the stack allows.
+struct Open {
+    tree: Arc<Tree>,
+    next: usize,
+    path: PathBuf,
+    /// Where it stood in the snapshot.
+    source: PathBuf,
+    /// It or a directory above was chosen by the patterns.
+    included: bool,
+}
+
+pub(super) struct Walk<'a> {
+    context: &'a Context<'a>,
+    includes: Patterns,
+    excludes: Patterns,
+    batch: Batch,
+    /// Directories whose metadata are set in the end, outer ones first.
+    directories: Vec<(PathBuf, Node)>,
+    /// Directories that this restore has made.
+    fresh: HashSet<PathBuf>,
+    /// Directories above the current place that are made only when something in them is chosen.
+    pending: Vec<(PathBuf, Node)>,
+    /// The first name of each file with several: by file system, inode and content. Snapshots that were put
+    /// together from several hosts may have one inode for different files.
+    first_links: HashMap<(u64, u64, u64), PathBuf>,
+    summary: RestoreSummary,
+}
+
+impl<'a> Walk<'a> {
+    pub fn new(context: &'a Context<'a>, includes: Patterns, excludes: Patterns) -> Self {
+        Self {
+            context,
+            includes,
+            excludes,
+            batch: Batch::default(),
+            directories: Vec::new(),
+            fresh: HashSet::new(),
+            pending: Vec::new(),
+            first_links: HashMap::new(),
+            summary: RestoreSummary::default(),
+        }
+    }
+
+    /// Restores what a directory holds; `node` is the directory itself, for the target's metadata.
+    pub fn run(mut self, tree: &Id, node: Option<Node>, source: &Path) -> Result<RestoreSummary> {
+        if let Some(node) = node {
+            self.directories.push((PathBuf::new(), node));
+        }
+        let mut open = Vec::new();
+        self.enter(&mut open, tree, PathBuf::new(), source.to_path_buf(), false);
+        while let Some(directory) = open.last_mut() {
+            let tree = directory.tree.clone();
+            let Some(node) = tree.nodes().get(directory.next) else {
+                if let Some(directory) = open.pop() {
+                    self.leave(&directory);
+                }
+                continue;
+            };
+            directory.next += 1;
+            let (path, source) = (directory.path.join(&node.name), directory.source.join(&node.name));
+            if self.excludes.matches(&source) {
+                continue;
+            }
+            let included = directory.included || self.is_included(&source);
+            if path.as_os_str().len() > PATH_BYTES_MAX {
+                let message = format!("its path is longer than the {PATH_BYTES_MAX} bytes that can be opened");
+                self.context.problems.add(&path, message);
+            } else if node.kind == NodeKind::Dir {
+                let Some(subtree) = node.subtree else {
+                    self.context.problems.add(&path, "the directory has no content in the snapshot".into());
+                    continue;
+                };
+                self.pending.push((path.clone(), node.clone()));
+                if included {
+                    self.make_directories();
+                }
+                self.enter(&mut open, &subtree, path, source, included);
+            } else if included {
+                self.make_directories();
+                self.leaf(path, node)?;
+            }
+        }
+        self.finish_batch()?;
+        if !self.context.options.dry_run {
+            for (path, node) in self.directories.iter().rev() {
+                metadata::apply_to_directory(self.context, path, node);
+            }
+        }
+        Ok(self.summary)
+    }
+
+    fn is_included(&self, source: &Path) -> bool {
+        self.includes.is_empty() || self.includes.matches(source)
+    }
+
+    fn enter(&mut self, open: &mut Vec<Open>, tree: &Id, path: PathBuf, source: PathBuf, included: bool) {
+        match self.context.vault.tree(tree) {
+            Ok(tree) => open.push(Open { tree, next: 0, path, source, included }),
+            Err(error) => {
+                self.context.problem(&path, &error);
+                self.pending.pop_if(|(last, _)| *last == path);
+            }
+        }
+    }
+
+    fn leave(&mut self, directory: &Open) {
+        // Still there when nothing in it was chosen.
+        self.pending.pop_if(|(last, _)| *last == directory.path);
+        if self.context.options.delete && !self.fresh.contains(&directory.path) {
+            let wanted = |name: &OsStr| {
+                let source = directory.source.join(name);
+                let chosen = directory.included || self.is_included(&source);
+                directory.tree.find(name).is_some() || !chosen || self.excludes.matches(&source)
+            };
+            self.summary.files_deleted += place::remove_unwanted(self.context, &directory.path, &wanted);
+        }
+    }
+
+    fn make_directories(&mut self) {
+        for (path, node) in std::mem::take(&mut self.pending) {
+            match place::make_directory(self.context, &path) {
+                Ok(is_fresh) => {
+                    self.summary.directories += 1;
+                    if is_fresh {
+                        self.fresh.insert(path.clone());
+                    }
+                    self.directories.push((path, node));
+                }
+                Err(error) => self.context.problem(&path, &error),
+            }
+        }
+    }
+
+    /// Anything but a directory.
+    fn leaf(&mut self, path: PathBuf, node: &Node) -> Result<()> {
+        if node.links > 1 && node.kind == NodeKind::File {
+            match self.first_links.get(&link_key(node)) {
+                Some(first) => {
+                    self.batch.hard_links.push((path, first.clone(), node.clone()));
+                    return Ok(());
+                }
+                None => drop(self.first_links.insert(link_key(node), path.clone())),
+            }
+        }
+        if node.kind != NodeKind::File {
+            match place::make_other(self.context, &path, node) {
+                Ok(true) => {
+                    self.summary.others += 1;
+                    self.context.progress.report(Event::Item { path: &path, change: ItemChange::Restored });
+                }
+                Ok(false) => {}
+                Err(error) => self.context.problem(&path, &error),
+            }
+            return Ok(());
+        }
+        // A snapshot may name any size.
+        self.summary.total_bytes = self.summary.total_bytes.saturating_add(node.size);
+        self.batch.blobs += node.blobs().len();
+        let directory_is_fresh = path.parent().is_some_and(|parent| self.fresh.contains(parent));
+        self.batch.files.push(Chosen { path, node: node.clone(), directory_is_fresh });
+        if self.batch.blobs >= BATCH_BLOBS || self.batch.files.len() >= BATCH_FILES {
+            self.finish_batch()?;
+        }
+        Ok(())
+    }
+
+    fn finish_batch(&mut self) -> Result<()> {
+        let batch = std::mem::take(&mut self.batch);
+        self.context.progress.report(Event::Total {
+            items: self.summary.directories + self.summary.others + batch.files.len() as u64,
+            bytes: self.summary.total_bytes,
+        });
+        let files = prepare::prepare(self.context, batch.files);
+        content::write(self.context, &files)?;
+        prepare::check_complete(self.context, &files);
+        for (path, first, node) in batch.hard_links {
+            match place::make_hard_link(self.context, &path, &first, &node) {
+                Ok(()) => self.summary.others += 1,
+                Err(error) => self.context.problem(&path, &error),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn link_key(node: &Node) -> (u64, u64, u64) {
+    let mut hasher = DefaultHasher::new();
+    node.content.hash(&mut hasher);
+    (node.device_id, node.inode, hasher.finish())
+}

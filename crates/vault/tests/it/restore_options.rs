@@ -1,0 +1,183 @@
+//! What a restore into a tree that is there already does, and for whom.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+
+use levee_vault::{Overwrite, OwnerMap, Owners, RestoreOptions};
+
+use crate::support::*;
+
+/// `user::rw-, user:1234:r--, group::r--, mask::r--, other::---`, as the kernel stores it.
+const ACL: &[u8] = b"\x02\0\0\0\x01\0\x06\0\xff\xff\xff\xff\x02\0\x04\0\xd2\x04\0\0\x04\0\x04\0\xff\xff\xff\xff\x10\0\x04\0\xff\xff\xff\xff\x20\0\0\0\xff\xff\xff\xff";
+/// `cap_net_bind_service+ep`.
+const CAPABILITY: &[u8] = b"\x01\0\0\x02\0\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+
+#[test]
+fn acls_and_capabilities_come_along_and_stray_ones_go() {
+    let scratch = Scratch::new();
+    let source = scratch.path("source");
+    std::fs::create_dir_all(source.join("folder")).unwrap();
+    for name in ["acl", "capability", "nothing", "folder/nothing"] {
+        std::fs::write(source.join(name), name).unwrap();
+        std::fs::set_permissions(source.join(name), std::fs::Permissions::from_mode(0o640)).unwrap();
+    }
+    let fifo = source.join("fifo");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o640), 0)
+        .unwrap();
+    xattr::set(&fifo, "system.posix_acl_access", ACL).unwrap();
+    xattr::set(source.join("acl"), "system.posix_acl_access", ACL).unwrap();
+    xattr::set(source.join("folder"), "system.posix_acl_default", ACL).unwrap();
+    xattr::set(source.join("capability"), "security.capability", CAPABILITY).unwrap();
+    // Made before its directory had a default.
+    xattr::remove(source.join("folder/nothing"), "system.posix_acl_access").ok();
+    let vault = scratch.init();
+    let id = backup(&vault, &source).snapshot_id.unwrap();
+
+    let target = scratch.path("target");
+    std::fs::create_dir(&target).unwrap();
+    // What is made in it would inherit this.
+    xattr::set(&target, "system.posix_acl_default", ACL).unwrap();
+    restore(&vault, id, &source, &target);
+    assert_same(&source, &target);
+
+    xattr::set(target.join("nothing"), "system.posix_acl_access", ACL).unwrap();
+    xattr::set(target.join("nothing"), "security.capability", CAPABILITY).unwrap();
+    xattr::remove(target.join("capability"), "security.capability").unwrap();
+    restore(&vault, id, &source, &target);
+    assert_same(&source, &target);
+
+    let without = scratch.path("without");
+    let options = RestoreOptions { exclude_attributes: vec!["security.*".into()], ..Default::default() };
+    restore_with(&vault, id, &source, &without, options);
+    assert_eq!(xattr::get(without.join("capability"), "security.capability").unwrap(), None);
+    assert_eq!(xattr::get(without.join("acl"), "system.posix_acl_access").unwrap().as_deref(), Some(ACL));
+}
+
+#[test]
+fn owners_are_mapped_named_or_left() {
+    let scratch = Scratch::new();
+    let source = scratch.path("source");
+    std::fs::create_dir(&source).unwrap();
+    for (name, uid, gid) in [("root's", 0, 0), ("someone's", 4_000_000_000, 3_000_000_001), ("daemon's", 1, 1)] {
+        std::fs::write(source.join(name), name).unwrap();
+        std::os::unix::fs::chown(source.join(name), Some(uid), Some(gid)).unwrap();
+    }
+    let vault = scratch.init();
+    let id = backup(&vault, &source).snapshot_id.unwrap();
+    let check = |options: RestoreOptions, expected: [(u32, u32); 3]| {
+        let target = tempfile::tempdir().unwrap();
+        restore_with(&vault, id, &source, target.path(), options.clone());
+        let owner = |name: &str| {
+            let metadata = std::fs::metadata(target.path().join(name)).unwrap();
+            (metadata.uid(), metadata.gid())
+        };
+        assert_eq!(["root's", "someone's", "daemon's"].map(owner), expected, "{options:?}");
+    };
+    let someone = (4_000_000_000, 3_000_000_001);
+    check(RestoreOptions::default(), [(0, 0), someone, (1, 1)]);
+    check(RestoreOptions { owners: Owners::Names, ..Default::default() }, [(0, 0), someone, (1, 1)]);
+    check(RestoreOptions { owners: Owners::Leave, ..Default::default() }, [(0, 0); 3]);
+    let owner_map = OwnerMap::parse(&["daemon:7".into(), "4000000000:root".into()], &["1:9".into()]).unwrap();
+    check(RestoreOptions { owner_map, ..Default::default() }, [(0, 0), (0, 3_000_000_001), (7, 9)]);
+    check(RestoreOptions { owner: Some((5, 6)), ..Default::default() }, [(5, 6); 3]);
+}
+
+#[test]
+fn a_dry_run_says_what_a_restore_then_does() {
+    let scratch = Scratch::new();
+    let source = scratch.path("source");
+    make_zoo(&source);
+    let vault = scratch.init();
+    let id = backup(&vault, &source).snapshot_id.unwrap();
+    let target = scratch.path("target");
+    let both = |options: RestoreOptions| {
+        let before = target.exists().then(|| describe(&target));
+        let dry = RestoreOptions { dry_run: true, ..options.clone() };
+        let mut said = restore_with(&vault, id, &source, &target, dry);
+        assert_eq!(target.exists().then(|| describe(&target)), before);
+        let done = restore_with(&vault, id, &source, &target, options);
+        said.errors = done.errors.clone();
+        assert_eq!(said, done);
+    };
+    both(RestoreOptions::default());
+    assert_same(&source, &target);
+    both(RestoreOptions::default());
+    std::fs::write(target.join("plain"), b"other").unwrap();
+    let large = std::fs::OpenOptions::new().write(true).open(target.join("large")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&large, b"changed", 100).unwrap();
+    std::fs::create_dir_all(target.join("stray/directory")).unwrap();
+    std::fs::write(target.join("stray/directory/file"), b"x").unwrap();
+    std::fs::remove_file(target.join("empty")).unwrap();
+    both(RestoreOptions { delete: true, ..Default::default() });
+    assert_same(&source, &target);
+}
+
+#[test]
+fn special_files_stay_the_ones_they_are() {
+    let scratch = Scratch::new();
+    let source = scratch.path("source");
+    make_zoo(&source);
+    let vault = scratch.init();
+    let id = backup(&vault, &source).snapshot_id.unwrap();
+    let target = scratch.path("target");
+    restore(&vault, id, &source, &target);
+    let inodes = || ["fifo", "device", "link"].map(|name| std::fs::symlink_metadata(target.join(name)).unwrap().ino());
+    let before = inodes();
+    std::fs::set_permissions(target.join("fifo"), std::fs::Permissions::from_mode(0o777)).unwrap();
+    restore(&vault, id, &source, &target);
+    assert_eq!(inodes(), before);
+    assert_same(&source, &target);
+    // Something else in their places is replaced, but not when nothing may be.
+    std::fs::remove_file(target.join("device")).unwrap();
+    std::fs::write(target.join("device"), b"mine").unwrap();
+    std::fs::remove_file(target.join("link")).unwrap();
+    symlink("elsewhere", target.join("link")).unwrap();
+    restore_with(&vault, id, &source, &target, RestoreOptions { overwrite: Overwrite::Never, ..Default::default() });
+    assert_eq!(std::fs::read(target.join("device")).unwrap(), b"mine");
+    assert_eq!(std::fs::read_link(target.join("link")).unwrap(), Path::new("elsewhere"));
+    restore(&vault, id, &source, &target);
+    assert_same(&source, &target);
+}
+
+#[test]
+fn an_interrupted_restore_is_run_again_and_writes_what_is_missing() {
+    let scratch = Scratch::new();
+    let source = scratch.path("source");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("large"), noise(24 << 20, 4)).unwrap();
+    for number in 0..50 {
+        std::fs::write(source.join(number.to_string()), noise(100_000, number)).unwrap();
+    }
+    let vault = scratch.init();
+    let id = backup(&vault, &source).snapshot_id.unwrap();
+    let target = scratch.path("target");
+    // As a restore leaves it that was ended half-way: some files whole, one with a hole, one not begun.
+    restore(&vault, id, &source, &target);
+    let large = std::fs::OpenOptions::new().write(true).open(target.join("large")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&large, &vec![0; 4 << 20], 10 << 20).unwrap();
+    std::fs::remove_file(target.join("7")).unwrap();
+    let again = restore_with(&vault, id, &source, &target, RestoreOptions { verify: true, ..Default::default() });
+    assert_same(&source, &target);
+    assert!(again.bytes_written < 8 << 20 && again.files_unchanged == 49, "{again:?}");
+}
+
+#[test]
+fn holes_are_made_in_files_that_are_there_too() {
+    let scratch = Scratch::new();
+    let source = scratch.path("source");
+    std::fs::create_dir(&source).unwrap();
+    let file = std::fs::File::create(source.join("sparse")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &noise(1 << 20, 7), 10 << 20).unwrap();
+    file.set_len(32 << 20).unwrap();
+    std::fs::File::create(source.join("one hole")).unwrap().set_len(300_000).unwrap();
+    let vault = scratch.init();
+    let id = backup(&vault, &source).snapshot_id.unwrap();
+    let target = scratch.path("target");
+    std::fs::create_dir(&target).unwrap();
+    std::fs::write(target.join("sparse"), noise(32 << 20, 8)).unwrap();
+    let options = || RestoreOptions { sparse: true, verify: true, ..Default::default() };
+    restore_with(&vault, id, &source, &target, options());
+    assert_same(&source, &target);
+    let allocated = |name: &str| std::fs::metadata(target.join(name)).unwrap().blocks() * 512;
+    assert!(allocated("sparse") < 4 << 20 && allocated("one hole") < 100_000, "{}", allocated("sparse"));
+}
