@@ -1,6 +1,7 @@
 //! Making a snapshot of files.
 
 mod files;
+mod markers;
 mod metadata;
 mod targets;
 mod trees;
@@ -11,6 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_channel::bounded;
 use jiff::Timestamp;
+
+pub use markers::Marker;
 
 use crate::accounts::{Accounts, Whoami};
 use crate::parallel::compute_threads;
@@ -25,6 +28,8 @@ use targets::Targets;
 
 /// Files that wait for a reader.
 const FILES_WAITING: usize = 256;
+/// Each reader has a buffer of 16 MiB.
+const READERS_MAX: usize = 64;
 /// Directories whose files are under way.
 const DIRECTORIES_WAITING: usize = 64;
 
@@ -38,10 +43,22 @@ pub struct BackupOptions {
     pub tags: Vec<String>,
     /// Patterns as restic's `--exclude` has them.
     pub excludes: Vec<String>,
+    /// The same without regard to capitals.
+    pub excludes_ignoring_case: Vec<String>,
+    /// What is in a directory with one of these is left out, but for the marker itself.
+    pub exclude_if_present: Vec<Marker>,
+    /// Larger files are left out.
+    pub exclude_larger_than: Option<u64>,
     /// What to compare with; the newest snapshot of the same host and paths when it is not given.
     pub parent: Option<SnapshotId>,
     /// Read every file, whatever the parent says.
     pub force: bool,
+    /// Take a file for unchanged although its inode number or its time of status change differs.
+    pub ignore_inode: bool,
+    /// Take a file for unchanged although its time of status change differs.
+    pub ignore_ctime: bool,
+    /// How many files are read at once; as many as there are cores when it is not given.
+    pub read_concurrency: Option<usize>,
     /// The snapshot's time; now when it is not given.
     pub time: Option<Timestamp>,
     /// Stay on the file systems of the paths.
@@ -103,7 +120,7 @@ impl Counts {
 /// Any other failure ends the backup without a snapshot.
 pub fn backup(vault: &Vault, options: &BackupOptions, progress: &dyn Progress) -> Result<BackupSummary> {
     let mut summary = BackupSummary::new(Timestamp::now());
-    let excludes = Patterns::parse(&options.excludes)?;
+    let excludes = Patterns::parse(&options.excludes)?.and_ignoring_case(&options.excludes_ignoring_case)?;
     let whoami = Whoami::now();
     let host = options.host.clone().unwrap_or_else(|| whoami.hostname.clone());
     let paths = options.paths.iter().map(|path| absolute(path)).collect::<Result<Vec<_>>>()?;
@@ -188,7 +205,7 @@ fn store_tree(context: &Context<'_>, targets: &Targets, parent: Option<Id>) -> R
     let (files, next_file) = bounded(FILES_WAITING);
     let (directories, next_directory) = bounded(DIRECTORIES_WAITING);
     std::thread::scope(|scope| {
-        for _ in 0..compute_threads() {
+        for _ in 0..context.options.read_concurrency.unwrap_or_else(compute_threads).clamp(1, READERS_MAX) {
             let next_file = next_file.clone();
             scope.spawn(move || files::read_files(context, &next_file));
         }

@@ -54,6 +54,8 @@ pub enum Error {
         "the policy keeps none of a group of {snapshots} snapshots; nothing was forgotten: change it, or say --unsafe-allow-remove-all"
     )]
     NothingKept { snapshots: usize },
+    #[error("{location}: there is no pack {wanted}")]
+    PackNotFound { location: String, wanted: String },
     #[error("snapshot {snapshot}: there is no {path}")]
     PathNotFound { snapshot: String, path: PathBuf },
     #[error("{path} is not a {wanted} in snapshot {snapshot}")]

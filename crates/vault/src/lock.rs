@@ -4,6 +4,7 @@
 //! looks for others: of two that come at once, at least one sees the other and steps back. A lock is
 //! refreshed by a new file every few minutes, and stale when it was not for half an hour.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -47,7 +48,7 @@ impl LockMode {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct LockFile {
+pub(crate) struct LockFile {
     #[serde(with = "crate::file_time::as_timestamp")]
     time: Timestamp,
     exclusive: bool,
@@ -67,7 +68,7 @@ struct LockFile {
 }
 
 impl LockFile {
-    fn new(mode: LockMode) -> Self {
+    pub fn new(mode: LockMode) -> Self {
         let Whoami { hostname, username, uid, gid } = Whoami::now();
         let pid = rustix::process::getpid().as_raw_nonzero().get();
         let (exclusive, levee_maintenance) = (mode == LockMode::Exclusive, mode == LockMode::Maintenance);
@@ -104,6 +105,50 @@ struct Held {
     refreshed_after_s: AtomicU64,
 }
 
+/// The lock files that stand for the locks held through a vault. Held while one is written, so that what
+/// ends the process finds every file that is there.
+#[derive(Default)]
+pub(crate) struct OwnLocks {
+    files: HashSet<Id>,
+    /// The process is about to end: no more are taken.
+    closed: bool,
+}
+
+fn write_lock(vault: &Vault, mode: LockMode) -> Result<Id> {
+    let mut own = vault.own_locks();
+    if own.closed {
+        return Err(Error::Stopped);
+    }
+    let id = vault.write_file_as(FileType::Lock, &LockFile::new(mode))?;
+    own.files.insert(id);
+    Ok(id)
+}
+
+/// Removes a lock file that is still ours.
+fn remove_lock(vault: &Vault, id: &Id) -> Result<()> {
+    if vault.own_locks().files.remove(id) {
+        vault.store().remove(FileType::Lock, &id.to_hex())?;
+    }
+    Ok(())
+}
+
+impl Vault {
+    /// Removes the files of all locks that are held through this vault, for a process that is about to end
+    /// without letting go of them one by one. Nothing may be done with the vault afterwards.
+    pub fn release_locks(&self) {
+        let files = {
+            let mut own = self.own_locks();
+            own.closed = true;
+            std::mem::take(&mut own.files)
+        };
+        for id in files {
+            if let Err(error) = self.store().remove(FileType::Lock, &id.to_hex()) {
+                tracing::warn!(%error, "the repository's lock file stays behind; it will be stale in half an hour");
+            }
+        }
+    }
+}
+
 impl Lock {
     /// Takes a lock, or says who holds one that forbids it.
     pub fn take(vault: &Vault, mode: LockMode) -> Result<Self> {
@@ -126,7 +171,7 @@ impl Lock {
 
     fn take_beside(vault: &Vault, mode: LockMode, own: Option<Id>) -> Result<Self> {
         refuse_if_locked(vault, mode, &[own])?;
-        let id = vault.write_file_as(FileType::Lock, &LockFile::new(mode))?;
+        let id = write_lock(vault, mode)?;
         let held =
             Arc::new(Held { taken_at: Instant::now(), current: Mutex::new(id), refreshed_after_s: AtomicU64::new(0) });
         let (stop, stopped) = bounded(0);
@@ -171,11 +216,11 @@ impl Held {
     fn refresh(&self, vault: &Vault, mode: LockMode) {
         // Held over the whole change: see `exclusively`.
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        match vault.write_file_as(FileType::Lock, &LockFile::new(mode)) {
+        match write_lock(vault, mode) {
             Ok(new) => {
                 self.refreshed_after_s.store(self.taken_at.elapsed().as_secs(), Ordering::Relaxed);
                 let old = std::mem::replace(&mut *current, new);
-                if let Err(error) = vault.store().remove(FileType::Lock, &old.to_hex()) {
+                if let Err(error) = remove_lock(vault, &old) {
                     tracing::warn!(%error, "an old lock file stays behind");
                 }
             }
@@ -192,7 +237,7 @@ impl Drop for Lock {
             let _ = refresher.join();
         }
         let current = *self.held.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = self.vault.store().remove(FileType::Lock, &current.to_hex()) {
+        if let Err(error) = remove_lock(&self.vault, &current) {
             tracing::warn!(%error, "the repository's lock file stays behind; it will be stale in half an hour");
         }
     }

@@ -52,6 +52,11 @@ impl Vault {
         self.walk(self.root_of(snapshot)?, PathBuf::new())
     }
 
+    /// Everything below a tree, with paths from there.
+    pub fn list_below(&self, tree: &Id) -> Result<TreeWalk> {
+        self.walk(*tree, PathBuf::new())
+    }
+
     pub(crate) fn walk(&self, tree: Id, below: PathBuf) -> Result<TreeWalk> {
         let mut walk = TreeWalk { vault: self.clone(), open: Vec::new() };
         walk.enter(tree, below)?;

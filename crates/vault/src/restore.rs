@@ -99,7 +99,7 @@ pub fn restore(
         bytes_written: AtomicU64::new(0),
         is_root: rustix::process::geteuid().is_root(),
     };
-    let mut summary = walk::Walk::new(&context, includes, excludes).run(&tree, node, &subfolder)?;
+    let mut summary = walk::Walk::new(&context, includes, excludes).run(&tree, node)?;
     if options.durable && !options.dry_run {
         // One call for everything: syncing ten thousand files singly takes longer than copying them.
         let synced = target.root().and_then(|root| rustix::fs::syncfs(root.as_fd()));

@@ -26,6 +26,8 @@ pub struct SnapshotOptions {
     /// Now when it is not given.
     pub time: Option<Timestamp>,
     pub compression: Compression,
+    /// Read and compare, but store nothing; `finish` then makes no snapshot.
+    pub dry_run: bool,
 }
 
 /// Permissions, owner and time of something that is stored from a stream.
@@ -67,7 +69,7 @@ pub struct SnapshotWriter {
     vault: Vault,
     options: SnapshotOptions,
     session: Session,
-    lock: Lock,
+    lock: Option<Lock>,
     chunker: Chunker,
     root: Directory,
     summary: BackupSummary,
@@ -88,9 +90,10 @@ enum Entry {
 impl SnapshotWriter {
     /// Takes a shared lock and starts the pipeline.
     pub fn begin(vault: &Vault, options: SnapshotOptions) -> Result<Self> {
-        let lock = Lock::take(vault, LockMode::Shared)?;
+        let SnapshotOptions { compression, dry_run, .. } = options;
+        let lock = if dry_run { None } else { Some(Lock::take(vault, LockMode::Shared)?) };
         vault.refresh_index()?;
-        let session = Session::begin(vault, SessionOptions { compression: options.compression, dry_run: false })?;
+        let session = Session::begin(vault, SessionOptions { compression, dry_run })?;
         let summary = BackupSummary::new(Timestamp::now());
         Ok(Self {
             vault: vault.clone(),
@@ -157,8 +160,9 @@ impl SnapshotWriter {
             Err(error) => return Err(session.abort(error)),
         };
         summary.set_added(session.finish()?);
-        lock.check()?;
         summary.ended_at = Timestamp::now();
+        let Some(lock) = lock else { return Ok(summary) };
+        lock.check()?;
         let Whoami { hostname, username, uid, gid } = Whoami::now();
         let snapshot = Snapshot {
             time: options.time.unwrap_or(summary.started_at),

@@ -9,7 +9,7 @@ mod opening;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use levee_store::{FileType, Store};
 use serde::Serialize;
@@ -18,10 +18,12 @@ use serde::de::DeserializeOwned;
 pub(crate) use blobs::{BLOB_BYTES_MAX, BlobOpener};
 pub(crate) use fields::{Fields, set_id, set_tags};
 
+use crate::cache::Cache;
 use crate::compress::{compress_file, decompress_file};
 use crate::config::Config;
 use crate::crypto::Key;
 use crate::index::Index;
+use crate::lock::OwnLocks;
 use crate::parallel::parallel_map;
 use crate::tree_cache::TreeCache;
 use crate::{Error, Id, MasterKey, Result, Snapshot, SnapshotFilter, SnapshotId};
@@ -47,6 +49,9 @@ struct Inner {
     /// Snapshots never change, so each is read once.
     snapshots: Mutex<HashMap<Id, Snapshot>>,
     trees: Mutex<TreeCache>,
+    own_locks: Mutex<OwnLocks>,
+    /// Copies of metadata on a local disk, where that is wanted.
+    cache: OnceLock<Cache>,
 }
 
 impl std::fmt::Debug for Vault {
@@ -75,6 +80,8 @@ impl Vault {
             index_is_stale: AtomicBool::new(false),
             snapshots: Mutex::new(HashMap::new()),
             trees: Mutex::new(TreeCache::default()),
+            own_locks: Mutex::new(OwnLocks::default()),
+            cache: OnceLock::new(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -112,15 +119,40 @@ impl Vault {
         Error::damaged(self.location(), file_type, name, reason)
     }
 
+    /// Keeps copies of the index, the snapshots and the directories in a cache from now on. Only the first
+    /// call has an effect.
+    pub fn use_cache(&self, cache: Cache) {
+        let _ = self.inner.cache.set(cache);
+    }
+
+    pub(crate) fn cache(&self) -> Option<&Cache> {
+        self.inner.cache.get()
+    }
+
+    pub(crate) fn own_locks(&self) -> MutexGuard<'_, OwnLocks> {
+        locked(&self.inner.own_locks)
+    }
+
     // Index, snapshot and lock files
 
     /// Reads, checks and opens a file and gives its JSON.
     pub(crate) fn read_file_json(&self, file_type: FileType, id: &Id) -> Result<Vec<u8>> {
         let name = id.to_hex();
-        let mut sealed = self.store().read(file_type, &name)?;
-        if Id::of(&sealed) != *id {
-            return Err(self.damaged(file_type, &name, "its content does not have the hash that is its name"));
-        }
+        // Locks come and go.
+        let cache = self.cache().filter(|_| matches!(file_type, FileType::Index | FileType::Snapshot));
+        let mut sealed = match cache.and_then(|cache| cache.read(file_type, id)) {
+            Some(sealed) => sealed,
+            None => {
+                let sealed = self.store().read(file_type, &name)?;
+                if Id::of(&sealed) != *id {
+                    return Err(self.damaged(file_type, &name, "its content does not have the hash that is its name"));
+                }
+                if let Some(cache) = cache {
+                    cache.write(file_type, id, &sealed);
+                }
+                sealed
+            }
+        };
         let content = self
             .key()
             .open_in_place(&mut sealed)
@@ -172,6 +204,9 @@ impl Vault {
         let ids = self.list_ids(FileType::Snapshot)?;
         let listed: HashSet<Id> = ids.iter().copied().collect();
         locked(&self.inner.snapshots).retain(|id, _| listed.contains(id));
+        if let Some(cache) = self.cache() {
+            cache.retain(FileType::Snapshot, |id| listed.contains(id));
+        }
         let mut snapshots = Vec::with_capacity(ids.len());
         for snapshot in parallel_map(FETCHES_AT_ONCE, &ids, |id| self.snapshot(&SnapshotId(*id))) {
             match snapshot {

@@ -1,51 +1,93 @@
-use std::path::{Path, PathBuf};
+mod listed_paths;
+mod stream;
 
-use anyhow::{Context, bail};
+use std::path::PathBuf;
+
+use anyhow::bail;
 use clap::Args;
 use jiff::Timestamp;
-use jiff::civil::DateTime;
-use jiff::tz::TimeZone;
-use levee_vault::{BackupOptions, BackupSummary, Compression, SnapshotFilter, SnapshotId};
+use levee_vault::{BackupOptions, BackupSummary, Compression, Marker, SnapshotFilter, SnapshotId};
 use serde::Serialize;
 
 use super::place::Place;
 use super::progress::{Display, During};
-use super::{ended, open};
+use super::times::parse_time;
+use super::{ended, open, text_file};
 use crate::exit::Exit;
 use crate::output::Output;
-
-/// The form in which restic takes a time.
-const TIME_FORMAT: &str = "%Y-%m-%d %H:%M:%S";
+use listed_paths::ListedPaths;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// Files and folders to store
-    #[arg(value_name = "PATH", required = true)]
-    paths: Vec<PathBuf>,
+    /// Files and folders to store; with --stdin-from-command, the command and its arguments
+    #[arg(value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Paths and patterns of paths to store, one a line, from a file or `-` (can be repeated)
+    #[arg(long, value_name = "FILE")]
+    files_from: Vec<PathBuf>,
+    /// Paths to store, one a line as they are, from a file or `-` (can be repeated)
+    #[arg(long, value_name = "FILE")]
+    files_from_verbatim: Vec<PathBuf>,
+    /// Paths to store, each ended by a zero byte, from a file or `-` (can be repeated)
+    #[arg(long, value_name = "FILE")]
+    files_from_raw: Vec<PathBuf>,
+    /// Store what comes on standard input as a file
+    #[arg(long, conflicts_with_all = ["files_from", "files_from_verbatim", "files_from_raw"])]
+    pub stdin: bool,
+    /// Run a command and store what it prints as a file; no snapshot is made when it fails
+    #[arg(long, conflicts_with_all = ["stdin", "files_from", "files_from_verbatim", "files_from_raw"])]
+    pub stdin_from_command: bool,
+    /// What the file from standard input or a command is called
+    #[arg(long, value_name = "PATH", default_value = "stdin")]
+    pub stdin_filename: PathBuf,
     /// Leave out what matches the pattern (can be repeated)
     #[arg(short, long, value_name = "PATTERN")]
     exclude: Vec<String>,
     /// Leave out what matches a pattern in the file, one a line (can be repeated)
     #[arg(long, value_name = "FILE")]
     exclude_file: Vec<PathBuf>,
+    /// Leave out what matches the pattern, with capitals and small letters alike (can be repeated)
+    #[arg(long, value_name = "PATTERN")]
+    iexclude: Vec<String>,
+    /// The same for patterns in a file, one a line (can be repeated)
+    #[arg(long, value_name = "FILE")]
+    iexclude_file: Vec<PathBuf>,
+    /// Leave out what is in folders that hold a file of this name, beginning with HEADER if that is given
+    #[arg(long, value_name = "NAME[:HEADER]")]
+    exclude_if_present: Vec<String>,
+    /// Leave out what is in caches, which are marked by a CACHEDIR.TAG
+    #[arg(long)]
+    exclude_caches: bool,
+    /// Leave out files larger than this; with k, M, G or T
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    exclude_larger_than: Option<u64>,
     /// Tags for the snapshot
     #[arg(long, value_name = "TAG[,TAG]", value_delimiter = ',')]
-    tag: Vec<String>,
+    pub tag: Vec<String>,
     /// The host name to note instead of this machine's
     #[arg(short = 'H', long, value_name = "HOST")]
-    host: Option<String>,
+    pub host: Option<String>,
     /// The snapshot to compare with instead of the newest of the same host and paths
     #[arg(long, value_name = "SNAPSHOT")]
     parent: Option<String>,
     /// Read every file, whether it looks changed or not
     #[arg(short, long)]
     force: bool,
+    /// Take a file for unchanged even if its inode number and change time differ
+    #[arg(long)]
+    ignore_inode: bool,
+    /// Take a file for unchanged even if its change time differs
+    #[arg(long)]
+    ignore_ctime: bool,
+    /// Read so many files at once; as many as there are cores when it is not given
+    #[arg(long, value_name = "N")]
+    read_concurrency: Option<usize>,
     /// Don't go into other file systems
     #[arg(short = 'x', long)]
     one_file_system: bool,
     /// Read and compare, but store nothing
     #[arg(short = 'n', long)]
-    dry_run: bool,
+    pub dry_run: bool,
     /// Make no snapshot when nothing has changed since the parent
     #[arg(long)]
     skip_if_unchanged: bool,
@@ -54,10 +96,10 @@ pub struct Arguments {
     with_atime: bool,
     /// How hard to try to make data smaller
     #[arg(long, value_enum, default_value_t)]
-    compression: CompressionMode,
+    pub compression: CompressionMode,
     /// The time to note instead of now, as in '2006-01-02 15:04:05'
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
-    time: Option<Timestamp>,
+    pub time: Option<Timestamp>,
 }
 
 /// restic's words.
@@ -79,16 +121,6 @@ impl From<CompressionMode> for Compression {
             CompressionMode::Max => Compression::Max,
         }
     }
-}
-
-pub fn parse_time(text: &str) -> Result<Timestamp, String> {
-    if let Ok(timestamp) = text.parse::<Timestamp>() {
-        return Ok(timestamp);
-    }
-    let local = DateTime::strptime(TIME_FORMAT, text).and_then(|time| time.to_zoned(TimeZone::system()));
-    local
-        .map(|time| time.timestamp())
-        .map_err(|_| "write it as in '2006-01-02 15:04:05' or 2006-01-02T15:04:05Z".into())
 }
 
 /// The summary as `restic backup --json` prints it.
@@ -169,35 +201,36 @@ impl SummaryLine {
     }
 }
 
-pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
-    let mut excludes = arguments.exclude;
-    for file in &arguments.exclude_file {
-        excludes.extend(patterns_in(file)?);
+pub fn run(place: &Place, mut arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
+    if arguments.stdin || arguments.stdin_from_command {
+        return stream::run(place, arguments, output);
+    }
+    let listed = ListedPaths {
+        patterns: &arguments.files_from,
+        verbatim: &arguments.files_from_verbatim,
+        raw: &arguments.files_from_raw,
+    };
+    let listed = listed.read(output)?;
+    arguments.paths.extend(listed);
+    if arguments.paths.is_empty() {
+        bail!("nothing to store: give a PATH, --files-from or --stdin");
     }
     let vault = open(place)?;
     let parent = match &arguments.parent {
         None => None,
         Some(wanted) => Some(vault.find_snapshot(wanted, &SnapshotFilter::default()).map_err(ended)?.0),
     };
-    let options = BackupOptions {
-        paths: arguments.paths,
-        host: arguments.host,
-        tags: arguments.tag.into_iter().filter(|tag| !tag.is_empty()).collect(),
-        excludes,
-        parent,
-        force: arguments.force,
-        time: arguments.time,
-        one_file_system: arguments.one_file_system,
-        dry_run: arguments.dry_run,
-        skip_if_unchanged: arguments.skip_if_unchanged,
-        with_atime: arguments.with_atime,
-        compression: arguments.compression.into(),
-    };
+    let options = options_of(arguments, parent)?;
     let display = Display::new(output, During::Archival);
     let result = levee_vault::backup(&vault, &options, &display);
     display.finish();
     let summary = result.map_err(ended)?;
-    let line = SummaryLine::new(&summary, options.dry_run, display.elapsed_s());
+    report(&summary, options.dry_run, &display, output)
+}
+
+/// Prints how it went.
+pub fn report(summary: &BackupSummary, dry_run: bool, display: &Display, output: Output) -> anyhow::Result<Exit> {
+    let line = SummaryLine::new(summary, dry_run, display.elapsed_s());
     if output.is_json() || !output.is_quiet() {
         output.result(&line, SummaryLine::text)?;
     }
@@ -208,13 +241,73 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
     Ok(Exit::INCOMPLETE)
 }
 
-/// The patterns of a file, as restic reads it: one a line, without empty lines and comments.
-pub fn patterns_in(file: &Path) -> anyhow::Result<Vec<String>> {
-    let text =
-        std::fs::read_to_string(file).with_context(|| format!("cannot read the patterns in {}", file.display()))?;
-    if text.contains('\0') {
-        bail!("{} is not a text file with patterns", file.display());
+fn options_of(arguments: Arguments, parent: Option<SnapshotId>) -> anyhow::Result<BackupOptions> {
+    let with_files = |mut patterns: Vec<String>, files: &[PathBuf]| -> anyhow::Result<Vec<String>> {
+        for file in files {
+            patterns.extend(text_file::lines(file)?);
+        }
+        Ok(patterns)
+    };
+    let mut exclude_if_present: Vec<Marker> = arguments.exclude_if_present.iter().map(|text| marker(text)).collect();
+    exclude_if_present.extend(arguments.exclude_caches.then(Marker::cache_directory));
+    Ok(BackupOptions {
+        paths: arguments.paths,
+        host: arguments.host,
+        tags: arguments.tag.into_iter().filter(|tag| !tag.is_empty()).collect(),
+        excludes: with_files(arguments.exclude, &arguments.exclude_file)?,
+        excludes_ignoring_case: with_files(arguments.iexclude, &arguments.iexclude_file)?,
+        exclude_if_present,
+        exclude_larger_than: arguments.exclude_larger_than,
+        ignore_inode: arguments.ignore_inode,
+        ignore_ctime: arguments.ignore_ctime,
+        read_concurrency: arguments.read_concurrency,
+        parent,
+        force: arguments.force,
+        time: arguments.time,
+        one_file_system: arguments.one_file_system,
+        dry_run: arguments.dry_run,
+        skip_if_unchanged: arguments.skip_if_unchanged,
+        with_atime: arguments.with_atime,
+        compression: arguments.compression.into(),
+    })
+}
+
+fn marker(text: &str) -> Marker {
+    let (name, header) = text.split_once(':').unwrap_or((text, ""));
+    Marker { name: name.into(), header: header.into() }
+}
+
+/// A size as restic takes it: bytes, or with a letter for a power of 1024.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let bad = || "write it as in 500000, 100k, 20M, 3G or 1T".to_string();
+    let (digits, power) = match text.strip_suffix(['k', 'K', 'm', 'M', 'g', 'G', 't', 'T']) {
+        None => (text.strip_suffix(['b', 'B']).unwrap_or(text), 0),
+        Some(digits) => match text.as_bytes()[digits.len()].to_ascii_lowercase() {
+            b'k' => (digits, 1),
+            b'm' => (digits, 2),
+            b'g' => (digits, 3),
+            _ => (digits, 4),
+        },
+    };
+    digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << (10 * power))).ok_or_else(bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_size;
+
+    #[test]
+    fn sizes_have_units() {
+        let check = |text: &str, expected: Option<u64>| assert_eq!(parse_size(text).ok(), expected, "{text}");
+        check("0", Some(0));
+        check("17b", Some(17));
+        check("100k", Some(102_400));
+        check("3G", Some(3 << 30));
+        check("1t", Some(1 << 40));
+        check("", None);
+        check("k", None);
+        check("-1", None);
+        check("99999999999T", None);
+        check("1x", None);
     }
-    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    Ok(lines.map(String::from).collect())
 }

@@ -4,7 +4,7 @@ use clap::Args;
 use levee_vault::SnapshotFilter;
 
 /// Which snapshots are meant.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct FilterArguments {
     /// Only snapshots of this host
     #[arg(short = 'H', long, value_name = "HOST")]

@@ -211,7 +211,7 @@ fn text(report: &ForgetReport, dry_run: bool) -> String {
         for (word, snapshots) in [("keep", &group.keep), ("remove", &group.remove)] {
             if let Some(mut listed) = listed(snapshots) {
                 listed.reverse();
-                text.push_str(&format!("{word} {} snapshots:\n{}\n", listed.len(), table(&listed)));
+                text.push_str(&format!("{word} {} snapshots:\n{}\n", listed.len(), table(&listed, false)));
                 if word == "keep" {
                     for entry in &listed {
                         let why = reasons.get(&entry.id).map(String::as_str).unwrap_or_default();

@@ -1,12 +1,14 @@
+use std::cmp::Ordering;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use levee_vault::{FileTime, Node, NodeKind};
 use serde::Serialize;
 
 use super::filter::FilterArguments;
 use super::place::Place;
+use super::snapshot_argument::Chosen;
 use super::snapshots::{Listed, local_time};
 use super::{ended, open};
 use crate::exit::Exit;
@@ -19,15 +21,38 @@ pub struct Arguments {
     /// Show modes, owners, sizes and times
     #[arg(short, long)]
     long: bool,
+    /// Show sizes with units
+    #[arg(long)]
+    human_readable: bool,
     /// Below the named folders, list everything and not only what is directly inside
     #[arg(long)]
     recursive: bool,
-    /// `latest` or the first digits of an id
-    #[arg(value_name = "SNAPSHOT")]
+    /// The order of the list
+    #[arg(short, long, value_enum, default_value_t)]
+    sort: Sort,
+    /// Turn the order round
+    #[arg(long)]
+    reverse: bool,
+    /// `latest` or the first digits of an id; with `:FOLDER`, paths begin there
+    #[arg(value_name = "SNAPSHOT[:FOLDER]")]
     snapshot: String,
     /// Only these folders or files, as the snapshot names them
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
+}
+
+/// restic's words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Sort {
+    #[default]
+    Name,
+    Size,
+    /// The time of change
+    #[value(alias = "mtime")]
+    Time,
+    Atime,
+    Ctime,
+    Extension,
 }
 
 #[derive(Serialize)]
@@ -42,13 +67,22 @@ struct SnapshotLine {
 #[derive(Serialize)]
 struct NodeLine<'a> {
     name: std::borrow::Cow<'a, str>,
-    #[serde(rename = "type")]
-    kind: NodeKind,
     path: std::borrow::Cow<'a, str>,
-    uid: u32,
-    gid: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     size: Option<u64>,
+    #[serde(flatten)]
+    details: Details,
+    message_type: &'static str,
+    struct_type: &'static str,
+}
+
+/// What `ls` and `find` say of an entry in JSON.
+#[derive(Serialize)]
+pub struct Details {
+    #[serde(rename = "type")]
+    kind: NodeKind,
+    uid: u32,
+    gid: u32,
     mode: u32,
     permissions: String,
     mtime: FileTime,
@@ -56,19 +90,41 @@ struct NodeLine<'a> {
     ctime: FileTime,
     #[serde(skip_serializing_if = "is_zero")]
     inode: u64,
-    message_type: &'static str,
-    struct_type: &'static str,
 }
 
 fn is_zero(value: &u64) -> bool {
     *value == 0
 }
 
+impl Details {
+    pub fn of(node: &Node) -> Self {
+        Self {
+            kind: node.kind,
+            uid: node.uid,
+            gid: node.gid,
+            mode: node.go_mode(),
+            permissions: permissions(node.go_mode()),
+            mtime: node.mtime,
+            atime: node.atime,
+            ctime: node.ctime,
+            inode: node.inode,
+        }
+    }
+}
+
+/// How sizes are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sizes {
+    Bytes,
+    WithUnits,
+}
+
 pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
     let vault = open(place)?;
-    let filter = arguments.filter.filter()?;
-    let (id, snapshot) = vault.find_snapshot(&arguments.snapshot, &filter).map_err(ended)?;
-    let line = SnapshotLine { message_type: "snapshot", struct_type: "snapshot", listed: Listed::new(id, snapshot) };
+    let chosen = Chosen::find(&vault, &arguments.snapshot, &arguments.filter.clone().filter()?)?;
+    let tree = chosen.tree(&vault)?;
+    let listed = Listed::new(chosen.id, chosen.snapshot);
+    let line = SnapshotLine { message_type: "snapshot", struct_type: "snapshot", listed };
     if !output.is_quiet() || output.is_json() {
         output.result(&line, |line| {
             let Listed { snapshot, short_id, .. } = &line.listed;
@@ -76,15 +132,46 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
             format!("snapshot {short_id} of {} at {time} by {}:", snapshot.paths.join(", "), snapshot.hostname)
         })?;
     }
-    for entry in vault.list_tree(&id).map_err(ended)? {
+    let sizes = if arguments.human_readable { Sizes::WithUnits } else { Sizes::Bytes };
+    let print = |path: &Path, node: &Node| {
+        output.result(&NodeLine::new(path, node), |_| entry_text(path, node, arguments.long, sizes))
+    };
+    // By name is how they come; any other order needs all of them first.
+    let in_order = arguments.sort == Sort::Name && !arguments.reverse;
+    let mut held = Vec::new();
+    for entry in vault.list_below(&tree).map_err(ended)? {
         let (path, node) = entry.map_err(ended)?;
         let path = Path::new("/").join(path);
         if !arguments.paths.is_empty() && !wanted(&path, &arguments.paths, arguments.recursive) {
             continue;
         }
-        output.result(&NodeLine::new(&path, &node), |_| text(&path, &node, arguments.long))?;
+        if in_order {
+            print(&path, &node)?;
+        } else {
+            held.push((path, Node { content: None, ..node }));
+        }
     }
+    sort(&mut held, arguments.sort);
+    if arguments.reverse {
+        held.reverse();
+    }
+    held.iter().try_for_each(|(path, node)| print(path, node))?;
     Ok(Exit::DONE)
+}
+
+/// Small and old things come first; what is equal comes by name.
+fn sort(entries: &mut [(PathBuf, Node)], by: Sort) {
+    entries.sort_by(|(path, node), (other_path, other)| {
+        let order = match by {
+            Sort::Name => Ordering::Equal,
+            Sort::Size => node.size.cmp(&other.size),
+            Sort::Time => node.mtime.cmp(&other.mtime),
+            Sort::Atime => node.atime.cmp(&other.atime),
+            Sort::Ctime => node.ctime.cmp(&other.ctime),
+            Sort::Extension => path.extension().cmp(&other_path.extension()),
+        };
+        order.then_with(|| path.cmp(other_path))
+    });
 }
 
 fn wanted(path: &Path, folders: &[PathBuf], recursive: bool) -> bool {
@@ -98,17 +185,9 @@ impl<'a> NodeLine<'a> {
     fn new(path: &'a Path, node: &'a Node) -> Self {
         Self {
             name: node.name.to_string_lossy(),
-            kind: node.kind,
             path: path.to_string_lossy(),
-            uid: node.uid,
-            gid: node.gid,
             size: (node.kind == NodeKind::File).then_some(node.size),
-            mode: node.go_mode(),
-            permissions: permissions(node.go_mode()),
-            mtime: node.mtime,
-            atime: node.atime,
-            ctime: node.ctime,
-            inode: node.inode,
+            details: Details::of(node),
             message_type: "node",
             struct_type: "node",
         }
@@ -129,8 +208,9 @@ fn permissions(go_mode: u32) -> String {
     text
 }
 
-fn text(path: &Path, node: &Node, long: bool) -> String {
-    let shown = escaped(path.as_os_str().as_bytes());
+/// One line for an entry.
+pub fn entry_text(path: &Path, node: &Node, long: bool, sizes: Sizes) -> String {
+    let shown = escaped_path(path);
     if !long {
         return shown;
     }
@@ -140,10 +220,18 @@ fn text(path: &Path, node: &Node, long: bool) -> String {
     };
     let time = local_time(node.mtime.to_timestamp());
     let mode = permissions(node.go_mode());
-    format!("{mode:10} {:>5} {:>5} {:>12} {time} {shown}{target}", node.uid, node.gid, node.size)
+    let size = match sizes {
+        Sizes::Bytes => node.size.to_string(),
+        Sizes::WithUnits => indicatif::BinaryBytes(node.size).to_string(),
+    };
+    format!("{mode:10} {:>5} {:>5} {size:>12} {time} {shown}{target}", node.uid, node.gid)
 }
 
-/// A name in a snapshot must not command the terminal that it is shown on.
+/// A path in a snapshot must not command the terminal that it is shown on.
+pub fn escaped_path(path: &Path) -> String {
+    escaped(path.as_os_str().as_bytes())
+}
+
 fn escaped(name: &[u8]) -> String {
     let mut text = String::with_capacity(name.len());
     for chunk in name.utf8_chunks() {

@@ -2,16 +2,22 @@
 
 mod amounts;
 mod backup;
+mod cache;
 mod check;
 mod copy;
 mod credentials;
+mod diff;
+mod dump;
 mod export;
 mod filter;
+mod find;
 mod forget;
 mod import;
 mod init;
+mod interrupt;
 mod key;
 mod ls;
+mod mount;
 mod password;
 mod place;
 mod progress;
@@ -22,8 +28,12 @@ mod retain;
 mod rewrite;
 mod selection;
 mod serve;
+mod snapshot_argument;
 mod snapshots;
+mod stats;
 mod tag;
+mod text_file;
+mod times;
 mod unlock;
 
 use clap::{Args, Subcommand};
@@ -55,6 +65,18 @@ enum Verb {
     Ls(ls::Arguments),
     /// Bring files back from a snapshot
     Restore(restore::Arguments),
+    /// Write a file to standard output, or a folder as an archive
+    Dump(dump::Arguments),
+    /// Show what differs between two snapshots
+    Diff(diff::Arguments),
+    /// Look for files by name, or for the users of a blob, tree or pack
+    Find(find::Arguments),
+    /// Count files, blobs and bytes
+    Stats(stats::Arguments),
+    /// Show the vault as a read-only file system
+    Mount(mount::Arguments),
+    /// List or clean the copies of vaults' metadata on this machine
+    Cache(cache::Arguments),
     /// Look for damage
     Check(check::Arguments),
     /// Remove snapshots by a policy
@@ -99,6 +121,12 @@ pub fn run(command: VaultCommand, output: Output) -> anyhow::Result<Exit> {
         Verb::Snapshots(arguments) => snapshots::run(&place, arguments, output),
         Verb::Ls(arguments) => ls::run(&place, arguments, output),
         Verb::Restore(arguments) => restore::run(&place, arguments, output),
+        Verb::Dump(arguments) => dump::run(&place, arguments),
+        Verb::Diff(arguments) => diff::run(&place, arguments, output),
+        Verb::Find(arguments) => find::run(&place, arguments, output),
+        Verb::Stats(arguments) => stats::run(&place, arguments, output),
+        Verb::Mount(arguments) => mount::run(&place, arguments, output),
+        Verb::Cache(arguments) => cache::run(&place.cache, arguments, output),
         Verb::Check(arguments) => check::run(&place, arguments, output),
         Verb::Forget(arguments) => forget::run(&place, arguments, output),
         Verb::Prune(arguments) => prune::run(&place, arguments, output),
@@ -115,15 +143,25 @@ pub fn run(command: VaultCommand, output: Output) -> anyhow::Result<Exit> {
     }
 }
 
-/// Opens the vault with the password that was given or is typed.
+/// Opens the vault with the password that was given or is typed. Signals that end the process take the
+/// vault's locks away from now on.
 pub fn open(place: &Place) -> anyhow::Result<Vault> {
+    let vault = open_without_watching(place)?;
+    interrupt::release_locks_of(&vault)?;
+    Ok(vault)
+}
+
+/// Opens the vault for a verb that waits for signals itself.
+fn open_without_watching(place: &Place) -> anyhow::Result<Vault> {
     let store = place.store()?;
     // Before a person is asked for the password of a vault that isn't there.
     if let Err(levee_store::Error::NotFound { .. }) = store.size_bytes(levee_store::FileType::Config, "") {
         return Err(ended(Error::NoRepository { location: store.location() }));
     }
     let password = password::current(place.password_file.as_deref())?;
-    Vault::open(store, &password).map_err(ended)
+    let vault = Vault::open(store, &password).map_err(ended)?;
+    place.cache.apply(&vault, place.is_remote());
+    Ok(vault)
 }
 
 /// The error with the exit code that restic has for it.

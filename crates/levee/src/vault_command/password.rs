@@ -3,12 +3,15 @@
 use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 use anyhow::{Context, bail};
 use levee_vault::Password;
 use rustix::termios::{self, LocalModes, OptionalActions, Termios};
 use zeroize::Zeroizing;
+
+use super::text_file;
 
 /// The environment variable that holds a password. A file is better: other processes of the same user
 /// can read an environment.
@@ -42,8 +45,8 @@ fn given(file: Option<&Path>) -> anyhow::Result<Option<Password>> {
     match std::env::var_os(VARIABLE) {
         None => Ok(None),
         Some(value) => {
-            let Ok(value) = value.into_string() else { bail!("{VARIABLE} is not UTF-8") };
-            checked(Zeroizing::new(value.into_bytes())).map(Some)
+            // Any bytes: a password need not be text.
+            checked(Zeroizing::new(value.into_vec())).map(Some)
         }
     }
 }
@@ -56,6 +59,9 @@ fn from_file(path: &Path) -> anyhow::Result<Password> {
     if content.len() > PASSWORD_BYTES_MAX {
         bail!("the password file {} is longer than {PASSWORD_BYTES_MAX} bytes", path.display());
     }
+    let Some(content) = text_file::decoded(&content) else {
+        bail!("the password file {} begins like UTF-16 and is not", path.display());
+    };
     // As restic does: editors leave a newline at the end.
     checked(Zeroizing::new(content.trim_ascii().to_vec()))
 }

@@ -16,6 +16,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 
+use super::cache::CacheArguments;
 use super::credentials;
 
 /// A server that cannot be reached at all is more likely a mistake in its address than an outage.
@@ -66,6 +67,8 @@ pub struct Place {
     /// Lock what is written to s3:… in compliance mode: for so many days nobody can remove it
     #[arg(long, global = true, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..=i64::from(LOCKED_DAYS_MAX)))]
     s3_object_lock: Option<u16>,
+    #[command(flatten)]
+    pub cache: CacheArguments,
 }
 
 impl std::fmt::Debug for Place {
@@ -79,6 +82,12 @@ impl Place {
     /// Another vault, with a password of its own and what is trusted here.
     pub fn with_vault(&self, vault: &str, password_file: &Path) -> Self {
         Self { vault: Some(vault.into()), password_file: Some(password_file.into()), ..self.clone() }
+    }
+
+    /// Whether the vault is on another machine, as far as its name says.
+    pub fn is_remote(&self) -> bool {
+        let scheme = self.vault.as_deref().and_then(|vault| vault.split_once(':')).map(|(scheme, _)| scheme);
+        scheme.is_some_and(|scheme| scheme != "local" && !scheme.contains('/'))
     }
 
     pub fn store(&self) -> anyhow::Result<Arc<dyn Store>> {

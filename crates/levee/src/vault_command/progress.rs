@@ -7,9 +7,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use levee_vault::{Event, Progress};
+use levee_vault::{Event, ItemChange, Progress};
 use serde_json::json;
 
+use super::ls::escaped_path;
 use crate::output::Output;
 
 /// How often a status line is printed in JSON mode.
@@ -51,6 +52,8 @@ pub struct Display {
     total_bytes: AtomicU64,
     items: AtomicU64,
     bytes: AtomicU64,
+    /// Whether each item is named on its own line.
+    names_items: bool,
 }
 
 impl Display {
@@ -66,7 +69,30 @@ impl Display {
             total_bytes: AtomicU64::new(0),
             items: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            names_items: false,
         }
+    }
+
+    /// Names what is done, or would be, to each item. Not when quiet.
+    pub fn naming_items(self) -> Self {
+        Self { names_items: !self.output.is_quiet(), ..self }
+    }
+
+    fn name_item(&self, path: &Path, change: ItemChange) {
+        let action = match change {
+            ItemChange::New => "new",
+            ItemChange::Changed => "modified",
+            ItemChange::Unmodified => "unchanged",
+            ItemChange::Restored => "restored",
+            ItemChange::Deleted => "deleted",
+        };
+        let line = match self.output.is_json() {
+            true => json!({ "message_type": "verbose_status", "action": action, "item": path.to_string_lossy() })
+                .to_string(),
+            false => format!("{action:<10} {}", escaped_path(path)),
+        };
+        // A reader that has gone away is noticed at the summary.
+        let _ = writeln!(std::io::stdout().lock(), "{line}");
     }
 
     pub fn elapsed_s(&self) -> f64 {
@@ -163,7 +189,10 @@ impl Progress for Display {
                     bar.inc(bytes);
                 }
             }
-            Event::Item { path, .. } => {
+            Event::Item { path, change } => {
+                if self.names_items {
+                    self.name_item(path, change);
+                }
                 self.items.fetch_add(1, Ordering::Relaxed);
                 if let Some(bar) = &self.bar {
                     bar.set_message(path.display().to_string().escape_debug().to_string());

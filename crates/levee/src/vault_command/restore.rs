@@ -2,13 +2,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
-use levee_vault::{Overwrite, RestoreOptions, RestoreSummary};
+use levee_vault::{Overwrite, OwnerMap, Owners, RestoreOptions, RestoreSummary};
 use serde::Serialize;
 
 use super::filter::FilterArguments;
 use super::place::Place;
 use super::progress::{Display, During};
-use super::{ended, open};
+use super::snapshot_argument::Chosen;
+use super::{ended, open, text_file};
 use crate::exit::Exit;
 use crate::output::Output;
 
@@ -25,9 +26,33 @@ pub struct Arguments {
     /// Restore only what matches the pattern (can be repeated)
     #[arg(short, long, value_name = "PATTERN")]
     include: Vec<String>,
+    /// The same, with capitals and small letters alike
+    #[arg(long, value_name = "PATTERN")]
+    iinclude: Vec<String>,
+    /// Restore only what matches a pattern in the file, one a line (can be repeated)
+    #[arg(long, value_name = "FILE")]
+    include_file: Vec<PathBuf>,
+    /// The same, with capitals and small letters alike
+    #[arg(long, value_name = "FILE")]
+    iinclude_file: Vec<PathBuf>,
     /// Leave out what matches the pattern (can be repeated)
     #[arg(short, long, value_name = "PATTERN")]
     exclude: Vec<String>,
+    /// The same, with capitals and small letters alike
+    #[arg(long, value_name = "PATTERN")]
+    iexclude: Vec<String>,
+    /// Leave out what matches a pattern in the file, one a line (can be repeated)
+    #[arg(long, value_name = "FILE")]
+    exclude_file: Vec<PathBuf>,
+    /// The same, with capitals and small letters alike
+    #[arg(long, value_name = "FILE")]
+    iexclude_file: Vec<PathBuf>,
+    /// Only extended attributes whose names match the pattern (can be repeated)
+    #[arg(long, value_name = "PATTERN")]
+    include_xattr: Vec<String>,
+    /// No extended attributes whose names match the pattern (can be repeated)
+    #[arg(long, value_name = "PATTERN")]
+    exclude_xattr: Vec<String>,
     /// Make holes where there are only zeros
     #[arg(long)]
     sparse: bool,
@@ -40,6 +65,21 @@ pub struct Arguments {
     /// Remove what is in the target and not in the snapshot
     #[arg(long)]
     delete: bool,
+    /// Look and compare, and say what would be done, but change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Give files to the users and groups of the same names here, rather than to the same numbers
+    #[arg(long)]
+    ownership_by_name: bool,
+    /// Leave everything to the user who restores
+    #[arg(long, conflicts_with_all = ["ownership_by_name", "owner_map", "group_map"])]
+    no_owner: bool,
+    /// Give the files of one user to another; names or numbers (can be repeated)
+    #[arg(long, value_name = "FROM:TO")]
+    owner_map: Vec<String>,
+    /// Give the files of one group to another; names or numbers (can be repeated)
+    #[arg(long, value_name = "FROM:TO")]
+    group_map: Vec<String>,
     /// Take no lock, for a vault that cannot be written to
     #[arg(long)]
     no_lock: bool,
@@ -64,6 +104,39 @@ impl From<OverwriteMode> for Overwrite {
             OverwriteMode::Never => Overwrite::Never,
         }
     }
+}
+
+fn options_of(arguments: &Arguments) -> anyhow::Result<RestoreOptions> {
+    let with_files = |patterns: &[String], files: &[PathBuf]| -> anyhow::Result<Vec<String>> {
+        let mut all = patterns.to_vec();
+        for file in files {
+            all.extend(text_file::lines(file)?);
+        }
+        Ok(all)
+    };
+    let owners = match (arguments.no_owner, arguments.ownership_by_name) {
+        (true, _) => Owners::Leave,
+        (false, true) => Owners::Names,
+        (false, false) => Owners::Numbers,
+    };
+    Ok(RestoreOptions {
+        target: arguments.target.clone(),
+        includes: with_files(&arguments.include, &arguments.include_file)?,
+        includes_ignoring_case: with_files(&arguments.iinclude, &arguments.iinclude_file)?,
+        excludes: with_files(&arguments.exclude, &arguments.exclude_file)?,
+        excludes_ignoring_case: with_files(&arguments.iexclude, &arguments.iexclude_file)?,
+        include_attributes: arguments.include_xattr.clone(),
+        exclude_attributes: arguments.exclude_xattr.clone(),
+        overwrite: arguments.overwrite.into(),
+        sparse: arguments.sparse,
+        verify: arguments.verify,
+        delete: arguments.delete,
+        dry_run: arguments.dry_run,
+        owners,
+        owner_map: OwnerMap::parse(&arguments.owner_map, &arguments.group_map).map_err(ended)?,
+        no_lock: arguments.no_lock,
+        ..RestoreOptions::default()
+    })
 }
 
 /// The summary as `restic restore --json` prints it, where "files" are entries of every kind.
@@ -100,35 +173,28 @@ impl SummaryLine {
 }
 
 pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
-    let (wanted, subfolder) = match arguments.snapshot.split_once(':') {
-        Some((wanted, folder)) => (wanted, Some(PathBuf::from(folder))),
-        None => (arguments.snapshot.as_str(), None),
-    };
-    let is_filtered = !arguments.include.is_empty() || !arguments.exclude.is_empty();
+    let filter = arguments.filter.clone().filter()?;
+    let mut options = options_of(&arguments)?;
+    let is_filtered =
+        [&options.includes, &options.includes_ignoring_case, &options.excludes, &options.excludes_ignoring_case]
+            .iter()
+            .any(|patterns| !patterns.is_empty());
     if arguments.delete && !is_filtered && std::path::absolute(&arguments.target)? == Path::new("/") {
         bail!("--delete with the target / would remove this whole machine: say with --include what it is about");
     }
     let vault = open(place)?;
-    let (id, snapshot) = vault.find_snapshot(wanted, &arguments.filter.filter()?).map_err(ended)?;
-    let options = RestoreOptions {
-        target: arguments.target,
-        subfolder,
-        includes: arguments.include,
-        excludes: arguments.exclude,
-        overwrite: arguments.overwrite.into(),
-        sparse: arguments.sparse,
-        verify: arguments.verify,
-        delete: arguments.delete,
-        no_lock: arguments.no_lock,
-        ..RestoreOptions::default()
-    };
+    let Chosen { id, snapshot, folder } = Chosen::find(&vault, &arguments.snapshot, &filter)?;
+    options.subfolder = Some(folder);
     output.note(&format!(
         "restoring snapshot {} of {} to {}",
         id.short(),
         snapshot.paths.join(", "),
         options.target.display()
     ));
-    let display = Display::new(output, During::Restore);
+    let display = match options.dry_run {
+        true => Display::new(output, During::Restore).naming_items(),
+        false => Display::new(output, During::Restore),
+    };
     let result = levee_vault::restore(&vault, &id, &options, &display);
     display.finish();
     let summary = result.map_err(ended)?;
@@ -136,8 +202,9 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
     if output.is_json() || !output.is_quiet() {
         output.result(&line, |line| {
             let verified = if options.verify && line.errors == 0 { ", read again and found right" } else { "" };
+            let would = if options.dry_run { "would restore" } else { "restored" };
             format!(
-                "restored {} entries ({}) in {:.1} s; {} were right already{}{verified}",
+                "{would} {} entries ({}) in {:.1} s; {} were right already{}{verified}",
                 line.files_restored,
                 indicatif::BinaryBytes(line.bytes_restored),
                 display.elapsed_s(),

@@ -8,9 +8,10 @@ use levee_vault::{RewriteOptions, Rewritten};
 use serde::Serialize;
 
 use super::amounts::parse_duration;
-use super::backup::{parse_time, patterns_in};
 use super::place::Place;
 use super::selection::SelectionArguments;
+use super::text_file;
+use super::times::parse_time;
 use super::{ended, open};
 use crate::exit::Exit;
 use crate::output::Output;
@@ -59,7 +60,7 @@ struct SummaryLine<'a> {
 pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
     let with_files = |mut patterns: Vec<String>, files: &[PathBuf]| -> anyhow::Result<Vec<String>> {
         for file in files {
-            patterns.extend(patterns_in(file)?);
+            patterns.extend(text_file::lines(file)?);
         }
         Ok(patterns)
     };

@@ -4,12 +4,15 @@ mod exit_codes;
 mod json;
 mod keys;
 mod maintenance;
+mod mounting;
 mod options;
 mod remote;
 mod restic;
 mod serve;
+mod sources;
 mod stores;
 mod tree;
+mod verbs;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -101,11 +101,13 @@ pub(super) fn distrust_if_just_changed(node: &mut Node, read_at: SystemTime) {
 }
 
 /// Whether a file is as the parent knew it, so that its content need not be read.
-pub(super) fn is_unchanged(parent: &Node, metadata: &Metadata) -> bool {
+pub(super) fn is_unchanged(context: &Context<'_>, parent: &Node, metadata: &Metadata) -> bool {
+    let ignore_inode = context.options.ignore_inode;
+    let ignore_ctime = ignore_inode || context.options.ignore_ctime;
     parent.kind == NodeKind::File
         && parent.content.is_some()
         && parent.size == metadata.size()
-        && parent.inode == metadata.ino()
+        && (ignore_inode || parent.inode == metadata.ino())
         && parent.mtime == time(metadata.mtime(), metadata.mtime_nsec())
-        && parent.ctime == time(metadata.ctime(), metadata.ctime_nsec())
+        && (ignore_ctime || parent.ctime == time(metadata.ctime(), metadata.ctime_nsec()))
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crossbeam_channel::{Sender, bounded};
 
 use super::files::FileTask;
+use super::markers::marker_in;
 use super::metadata::{atime_of, is_unchanged, kind_of, node_of};
 use super::targets::Targets;
 use super::trees::{DirectoryTask, Entry};
@@ -144,7 +145,12 @@ impl Walk<'_> {
         let number = *next_number;
         *next_number += 1;
         let names = match names_in(&path) {
-            Ok(names) => names,
+            Ok(mut names) => {
+                if let Some(marker) = marker_in(&self.context.options.exclude_if_present, &path, &names) {
+                    names.retain(|name| name == marker);
+                }
+                names
+            }
             Err(error) => {
                 if error.kind() != io::ErrorKind::NotFound {
                     self.context.problems.add_error(&path, "cannot list it", &error);
@@ -226,8 +232,11 @@ impl Walk<'_> {
             }
             return Ok(Some(Entry::Ready(Box::new(node))));
         }
+        if context.options.exclude_larger_than.is_some_and(|limit| metadata.len() > limit) {
+            return Ok(None);
+        }
         if let Some(known) = known
-            && is_unchanged(known, metadata)
+            && is_unchanged(context, known, metadata)
             && self.has_all(known)?
         {
             Counts::add(&context.counts.files_unmodified, 1);

@@ -27,7 +27,7 @@ pub struct RestoreOptions {
     pub target: PathBuf,
     /// Restore what this directory of the snapshot holds straight into the target.
     pub subfolder: Option<PathBuf>,
-    /// Patterns as restic's `--include` has them; none means everything.
+    /// Patterns as restic's `--include` has them, of paths that begin at the subfolder; none means everything.
     pub includes: Vec<String>,
     /// The same without regard to capitals.
     pub includes_ignoring_case: Vec<String>,

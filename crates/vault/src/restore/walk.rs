@@ -39,7 +39,7 @@ struct Open {
     tree: Arc<Tree>,
     next: usize,
     path: PathBuf,
-    /// Where it stood in the snapshot.
+    /// The same from the root, as patterns want it.
     source: PathBuf,
     /// It or a directory above was chosen by the patterns.
     included: bool,
@@ -78,12 +78,12 @@ impl<'a> Walk<'a> {
     }
 
     /// Restores what a directory holds; `node` is the directory itself, for the target's metadata.
-    pub fn run(mut self, tree: &Id, node: Option<Node>, source: &Path) -> Result<RestoreSummary> {
+    pub fn run(mut self, tree: &Id, node: Option<Node>) -> Result<RestoreSummary> {
         if let Some(node) = node {
             self.directories.push((PathBuf::new(), node));
         }
         let mut open = Vec::new();
-        self.enter(&mut open, tree, PathBuf::new(), source.to_path_buf(), false);
+        self.enter(&mut open, tree, PathBuf::new(), PathBuf::from("/"), false);
         while let Some(directory) = open.last_mut() {
             let tree = directory.tree.clone();
             let Some(node) = tree.nodes().get(directory.next) else {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use levee_store::FileType;
 
 use super::{Vault, locked};
+use crate::cache::PACK_BYTES_MAX;
 use crate::compress::BlobDecompressor;
 use crate::crypto::OVERHEAD;
 use crate::index::Location;
@@ -21,19 +22,42 @@ impl Vault {
     pub(crate) fn read_blob(&self, kind: BlobKind, id: &Id) -> Result<Vec<u8>> {
         let mut failure = Error::MissingBlob { location: self.location(), kind, id: *id };
         for Location { pack, blob } in self.with_index(|index| index.locations(kind, id))? {
-            let read =
-                self.store().read_range(FileType::Data, &pack.to_hex(), u64::from(blob.offset), blob.length as usize);
-            let opened = read.map_err(Error::from).and_then(|mut sealed| {
+            let open = |mut sealed: Vec<u8>| {
                 let mut opener = BlobOpener::new(self)?;
                 opener.open(&pack, &blob, &mut sealed).map(<[u8]>::to_vec)
-            });
-            match opened {
+            };
+            let (offset, length) = (u64::from(blob.offset), blob.length as usize);
+            if kind == BlobKind::Tree
+                && let Some(sealed) = self.cached_part(&pack, offset, length)
+                && let Ok(plaintext) = open(sealed)
+            {
+                return Ok(plaintext);
+            }
+            let read = self.store().read_range(FileType::Data, &pack.to_hex(), offset, length);
+            match read.map_err(Error::from).and_then(open) {
                 Ok(plaintext) => return Ok(plaintext),
                 // Another pack may hold a sound copy.
                 Err(error) => failure = error,
             }
         }
         Err(failure)
+    }
+
+    /// A part of a pack of directories from the cache, into which the whole pack is fetched first. `None`
+    /// without a cache, and whenever the store has to be asked after all.
+    fn cached_part(&self, pack: &Id, offset: u64, length: usize) -> Option<Vec<u8>> {
+        let cache = self.cache()?;
+        if let Some(part) = cache.read_pack(pack, offset, length) {
+            return Some(part);
+        }
+        let name = pack.to_hex();
+        self.store().size_bytes(FileType::Data, &name).ok().filter(|size| *size <= PACK_BYTES_MAX)?;
+        let content = self.store().read(FileType::Data, &name).ok()?;
+        if Id::of(&content) == *pack {
+            cache.write_pack(pack, &content);
+        }
+        let from = usize::try_from(offset).ok()?;
+        content.get(from..from.checked_add(length)?).map(<[u8]>::to_vec)
     }
 
     /// Reads a directory.
@@ -75,11 +99,11 @@ impl Vault {
         })?;
         let Some(first) = neighbours.first() else { return Ok(()) };
         let length = (end - u64::from(first.offset)) as usize;
-        let Ok(mut bytes) = self.store().read_range(FileType::Data, &pack.to_hex(), u64::from(first.offset), length)
-        else {
-            // Reading the one blob will say what is wrong.
-            return Ok(());
-        };
+        let offset = u64::from(first.offset);
+        let bytes = self.cached_part(&pack, offset, length);
+        let bytes = bytes.or_else(|| self.store().read_range(FileType::Data, &pack.to_hex(), offset, length).ok());
+        // Reading the one blob will say what is wrong.
+        let Some(mut bytes) = bytes else { return Ok(()) };
         let mut opener = BlobOpener::new(self)?;
         for tree in &neighbours {
             if locked(&self.inner.trees).contains(&tree.id) {

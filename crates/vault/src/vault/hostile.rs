@@ -26,7 +26,7 @@ fn with_index(change: impl Fn(&mut PackedBlob)) -> String {
 
     for file in vault.list_ids(FileType::Index).unwrap() {
         let json = vault.read_file_json(FileType::Index, &file).unwrap();
-        let mut packs = index_file::decode(&json).unwrap();
+        let mut packs = index_file::decode(&json).unwrap().packs;
         packs.iter_mut().flat_map(|(_, blobs)| blobs).for_each(&change);
         store.remove(FileType::Index, &file.to_hex()).unwrap();
         vault.write_file_json(FileType::Index, &index_file::encode(&packs).unwrap()).unwrap();

@@ -43,6 +43,12 @@ impl Vault {
             }
             Ok(())
         })?;
+        if let Some(cache) = self.cache() {
+            cache.retain(FileType::Index, |id| listed.binary_search(id).is_ok());
+            if let Some(index) = &renewed {
+                cache.retain(FileType::Data, |pack| !index.trees_in(pack).is_empty());
+            }
+        }
         if let Some(index) = renewed {
             *self.index_mut() = Some(index);
             // What was added meanwhile is not in it.

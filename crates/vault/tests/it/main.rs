@@ -1,7 +1,9 @@
 //! Behaviour of whole repositories, with stock restic as the judge.
 
+mod archives;
 mod backing_up;
 mod breaking;
+mod caching;
 mod chaos;
 mod checking;
 mod copying;

@@ -147,7 +147,7 @@ fn wrong_usage_says_what_is_wrong() {
         let message = case.levee_fails(1, arguments);
         assert!(message.contains(expected), "{arguments:?}: {message}");
     };
-    check(&["backup"], "PATH");
+    check(&["backup"], "--files-from");
     check(&["restore", "latest"], "--target");
     check(&["backup", "/etc/hostname", "--time", "yesterday"], "2006-01-02 15:04:05");
     check(&["backup", "/etc/hostname", "--no-such-flag"], "--no-such-flag");

@@ -1,0 +1,28 @@
+//! `SNAPSHOT:FOLDER`, as restic takes it.
+
+use std::path::PathBuf;
+
+use levee_vault::{Id, Snapshot, SnapshotFilter, SnapshotId, Vault};
+
+use super::ended;
+
+/// The snapshot and the folder in it that an argument names.
+pub struct Chosen {
+    pub id: SnapshotId,
+    pub snapshot: Snapshot,
+    /// `/` when none was named.
+    pub folder: PathBuf,
+}
+
+impl Chosen {
+    pub fn find(vault: &Vault, argument: &str, filter: &SnapshotFilter) -> anyhow::Result<Self> {
+        let (wanted, folder) = argument.split_once(':').unwrap_or((argument, "/"));
+        let (id, snapshot) = vault.find_snapshot(wanted, filter).map_err(ended)?;
+        Ok(Self { id, snapshot, folder: PathBuf::from(folder) })
+    }
+
+    /// The tree of the folder.
+    pub fn tree(&self, vault: &Vault) -> anyhow::Result<Id> {
+        vault.directory_tree(&self.id, &self.folder).map_err(ended)
+    }
+}

@@ -1,0 +1,167 @@
+//! Copies of metadata on a local disk.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use levee_store::{Entry, FileType, Result as StoreResult, Store};
+use levee_vault::{Cache, Vault, clean_caches, list_caches};
+
+use crate::support::*;
+
+/// Counts the reads of each kind.
+struct Counting {
+    store: Arc<dyn Store>,
+    reads: AtomicU64,
+}
+
+impl Store for Counting {
+    fn create(&self) -> StoreResult<()> {
+        self.store.create()
+    }
+
+    fn write(&self, file_type: FileType, name: &str, content: &[u8]) -> StoreResult<()> {
+        self.store.write(file_type, name, content)
+    }
+
+    fn read(&self, file_type: FileType, name: &str) -> StoreResult<Vec<u8>> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.store.read(file_type, name)
+    }
+
+    fn read_range(&self, file_type: FileType, name: &str, offset: u64, length: usize) -> StoreResult<Vec<u8>> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.store.read_range(file_type, name, offset, length)
+    }
+
+    fn size_bytes(&self, file_type: FileType, name: &str) -> StoreResult<u64> {
+        self.store.size_bytes(file_type, name)
+    }
+
+    fn list(&self, file_type: FileType) -> StoreResult<Vec<Entry>> {
+        self.store.list(file_type)
+    }
+
+    fn remove(&self, file_type: FileType, name: &str) -> StoreResult<()> {
+        self.store.remove(file_type, name)
+    }
+
+    fn location(&self) -> String {
+        self.store.location()
+    }
+}
+
+/// Lists everything through a cache, and gives the number of entries and of reads from the store.
+fn list(scratch: &Scratch, caches: &Path) -> (usize, u64) {
+    let counting = Arc::new(Counting { store: scratch.store(), reads: AtomicU64::new(0) });
+    let vault = Vault::open(counting.clone(), &password()).unwrap();
+    vault.use_cache(Cache::open(caches, &vault.id()).unwrap());
+    let opening = counting.reads.load(Ordering::Relaxed);
+    let mut entries = 0;
+    for (id, _) in vault.snapshots().unwrap() {
+        entries += vault.list_tree(&id).unwrap().map(Result::unwrap).count();
+    }
+    (entries, counting.reads.load(Ordering::Relaxed) - opening)
+}
+
+fn files_in(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut to_do = vec![folder.to_path_buf()];
+    while let Some(path) = to_do.pop() {
+        if path.is_dir() {
+            to_do.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+        } else {
+            files.push(path);
+        }
+    }
+    files
+}
+
+#[test]
+fn a_cache_saves_reading_and_is_never_trusted() {
+    let scratch = Scratch::new();
+    let source = scratch.path("source");
+    make_zoo(&source);
+    let vault = scratch.init();
+    let first = backup(&vault, &source).snapshot_id.unwrap();
+    std::fs::write(source.join("plain"), b"changed").unwrap();
+    backup(&vault, &source);
+    let caches = scratch.path("caches");
+    let (entries, cold) = list(&scratch, &caches);
+    assert!(entries > 40 && cold > 4, "{entries} {cold}");
+    assert_eq!(list(&scratch, &caches), (entries, 0));
+
+    // Whatever happens to it, what is read is right.
+    let own = caches.join(vault.id().to_hex());
+    type Damage = fn(&[u8]) -> Vec<u8>;
+    let damages: [Damage; 4] = [
+        |_| Vec::new(),
+        |content| content[..content.len() / 2].to_vec(),
+        |content| content.iter().map(|byte| byte ^ 1).collect(),
+        |content| [content, b"more"].concat(),
+    ];
+    for damage in damages {
+        let files = files_in(&own);
+        assert!(files.len() >= 6, "{files:?}");
+        for file in &files {
+            let content = std::fs::read(file).unwrap();
+            std::fs::write(file, damage(&content)).unwrap();
+        }
+        let (again, reads) = list(&scratch, &caches);
+        assert_eq!(again, entries);
+        assert!(reads > 4, "{reads}");
+        assert_eq!(list(&scratch, &caches), (entries, 0));
+    }
+
+    // What the repository no longer has goes.
+    vault.remove_snapshot(&first).unwrap();
+    let (fewer, reads) = list(&scratch, &caches);
+    assert!(fewer < entries && reads == 0, "{fewer} {reads}");
+    assert_eq!(files_in(&own.join("snapshots")).len(), 1);
+    // And without it everything works as before.
+    std::fs::remove_dir_all(&caches).unwrap();
+    assert_eq!(list(&scratch, &caches).0, fewer);
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_to_does_no_harm() {
+    let scratch = Scratch::new();
+    let source = scratch.path("source");
+    make_zoo(&source);
+    let vault = scratch.init();
+    backup(&vault, &source);
+    let caches = scratch.path("caches");
+    Cache::open(&caches, &vault.id()).unwrap();
+    // Files in the places of its folders.
+    for folder in ["index", "snapshots", "data"] {
+        std::fs::write(caches.join(vault.id().to_hex()).join(folder), b"").unwrap();
+    }
+    assert!(list(&scratch, &caches).0 > 20);
+    std::fs::write(scratch.path("a file"), b"").unwrap();
+    assert!(Cache::open(&scratch.path("a file/below"), &vault.id()).is_err());
+}
+
+#[test]
+fn caches_are_listed_and_cleaned_by_age() {
+    let scratch = Scratch::new();
+    let caches = scratch.path("caches");
+    assert!(list_caches(&caches).unwrap().is_empty());
+    let ids = [levee_vault::Id::of(b"one"), levee_vault::Id::of(b"two")];
+    for id in &ids {
+        Cache::open(&caches, id).unwrap();
+    }
+    std::fs::write(caches.join("something else"), b"").unwrap();
+    std::fs::write(caches.join(ids[0].to_hex()).join("file"), vec![0; 1000]).unwrap();
+    let now = SystemTime::now();
+    let day = Duration::from_secs(24 * 3600);
+    let old = std::fs::File::open(caches.join(ids[0].to_hex())).unwrap();
+    old.set_modified(now - 40 * day).unwrap();
+    let listed = list_caches(&caches).unwrap();
+    let one = listed.iter().find(|info| info.id == ids[0]).unwrap();
+    assert_eq!((listed.len(), one.size_bytes), (2, 1000));
+    assert!(clean_caches(&caches, 41 * day, now).unwrap().is_empty());
+    let removed = clean_caches(&caches, 30 * day, now).unwrap();
+    assert_eq!(removed.iter().map(|info| info.id).collect::<Vec<_>>(), [ids[0]]);
+    assert_eq!(list_caches(&caches).unwrap().len(), 1);
+}
