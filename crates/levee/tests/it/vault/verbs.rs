@@ -58,7 +58,7 @@ fn assert_holds(levee: &Value, restic: &Value, what: &str) {
     match (levee, restic) {
         (Value::Object(ours), Value::Object(theirs)) => {
             // The newest restic leaves out counts of nothing, the older one doesn't.
-            for (field, value) in theirs.iter().filter(|(_, value)| **value != Value::from(0)) {
+            for (field, value) in theirs.iter().filter(|(_, value)| **value != 0) {
                 let ours = ours.get(field).unwrap_or_else(|| panic!("{what}: no {field} in {levee}"));
                 assert_holds(ours, value, &format!("{what}.{field}"));
             }
