@@ -10,7 +10,7 @@ use zip::write::{SimpleFileOptions, StreamWriter};
 use zip::{CompressionMethod, DateTime, ZipWriter};
 
 use crate::content::output_error;
-use crate::{Error, Id, Node, NodeKind, Result, Vault};
+use crate::{Error, FileTime, Id, Node, NodeKind, Result, Vault};
 
 /// The form of an archive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,7 +63,8 @@ fn add_to_tar<W: Write>(vault: &Vault, builder: &mut tar::Builder<W>, path: &Pat
     header.set_mode(node.mode);
     header.set_uid(u64::from(node.uid));
     header.set_gid(u64::from(node.gid));
-    header.set_mtime(u64::try_from(node.mtime.seconds).unwrap_or(0));
+    let mtime_s = rounded_seconds(node.mtime);
+    header.set_mtime(u64::try_from(mtime_s).unwrap_or(0));
     header.set_size(size);
     // A name that doesn't fit is left out; the number counts.
     let _ = header.set_username(&node.user);
@@ -74,8 +75,8 @@ fn add_to_tar<W: Write>(vault: &Vault, builder: &mut tar::Builder<W>, path: &Pat
     for attribute in &node.extended_attributes {
         records.push((format!("SCHILY.xattr.{}", attribute.name.to_string_lossy()), attribute.value.clone()));
     }
-    if node.mtime.seconds < 0 {
-        records.push(("mtime".into(), node.mtime.seconds.to_string().into_bytes()));
+    if mtime_s < 0 {
+        records.push(("mtime".into(), mtime_s.to_string().into_bytes()));
     }
     let mut added = || -> io::Result<()> {
         if !records.is_empty() {
@@ -88,6 +89,11 @@ fn add_to_tar<W: Write>(vault: &Vault, builder: &mut tar::Builder<W>, path: &Pat
         }
     };
     added_or_named(added(), path)
+}
+
+/// The nearest second, as restic writes it.
+fn rounded_seconds(time: FileTime) -> i64 {
+    time.seconds.saturating_add(i64::from(time.nanoseconds >= 500_000_000))
 }
 
 fn added_or_named(added: io::Result<()>, path: &Path) -> Result<()> {

@@ -205,7 +205,7 @@ fn lists_and_groups_as_restic_does() {
 
 /// What `tar` lists of an archive.
 fn listed(archive: &Path) -> String {
-    succeed(Command::new("tar").args(["--numeric-owner", "-tvf"]).arg(archive))
+    succeed(Command::new("tar").args(["--numeric-owner", "--full-time", "-tvf"]).arg(archive))
 }
 
 #[test]
