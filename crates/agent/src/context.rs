@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use crate::epochs::HeardEpochs;
 use crate::folder::AgentFolder;
 use crate::options::LocalAddresses;
+use crate::protect::CopyQueue;
 use crate::secrets::Secrets;
 
 /// Everything that `Supervisor::start` is given. Clones share it.
@@ -34,6 +35,8 @@ pub struct ProtectContext {
     pub view: SiteView,
     /// The highest epoch of each app that a peer has told of.
     pub heard: HeardEpochs,
+    /// The one line for everything on this host that copies much.
+    pub queue: Arc<CopyQueue>,
     /// Where this agent listens, with the real ports.
     pub addresses: LocalAddresses,
     /// The `levee` program, for commands that other programs run (`levee database fetch-wal`).

@@ -24,7 +24,8 @@ pub use error::{Error, Result};
 pub use folder::{AgentFolder, Membership};
 pub use join::join;
 pub use options::{
-    AgentOptions, DEFAULT_DNS_PORT, DEFAULT_STORE_PORT, DEFAULT_WIRE_PORT, JoinAs, Listen, LocalAddresses,
+    AgentOptions, DEFAULT_COPIES_AT_ONCE, DEFAULT_DNS_PORT, DEFAULT_STORE_PORT, DEFAULT_WIRE_PORT, JoinAs, Listen,
+    LocalAddresses,
 };
 pub use protect::{Gap, read_gaps, start_database};
 pub use run::{Agent, run};

@@ -9,6 +9,8 @@ use levee_model::{AgentId, SiteName};
 pub const DEFAULT_WIRE_PORT: u16 = 7611;
 pub const DEFAULT_STORE_PORT: u16 = 7612;
 pub const DEFAULT_DNS_PORT: u16 = 7653;
+/// More at once only share the disk and the link, and all of them end later.
+pub const DEFAULT_COPIES_AT_ONCE: u8 = 2;
 
 /// How an agent runs.
 #[derive(Clone, Debug)]
@@ -22,6 +24,8 @@ pub struct AgentOptions {
     pub advertise: Option<IpAddr>,
     /// The `levee` program for commands that other programs run; the running one when it is not given.
     pub program: Option<PathBuf>,
+    /// How many copies of folders and base backups are taken at once; the others wait in line.
+    pub copies_at_once: u8,
 }
 
 /// Address and ports. Port 0 lets the system choose.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use levee_model::{AgentId, AppName, RunId};
+use levee_model::{AgentId, AppName, AssetName, RunId};
 use levee_plan::{Plan, Run};
 use reqwest::blocking::{RequestBuilder, Response};
 use reqwest::{Method, StatusCode, Url};
@@ -181,6 +181,11 @@ impl Client {
     /// Ends an app's protection. Data and copies stay.
     pub fn remove_app(&self, app: &AppName) -> Result<AppRemoval> {
         self.post(&["apps", app.as_str(), "remove"], &RemoveRequest { confirm: app.clone() })
+    }
+
+    /// Says that an operator has looked at the warning of an asset.
+    pub fn acknowledge(&self, app: &AppName, asset: &AssetName) -> Result<Acknowledged> {
+        self.post(&["apps", app.as_str(), "acknowledge"], &AcknowledgeRequest { asset: asset.clone() })
     }
 
     /// Has the server take over newer epochs that the agents know.

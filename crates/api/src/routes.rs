@@ -126,6 +126,13 @@ pub const ROUTES: &[Route] = &[
         Answer::One(of::<AppRemoval>),
     ),
     post(
+        "/v1/apps/{app}/acknowledge",
+        "acknowledge",
+        "Say that an operator has looked at the warning of an asset",
+        of::<AcknowledgeRequest>,
+        Answer::One(of::<Acknowledged>),
+    ),
+    post(
         "/v1/adopt-epochs",
         "adopt_epochs",
         "Take over newer epochs from the agents, after a restore of the server",

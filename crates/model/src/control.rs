@@ -74,6 +74,9 @@ pub struct Assignment {
     pub epoch: Epoch,
     pub site: SiteName,
     pub role: Role,
+    /// Warnings up to these moments are known to the operator, and stand no more.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub acknowledged: BTreeMap<AssetName, Timestamp>,
     /// The agent in the other role; `None` while no agent of that site has joined.
     pub peer: Option<Peer>,
     pub grant: Signed,
@@ -332,6 +335,23 @@ pub struct AssetStatus {
     pub source_lsn: Option<Lsn>,
     /// What is wrong, and what to do about it.
     pub problem: Option<String>,
+    /// The newest backup whose data the recovery side has read back and checked.
+    #[serde(default)]
+    pub verified: Option<VerifiedBackup>,
+    /// What a copy that is due waits behind.
+    #[serde(default)]
+    pub waiting: Option<String>,
+    /// Since when what arrives looks like ransomware at work; `problem` says why.
+    #[serde(default)]
+    pub warned_since: Option<Timestamp>,
+}
+
+/// A backup all of whose data were read from where they are stored, with the right hashes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifiedBackup {
+    pub point: AssetPoint,
+    /// When the last of it had been read.
+    pub at: Timestamp,
 }
 
 /// How far the protection of an asset has come.

@@ -2,8 +2,11 @@
 //!
 //! It is TOML; unknown keys are errors, and every error names its line and column.
 
+mod domain;
 mod quantity;
+mod retention;
 mod schedule;
+mod upkeep;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -13,13 +16,20 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{AppName, AssetName, SiteName};
+pub use domain::{CopiesWanted, CopyCount, CopyPlace, SiteSpec};
 pub use quantity::{InvalidQuantity, Period, Size};
+pub use retention::{KeepRules, KeptFor, Retention};
 pub use schedule::{Due, InvalidSchedule, Schedule, Weekday, Window};
+pub use upkeep::Upkeep;
 
 /// A whole protection file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProtectionFile {
+    /// What sites share with each other.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub site: BTreeMap<SiteName, SiteSpec>,
+    #[serde(default)]
     pub app: BTreeMap<AppName, AppSpec>,
 }
 
@@ -33,6 +43,12 @@ pub struct AppSpec {
     pub recovery: SiteName,
     #[serde(default)]
     pub objective: Objective,
+    /// How the recovery site looks after the copies.
+    #[serde(default, skip_serializing_if = "Upkeep::is_default")]
+    pub upkeep: Upkeep,
+    /// In how many different places the data are to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copies: Option<CopiesWanted>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub postgres: BTreeMap<AssetName, PostgresSpec>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -88,8 +104,11 @@ pub struct PostgresSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_schedule: Option<Schedule>,
     /// How far back any moment can be restored.
-    #[serde(default = "PostgresSpec::default_keep")]
-    pub keep: Period,
+    #[serde(default = "Retention::default")]
+    pub keep: Retention,
+    /// Which base backups stay for longer, each with the log that it takes to be started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_bases: Option<Retention>,
     /// How much WAL the replication slot may hold back at the source before it is given up.
     #[serde(default = "PostgresSpec::default_slot_bound")]
     pub slot_bound: Size,
@@ -109,10 +128,6 @@ impl PostgresSpec {
             Some(schedule) => Rhythm::At(schedule),
             None => Rhythm::Every(self.base_every.unwrap_or(Self::BASE_EVERY)),
         }
-    }
-
-    fn default_keep() -> Period {
-        Period::from_seconds(7 * 24 * 3600)
     }
 
     fn default_slot_bound() -> Size {
@@ -180,9 +195,9 @@ pub struct FilesSpec {
     /// When snapshots are taken, instead of `every`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule: Option<Schedule>,
-    /// How long snapshots are kept.
-    #[serde(default = "PostgresSpec::default_keep")]
-    pub keep: Period,
+    /// Which snapshots are kept.
+    #[serde(default = "Retention::default")]
+    pub keep: Retention,
     /// Patterns as restic's `--exclude` has them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<String>,
@@ -312,7 +327,15 @@ impl AppSpec {
                 None => Ok(()),
             }
         };
+        if let Some((key, message)) = self.upkeep.problem() {
+            return rule(format!("{path}.upkeep.{key}"), message);
+        }
         for (name, spec) in &self.postgres {
+            if spec.keep.kept_for().is_none() {
+                let message = "say how far back any moment can be restored, as in keep = \"7d\" or { days = 30 } or \
+                               \"forever\"; which base backups stay for longer is said with keep_bases";
+                return rule(format!("{path}.postgres.{name}.keep"), message);
+            }
             if spec.base_every.is_some() && spec.base_schedule.is_some() {
                 return rule(format!("{path}.postgres.{name}"), "say either base_every or base_schedule, not both");
             }
@@ -424,6 +447,10 @@ at.west.address = "127.0.0.3"
         check("at.west.path = \"/srv/west/documents\"", "", "there is no [app.shop.files.documents.at.west]");
         check("\"/srv/west/documents\"", "\"documents\"", "must be an absolute path");
         check("\"shop.example.test\"", "\"shop..test\"", "not a DNS name");
+        check("[app.shop.postgres.orders]", "upkeep.verify_within = \"0s\"\n[app.shop.postgres.orders]", "longer than");
+        check("zero_loss = true", "keep = { daily = 7 }", "app.shop.postgres.orders.keep: say how far back");
+        check("zero_loss = true", "keep_bases = { last = 0 }", "line 8, column 14: last must be at least 1");
+        check("every = \"5s\"", "every = \"5s\"\nkeep = { days = 65537 }", "line 17, column 8: days must be a number");
         check("port = 5433 }\nwest", "port = 543333 }\nwest", "line 12, column ");
     }
 }

@@ -7,7 +7,7 @@ use levee_model::protection::{AppSpec, ProtectionFile};
 use levee_model::{AppName, Epoch, RunId};
 use levee_plan::PlanKind;
 
-use crate::config::{AppRecord, Config, Published, app_key, entry_key};
+use crate::config::{AppRecord, Config, Published, app_key, entry_key, site_key};
 use crate::control::{AppliedApp, ApplyReport, Change};
 use crate::error::{Result, ServerError};
 use crate::state::{Compare, Op};
@@ -54,6 +54,12 @@ pub fn decide(
         };
         application.report.apps.push(AppliedApp { app: app.clone(), change });
     }
+    for (site, place) in &file.site {
+        if config.places.get(site) != Some(place) {
+            application.ops.push(Op::put(site_key(site), place)?);
+            application.report.sites.push(site.clone());
+        }
+    }
     Ok(application)
 }
 
@@ -68,6 +74,7 @@ fn create(config: &Config, app: &AppName, spec: &AppSpec, now: Timestamp, applic
         epoch_since: now,
         agents: BTreeMap::new(),
         adopted: None,
+        acknowledged: BTreeMap::new(),
     };
     record.assign_agents(config);
     application.compares.push(Compare::Absent(app_key(app)));

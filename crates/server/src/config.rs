@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 
 use jiff::Timestamp;
 use levee_model::control::{EntryRecord, Peer, RevocationList};
-use levee_model::protection::AppSpec;
-use levee_model::{AgentId, AppName, Epoch, SiteName};
+use levee_model::protection::{AppSpec, SiteSpec};
+use levee_model::{AgentId, AppName, AssetName, Epoch, SiteName};
 use levee_plan::Parent;
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,7 @@ use crate::state::Store;
 pub const PREFIX: &str = "config/";
 const APP: &str = "config/app/";
 const ENTRY: &str = "config/entry/";
+const SITE: &str = "config/site/";
 const AGENT: &str = "config/agent/";
 const REMOVED: &str = "config/removed/";
 pub const REVOCATIONS: &str = "config/revocations";
@@ -33,6 +34,10 @@ pub fn entry_key(app: &AppName) -> String {
 
 pub fn removed_key(app: &AppName) -> String {
     format!("{REMOVED}{app}")
+}
+
+pub fn site_key(site: &SiteName) -> String {
+    format!("{SITE}{site}")
 }
 
 pub fn agent_key(agent: &AgentId) -> String {
@@ -52,6 +57,9 @@ pub struct AppRecord {
     /// How epoch and writer came to be what they are, when no run of this server made them so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adopted: Option<Adopted>,
+    /// Warnings that an operator has looked at, by the moment since when they stood.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub acknowledged: BTreeMap<AssetName, Timestamp>,
 }
 
 /// An operator has had the server take over what the agents knew.
@@ -113,6 +121,8 @@ pub struct Config {
     pub entries: BTreeMap<AppName, Revised<Published>>,
     pub removed: BTreeMap<AppName, RemovedApp>,
     pub agents: BTreeMap<AgentId, Revised<AgentRecord>>,
+    /// What sites share with each other, as it was applied.
+    pub places: BTreeMap<SiteName, SiteSpec>,
     pub revocations: RevocationList,
 }
 
@@ -132,6 +142,8 @@ impl Config {
             } else if kv.key.starts_with(AGENT) {
                 let record = Revised { value: kv.parse()?, revision: kv.mod_revision };
                 config.agents.insert(AgentId::new(kv.name(AGENT))?, record);
+            } else if kv.key.starts_with(SITE) {
+                config.places.insert(SiteName::new(kv.name(SITE))?, kv.parse()?);
             } else if kv.key == REVOCATIONS {
                 config.revocations = kv.parse()?;
             }

@@ -6,22 +6,23 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use levee_model::protection::ProtectionFile;
-use levee_model::{AgentId, AppName, RunId, SiteName};
+use levee_model::{AgentId, AppName, AssetName, RunId, SiteName};
 use levee_plan::{Event, Plan, Run, StepId};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use crate::config::Config;
+use crate::config::{Config, app_key};
 use crate::error::{Result, ServerError};
 use crate::server::{Shared, frozen_key};
-use crate::status::Known;
+use crate::state::{Compare, Op};
+use crate::status::{AppFacts, Known};
 use crate::{apply, tokens};
 
 pub use caller::{BackupKey, Caller};
 pub use levee_api::{
-    AdoptReport, AdoptedView, AgentSummary, AppRemoval, AppStatus, AppView, AppliedApp, ApplyReport, AssetView, Change,
-    EntryView, FleetStatus, Health, JoinTokenView, PlanRequest, Proof, RunFilter, RunOrder, RunSummary, Sample,
-    SetAside, SiteView, TokenAccess, TokenView,
+    Acknowledged, AdoptReport, AdoptedView, AgentSummary, AppRemoval, AppStatus, AppView, AppliedApp, ApplyReport,
+    AssetView, BackupView, Change, EntryView, FleetStatus, Health, JoinTokenView, PlanRequest, Proof, RunFilter,
+    RunOrder, RunSummary, Sample, SetAside, SiteView, TokenAccess, TokenView,
 };
 
 /// How long a join token works when nothing else is asked for.
@@ -142,6 +143,13 @@ impl Control {
     }
 
     /// Ends an app's protection. `confirm` is its name once more: nobody removes one by a slip.
+    /// An operator has looked at the warning of an asset: it stands no more, and what is there now is what is usual.
+    pub async fn acknowledge(&self, caller: &Caller, app: &AppName, asset: &AssetName) -> Result<Acknowledged> {
+        may_change(caller)?;
+        let (app, asset, by) = (app.clone(), asset.clone(), caller.name.clone());
+        self.blocking(move |shared| shared.acknowledge(&app, &asset, &by)).await
+    }
+
     pub async fn app_remove(&self, caller: &Caller, app: &AppName, confirm: &AppName) -> Result<AppRemoval> {
         may_change(caller)?;
         if app != confirm {
@@ -345,12 +353,32 @@ fn may_change(caller: &Caller) -> Result<()> {
 }
 
 impl Shared {
+    fn acknowledge(&self, app: &AppName, asset: &AssetName, by: &str) -> Result<Acknowledged> {
+        loop {
+            let config = Config::read(&self.store)?;
+            let unknown = || ServerError::UnknownApp { app: app.clone() };
+            let status = self.app_status(&config, app)?.ok_or_else(unknown)?;
+            let warned = status.assets.iter().find(|view| view.asset == *asset).and_then(|view| view.warned_since);
+            let nothing = || ServerError::NoWarning { app: app.clone(), asset: asset.clone() };
+            let warned_since = warned.ok_or_else(nothing)?;
+            let known = config.apps.get(app).ok_or_else(unknown)?;
+            let mut record = known.value.clone();
+            record.acknowledged.insert(asset.clone(), warned_since);
+            let compares = [Compare::ModRevision(app_key(app), known.revision)];
+            if self.store.txn(&compares, &[Op::put(app_key(app), &record)?])?.succeeded {
+                tracing::info!(%app, %asset, %by, %warned_since, "a warning was acknowledged");
+                return Ok(Acknowledged { app: app.clone(), asset: asset.clone(), warned_since });
+            }
+        }
+    }
+
     fn app_status(&self, config: &Config, app: &AppName) -> Result<Option<AppStatus>> {
         let live = self.hub.snapshot();
         let known = Known { config, live: &live, now: Timestamp::now() };
         let frozen = self.store.get(&frozen_key(app))?.map(|kv| kv.parse::<SiteName>()).transpose()?;
         let last_proof = self.history.proofs(app, 1)?.pop();
         let open_run = self.runs.open().remove(app).map(|(run, _)| run);
-        Ok(known.app(app, frozen, last_proof, open_run))
+        let proven = self.proven(app)?;
+        Ok(known.app(app, AppFacts { frozen, last_proof, open_run, proven }))
     }
 }

@@ -31,6 +31,7 @@ pub fn desired(config: &Config, agent: &AgentId, signer: &GrantSigner) -> Result
                 epoch: record.epoch,
                 site: site.clone(),
                 role,
+                acknowledged: record.acknowledged.clone(),
                 peer: other.and_then(|id| config.peer(id)),
                 grant: signer.sign_grant(&grant)?,
             });

@@ -44,6 +44,8 @@ pub enum ServerError {
 
     #[error("there is no app {app}; `levee app list` shows them")]
     UnknownApp { app: AppName },
+    #[error("no warning stands for {asset} of {app}; `levee status` shows those that do")]
+    NoWarning { app: AppName, asset: levee_model::AssetName },
     #[error(
         "there is no site {site}: no agent has joined there yet; make a join token for it and start an agent there"
     )]
@@ -137,6 +139,7 @@ impl ServerError {
             E::ReadOnlyToken { .. } => ErrorKind::Forbidden,
             E::UnknownToken { .. }
             | E::UnknownApp { .. }
+            | E::NoWarning { .. }
             | E::UnknownSite { .. }
             | E::UnknownAgent { .. }
             | E::UnknownRun { .. }
@@ -185,6 +188,7 @@ impl ServerError {
             E::UnknownToken { .. } => "unknown_token",
             E::LastAdminToken { .. } => "last_admin_token",
             E::UnknownApp { .. } => "unknown_app",
+            E::NoWarning { .. } => "no_warning",
             E::UnknownSite { .. } | E::UnknownSiteInFile { .. } => "unknown_site",
             E::UnknownAgent { .. } => "unknown_agent",
             E::AgentOfOtherSite { .. } => "agent_of_other_site",

@@ -36,6 +36,7 @@ pub fn router(control: Control) -> Router {
         .route("/v1/apps/{app}", get(calls::app))
         .route("/v1/apps/{app}/status", get(calls::app_status))
         .route("/v1/apps/{app}/remove", post(calls::remove_app))
+        .route("/v1/apps/{app}/acknowledge", post(calls::acknowledge))
         .route("/v1/adopt-epochs", post(calls::adopt_epochs))
         .route("/v1/apps/{app}/samples", get(calls::samples))
         .route("/v1/apps/{app}/proofs", get(calls::proofs))

@@ -10,7 +10,7 @@ use crate::control::Sample;
 use crate::error::Result;
 use crate::server::{Shared, frozen_key};
 use crate::state::{Compare, Op};
-use crate::status::Known;
+use crate::status::{AppFacts, Known};
 
 const BEAT: Duration = Duration::from_secs(1);
 /// Ages of recovery points are kept at this distance: 17,000 a day and asset.
@@ -46,7 +46,7 @@ impl Shared {
         let known = Known { config: &config, live: &live, now };
         for app in config.apps.keys() {
             let frozen = self.store.get(&frozen_key(app))?;
-            let Some(status) = known.app(app, None, None, None) else { continue };
+            let Some(status) = known.app(app, AppFacts::default()) else { continue };
             // The vault beside the writer is thawed when the other site could bring the app back by itself.
             if let Some(frozen) = frozen
                 && status.assets.iter().all(|asset| asset.protected)

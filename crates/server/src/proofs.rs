@@ -1,9 +1,12 @@
 //! What a drill has shown.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
+use levee_model::AssetName;
 use levee_plan::{Run, StepState, When, Work};
 
-use crate::control::Proof;
+use crate::control::{BackupView, Proof};
 
 /// The proof of a drill that has come to its end, well or not.
 pub fn of(run: &Run, now: Timestamp) -> Proof {
@@ -50,4 +53,25 @@ pub fn of(run: &Run, now: Timestamp) -> Proof {
         recovery_point_age_s: oldest.zip(chosen_at).map(|(as_of, at)| seconds(as_of, at)),
         point: run.facts.point.clone(),
     }
+}
+
+/// Notes which backups a run has restored and probed, when they are newer than those that are known; says whether any
+/// is. A drill and a move of the app prove the same.
+pub fn add_proven(proven: &mut BTreeMap<AssetName, BackupView>, run: &Run) -> bool {
+    let Some(point) = &run.facts.point else { return false };
+    let mut changed = false;
+    for (asset, point) in &point.assets {
+        if !run.facts.probes.get(asset).is_some_and(|probe| probe.passed) {
+            continue;
+        }
+        let is_probe = |work: &Work| matches!(work, Work::Probe { asset: probed, .. } if probed == asset);
+        let probed_at = run.plan.steps.iter().filter(|step| is_probe(&step.work));
+        let at = probed_at.filter_map(|step| run.steps.get(&step.id)?.ended_at).max().or(run.ended_at);
+        if proven.get(asset).is_some_and(|known| known.as_of > point.as_of) {
+            continue;
+        }
+        let view = BackupView { position: point.position.clone(), as_of: point.as_of, at, run: Some(run.id.clone()) };
+        changed |= proven.insert(asset.clone(), view.clone()).as_ref() != Some(&view);
+    }
+    changed
 }

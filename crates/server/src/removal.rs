@@ -15,7 +15,7 @@ use crate::adopt::newer_epoch;
 use crate::config::{Config, app_key, entry_key, removed_key};
 use crate::error::{Result, ServerError};
 use crate::runs::open_key;
-use crate::server::{Shared, frozen_key};
+use crate::server::{Shared, frozen_key, proven_key};
 use crate::state::{Compare, Op};
 
 /// How long the agents have to take away what Levee has left in databases, before the answer names those that have not.
@@ -109,6 +109,7 @@ impl Shared {
                 Op::delete(app_key(app)),
                 Op::delete(entry_key(app)),
                 Op::delete(frozen_key(app)),
+                Op::delete(proven_key(app)),
             ];
             if self.store.txn(&compares, &ops)?.succeeded {
                 tracing::info!(%app, %by, epoch = %removed.epoch, "the app is protected no more");

@@ -11,13 +11,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use levee_model::control::Failure;
-use levee_model::{AppName, RunId};
+use levee_model::{AppName, AssetName, RunId};
 use levee_plan::{Event, Outcome, PlanKind, Run, StepId};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::control::RunSummary;
+use crate::control::{BackupView, RunSummary};
 use crate::error::{Result, ServerError};
-use crate::server::Shared;
+use crate::proofs;
+use crate::server::{Shared, proven_key};
 use crate::state::{KeyValue, Op};
 
 const RUN: &str = "run/";
@@ -146,6 +147,10 @@ impl Shared {
     fn close_run(&self, run: &Run) -> Result<()> {
         self.history.put_run(run, &summary(run))?;
         let mut ops = vec![Op::delete(run_key(&run.id))];
+        let mut proven = self.proven(&run.plan.app)?;
+        if proofs::add_proven(&mut proven, run) {
+            ops.push(Op::put(proven_key(&run.plan.app), &proven)?);
+        }
         let open = self.store.get(&open_key(&run.plan.app))?;
         let is_ours = |kv: &KeyValue| kv.parse::<RunId>().is_ok_and(|id| id == run.id);
         if open.as_ref().is_some_and(is_ours) {
@@ -153,6 +158,11 @@ impl Shared {
         }
         self.store.txn(&[], &ops)?;
         Ok(())
+    }
+
+    /// The newest backup of each asset that a run has restored and probed.
+    pub fn proven(&self, app: &AppName) -> Result<BTreeMap<AssetName, BackupView>> {
+        Ok(self.store.get(&proven_key(app))?.map(|kv| kv.parse()).transpose()?.unwrap_or_default())
     }
 
     /// A run, under way or ended.

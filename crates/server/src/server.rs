@@ -188,6 +188,11 @@ async fn push_changes(shared: Arc<Shared>) {
     }
 }
 
+/// Holds the newest backup of each of the app's assets that was restored and probed.
+pub fn proven_key(app: &AppName) -> String {
+    format!("proven/{app}")
+}
+
 /// Holds the name of the site whose vault is frozen, while the app is protected nowhere else.
 pub fn frozen_key(app: &AppName) -> String {
     format!("frozen/{app}")

@@ -3,17 +3,34 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use levee_model::control::{AssetState, AssetStatus, Role};
+use levee_model::control::{AssetPoint, AssetState, AssetStatus, Role};
+use levee_model::protection::{CopyCount, CopyPlace, SiteSpec};
 use levee_model::{AgentId, AppName, AssetName, Position, RunId, SiteName};
 use levee_plan::AgentView;
 
 use crate::adopt::newer_epoch;
 use crate::config::{AppRecord, Config};
-use crate::control::{AdoptedView, AgentSummary, AppStatus, AssetView, EntryView, Health, Proof, SetAside, SiteView};
+use crate::control::{
+    AdoptedView, AgentSummary, AppStatus, AssetView, BackupView, EntryView, Health, Proof, SetAside, SiteView,
+};
 use crate::hub::Live;
 
 /// A clock that is further off is named: ages and times shown would be wrong by as much.
 const CLOCK_AHEAD_MS_MAX: u64 = 5_000;
+
+/// What the server's own records say of an app.
+#[derive(Default)]
+pub struct AppFacts {
+    pub frozen: Option<SiteName>,
+    pub last_proof: Option<Proof>,
+    pub open_run: Option<RunId>,
+    /// The newest backup of each asset that was restored and probed.
+    pub proven: BTreeMap<AssetName, BackupView>,
+}
+
+fn backup(point: &AssetPoint, at: Option<Timestamp>) -> BackupView {
+    BackupView { position: point.position.clone(), as_of: point.as_of, at, run: None }
+}
 
 /// What is known beside the wanted state, at one moment.
 pub struct Known<'a> {
@@ -38,13 +55,8 @@ impl Known<'_> {
         record.agents.iter().map(view).collect()
     }
 
-    pub fn app(
-        &self,
-        app: &AppName,
-        frozen: Option<SiteName>,
-        last_proof: Option<Proof>,
-        open_run: Option<RunId>,
-    ) -> Option<AppStatus> {
+    pub fn app(&self, app: &AppName, facts: AppFacts) -> Option<AppStatus> {
+        let AppFacts { frozen, last_proof, open_run, proven } = facts;
         let record = &self.config.apps.get(app)?.value;
         let agents = self.agents_of(record);
         let mut problems = Vec::new();
@@ -72,7 +84,7 @@ impl Known<'_> {
             })
             .collect();
         let assets: Vec<AssetView> =
-            record.spec.asset_names().map(|asset| self.asset(app, record, &agents, asset)).collect();
+            record.spec.asset_names().map(|asset| self.asset(app, record, &agents, asset, proven.get(asset))).collect();
         let age_s = assets.iter().map(|asset| asset.age_s).try_fold(0.0, |oldest: f64, age| Some(oldest.max(age?)));
         let objective_s = record.spec.objective.recovery_point.duration().as_secs_f64();
         let meets_objective = age_s.map(|age_s| age_s <= objective_s);
@@ -112,7 +124,14 @@ impl Known<'_> {
         })
     }
 
-    fn asset(&self, app: &AppName, record: &AppRecord, agents: &[AgentView], asset: &AssetName) -> AssetView {
+    fn asset(
+        &self,
+        app: &AppName,
+        record: &AppRecord,
+        agents: &[AgentView],
+        asset: &AssetName,
+        proven: Option<&BackupView>,
+    ) -> AssetView {
         let status_at = |site: &SiteName, role: Role| -> Option<&AssetStatus> {
             agents.iter().find(|view| view.site == *site)?.status.as_ref()?.assets.iter().find(|status| {
                 status.app == *app && status.asset == *asset && status.role == role && status.epoch == record.epoch
@@ -142,8 +161,13 @@ impl Known<'_> {
                 problems.push(format!("{site}: {problem}"));
             }
         }
+        let copies = self.copies(record, is_protected(keeper));
+        if let Some(wanted) = &record.spec.copies {
+            problems.extend(copies.missing(wanted));
+        }
         AssetView {
             asset: asset.clone(),
+            copies,
             kind: if record.spec.postgres.contains_key(asset) { "postgres".into() } else { "files".into() },
             protected: is_protected(keeper),
             state,
@@ -151,8 +175,33 @@ impl Known<'_> {
             as_of: point.map(|point| point.as_of),
             age_s: point.map(|point| source_now.duration_since(point.as_of).as_secs_f64().max(0.0)),
             log_behind_bytes,
+            // A point stands for what this site has opened with its own keys.
+            last_good: point.map(|point| backup(point, None)),
+            last_verified: keeper
+                .and_then(|status| status.verified.as_ref())
+                .map(|verified| backup(&verified.point, Some(verified.at))),
+            last_proven: proven.cloned(),
+            warned_since: keeper.and_then(|status| status.warned_since),
+            waiting: writer.and_then(|status| status.waiting.clone()),
             problems,
         }
+    }
+
+    /// The original, and the copy that could be brought back.
+    fn copies(&self, record: &AppRecord, has_copy: bool) -> CopyCount {
+        let nothing = SiteSpec::default();
+        let keeper = Some(record.spec.peer_of(&record.writer)).filter(|_| has_copy);
+        let place = |site: &SiteName| {
+            let host = record.agents.get(site)?.as_str();
+            Some((host, self.config.places.get(site)))
+        };
+        let places: Vec<CopyPlace<'_>> = [Some(&record.writer), keeper]
+            .into_iter()
+            .flatten()
+            .filter_map(place)
+            .map(|(host, site)| CopyPlace { host, site: site.unwrap_or(&nothing) })
+            .collect();
+        CopyCount::of(&places)
     }
 
     fn entries(&self, app: &AppName) -> Vec<EntryView> {

@@ -9,6 +9,7 @@ mod walk;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crossbeam_channel::bounded;
 use jiff::Timestamp;
@@ -70,6 +71,8 @@ pub struct BackupOptions {
     /// Store the times of last access, which change with every reading.
     pub with_atime: bool,
     pub compression: Compression,
+    /// How long to wait for others' locks.
+    pub patience: Duration,
 }
 
 /// What the threads of one backup share.
@@ -127,7 +130,7 @@ pub fn backup(vault: &Vault, options: &BackupOptions, progress: &dyn Progress) -
     let problems = ProblemLog::new(progress);
     let targets = Targets::look_at(&options.paths, &problems)?;
 
-    let lock = if options.dry_run { None } else { Some(Lock::take(vault, LockMode::Shared)?) };
+    let lock = if options.dry_run { None } else { Some(Lock::take_within(vault, LockMode::Shared, options.patience)?) };
     let parent = find_parent(vault, options, &host, &paths)?;
     vault.refresh_index()?;
     let session = Session::begin(vault, SessionOptions { compression: options.compression, dry_run: options.dry_run })?;

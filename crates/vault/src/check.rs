@@ -9,6 +9,7 @@ mod trees;
 use std::collections::{BTreeMap, HashMap};
 
 use levee_store::FileType;
+pub(crate) use packs::{PACK_BYTES_MAX, look_at_content};
 use serde::Serialize;
 
 use crate::pack::PackedBlob;

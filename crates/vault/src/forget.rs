@@ -1,6 +1,7 @@
 //! Removing snapshots by a policy, with restic's rules.
 
 mod policy;
+mod received;
 mod span;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use levee_store::FileType;
 use serde::Serialize;
 
 pub use policy::{Keep, KeepReasons, Policy};
+pub use received::{Arrival, RetainReceived};
 pub use span::{InvalidSpan, Span};
 
 use crate::{Error, Lock, LockMode, Result, Snapshot, SnapshotId, SnapshotSelection, Vault};
@@ -175,5 +177,5 @@ fn dated<'a>(vault: &Vault, id: &SnapshotId, snapshot: &'a Snapshot) -> Result<D
         Err(Error::Store(levee_store::Error::NotFound { .. })) => jiff::tz::Offset::UTC,
         Err(error) => return Err(error),
     };
-    Ok(Dated { time: snapshot.time, offset, snapshot })
+    Ok(Dated { time: snapshot.time, offset, snapshot: Some(snapshot) })
 }

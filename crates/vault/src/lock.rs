@@ -18,6 +18,8 @@ use serde::{Deserialize, Serialize};
 use crate::accounts::Whoami;
 use crate::{Error, Id, Result, Vault};
 
+/// How long others do well to wait for the moment in which a repository's owner clears old data away.
+pub const SWAP_PATIENCE: Duration = Duration::from_secs(120);
 const REFRESH_EVERY: Duration = Duration::from_secs(5 * 60);
 const STALE_AFTER: SignedDuration = SignedDuration::from_mins(30);
 /// Without a refresh for so long, what was done under the lock must not be recorded any more.

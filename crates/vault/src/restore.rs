@@ -71,7 +71,7 @@ pub fn restore(
     let excludes = Patterns::parse(&options.excludes)?.and_ignoring_case(&options.excludes_ignoring_case)?;
     let include_attributes = Patterns::parse(&options.include_attributes)?;
     let exclude_attributes = Patterns::parse(&options.exclude_attributes)?;
-    let lock = if options.no_lock { None } else { Some(Lock::take(vault, LockMode::Shared)?) };
+    let lock = if options.no_lock { None } else { Some(Lock::take_within(vault, LockMode::Shared, options.patience)?) };
     let subfolder = options.subfolder.clone().unwrap_or_default();
     let node = vault.find_node(snapshot, &subfolder)?;
     // Snapshots before the index: what a snapshot names was indexed before it was written.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -28,6 +29,8 @@ pub struct SnapshotOptions {
     pub compression: Compression,
     /// Read and compare, but store nothing; `finish` then makes no snapshot.
     pub dry_run: bool,
+    /// How long to wait for others' locks.
+    pub patience: Duration,
 }
 
 /// Permissions, owner and time of something that is stored from a stream.
@@ -90,8 +93,8 @@ enum Entry {
 impl SnapshotWriter {
     /// Takes a shared lock and starts the pipeline.
     pub fn begin(vault: &Vault, options: SnapshotOptions) -> Result<Self> {
-        let SnapshotOptions { compression, dry_run, .. } = options;
-        let lock = if dry_run { None } else { Some(Lock::take(vault, LockMode::Shared)?) };
+        let SnapshotOptions { compression, dry_run, patience, .. } = options;
+        let lock = if dry_run { None } else { Some(Lock::take_within(vault, LockMode::Shared, patience)?) };
         vault.refresh_index()?;
         let session = Session::begin(vault, SessionOptions { compression, dry_run })?;
         let summary = BackupSummary::new(Timestamp::now());

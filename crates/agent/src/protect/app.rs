@@ -12,7 +12,7 @@ use super::folder::AppFolder;
 use super::remote::RemoteVault;
 use super::state::{AppState, Phase, Standing, Turn};
 use super::task::Task;
-use super::{demote, recovery, writer};
+use super::{demote, recovery, upkeep, writer};
 use crate::context::ProtectContext;
 use crate::durable;
 
@@ -38,7 +38,8 @@ pub struct App {
 /// What a thread was started for. When any of it changes, the thread is replaced.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct TaskKey {
-    asset: AssetName,
+    /// `None` for what looks after all copies of the app.
+    asset: Option<AssetName>,
     role: Role,
     epoch: Epoch,
     /// The asset's part of the assignment as JSON, with the peer.
@@ -60,6 +61,8 @@ impl App {
                 first
             }
         };
+        upkeep::remove_left_locks(&folder)
+            .map_err(|error| failure(format!("cannot remove what {} names: {error}", folder.own_locks().display())))?;
         let app = App {
             name: assignment.app.clone(),
             board: Board::new(context.changed.clone()),
@@ -166,16 +169,23 @@ impl App {
                 continue;
             }
             let (app, asset, role) = (Arc::clone(self), key.asset.clone(), key.role);
-            let name = format!("{}/{}", self.name, asset);
-            let spawned = Task::spawn(name, move |stop| match role {
-                Role::Writer => writer::run(&app, &asset, &stop),
-                Role::Recovery => recovery::run(&app, &asset, &stop),
+            let name = format!("{}/{}", self.name, asset.as_ref().map_or("upkeep", AssetName::as_str));
+            let spawned = Task::spawn(name, move |stop| match (asset, role) {
+                (Some(asset), Role::Writer) => writer::run(&app, &asset, &stop),
+                (Some(asset), Role::Recovery) => recovery::run(&app, &asset, &stop),
+                (None, _) => upkeep::run(&app, &stop),
             });
             match spawned {
                 Ok(task) => {
                     tasks.insert(key, task);
                 }
-                Err(error) => self.board.problem(&key.asset, format!("cannot start a thread: {error}")),
+                Err(error) => {
+                    for asset in
+                        assignment.spec.asset_names().filter(|asset| key.asset.as_ref().is_none_or(|of| of == *asset))
+                    {
+                        self.board.problem(asset, format!("cannot start a thread: {error}"));
+                    }
+                }
             }
         }
     }
@@ -187,7 +197,7 @@ impl App {
 
     /// Ends the threads that work on one asset.
     pub fn end_tasks_of(&self, asset: &AssetName) {
-        self.keep_tasks(&mut self.lock_tasks(), |key| key.asset != *asset);
+        self.keep_tasks(&mut self.lock_tasks(), |key| key.asset.as_ref() != Some(asset));
     }
 
     fn lock_tasks(&self) -> MutexGuard<'_, BTreeMap<TaskKey, Task>> {
@@ -272,7 +282,7 @@ impl App {
                         other => (Role::Writer, other),
                     },
                 };
-                let problem = known.problem_with_since();
+                let problem = known.all_problems();
                 AssetStatus {
                     app: self.name.clone(),
                     asset: asset.clone(),
@@ -286,6 +296,9 @@ impl App {
                     point: known.point,
                     source_lsn: known.source_lsn,
                     problem,
+                    verified: known.verified,
+                    waiting: known.waiting,
+                    warned_since: known.warned_since,
                 }
             })
             .collect()
@@ -319,17 +332,24 @@ fn wanted_tasks(assignment: &Assignment, state: &AppState) -> Vec<TaskKey> {
         return Vec::new();
     }
     let spec = &assignment.spec;
-    spec.asset_names()
-        .filter(|asset| match assignment.role {
-            Role::Writer => state.is_written(asset),
-            Role::Recovery => state.phase == Phase::Recovery,
-        })
-        .map(|asset| TaskKey {
-            asset: asset.clone(),
-            role: assignment.role,
-            epoch: assignment.epoch,
-            wanted: serde_json::to_string(&(spec.postgres.get(asset), spec.files.get(asset), &assignment.peer))
-                .unwrap_or_default(),
-        })
-        .collect()
+    let key = |asset: Option<&AssetName>, wanted: String| TaskKey {
+        asset: asset.cloned(),
+        role: assignment.role,
+        epoch: assignment.epoch,
+        wanted,
+    };
+    let of_asset = |asset: &AssetName| {
+        let wanted = (spec.postgres.get(asset), spec.files.get(asset), &assignment.peer);
+        key(Some(asset), serde_json::to_string(&wanted).unwrap_or_default())
+    };
+    let is_wanted = |asset: &&AssetName| match assignment.role {
+        Role::Writer => state.is_written(asset),
+        Role::Recovery => state.phase == Phase::Recovery,
+    };
+    let mut tasks: Vec<TaskKey> = spec.asset_names().filter(is_wanted).map(of_asset).collect();
+    if assignment.role == Role::Recovery && state.phase == Phase::Recovery {
+        // It reads what is wanted anew at each turn.
+        tasks.push(key(None, String::new()));
+    }
+    tasks
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
 use levee_model::AssetName;
-use levee_model::control::{AssetPoint, AssetState};
+use levee_model::control::{AssetPoint, AssetState, VerifiedBackup};
 use levee_model::postgres::Lsn;
 use tokio::sync::Notify;
 
@@ -18,7 +18,15 @@ pub struct Standing {
     pub state: AssetState,
     pub point: Option<AssetPoint>,
     pub source_lsn: Option<Lsn>,
+    /// The newest backup whose data were read back and checked here.
+    pub verified: Option<VerifiedBackup>,
+    /// What a copy that is due waits behind.
+    pub waiting: Option<String>,
+    /// Since when what arrives looks like ransomware at work.
+    pub warned_since: Option<Timestamp>,
     pub problem: Option<String>,
+    /// What else is wrong, by what it is about. Unlike `problem` it does not come and go with each attempt.
+    pub remarks: BTreeMap<&'static str, String>,
     /// Since when there has been a problem, whichever words it had.
     trouble: Option<Trouble>,
 }
@@ -40,6 +48,12 @@ impl Standing {
         })
     }
 
+    /// The problem and the remarks in one text.
+    pub fn all_problems(&self) -> Option<String> {
+        let all: Vec<String> = self.problem_with_since().into_iter().chain(self.remarks.values().cloned()).collect();
+        Some(all.join("; ")).filter(|text| !text.is_empty())
+    }
+
     /// Each new attempt is without a problem until it fails as well: a short pause does not end a trouble.
     fn note_trouble(&mut self, had_problem: bool, now: Timestamp) {
         let goes_on =
@@ -54,7 +68,17 @@ impl Standing {
 
 impl Default for Standing {
     fn default() -> Self {
-        Self { state: AssetState::Waiting, point: None, source_lsn: None, problem: None, trouble: None }
+        Self {
+            state: AssetState::Waiting,
+            point: None,
+            source_lsn: None,
+            verified: None,
+            waiting: None,
+            warned_since: None,
+            problem: None,
+            remarks: BTreeMap::new(),
+            trouble: None,
+        }
     }
 }
 
@@ -74,10 +98,11 @@ impl Board {
     pub fn update(&self, asset: &AssetName, change: impl FnOnce(&mut Standing)) {
         let mut assets = self.assets.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = assets.entry(asset.clone()).or_default();
-        let before = (entry.state, entry.problem.clone());
+        let what_matters = |entry: &Standing| (entry.state, entry.problem.clone(), entry.remarks.clone());
+        let before = what_matters(entry);
         change(entry);
         entry.note_trouble(before.1.is_some(), Timestamp::now());
-        if before != (entry.state, entry.problem.clone()) {
+        if before != what_matters(entry) {
             self.changed.notify_one();
         }
     }
@@ -89,6 +114,19 @@ impl Board {
                 tracing::warn!(%asset, problem);
             }
             entry.problem = Some(problem);
+        });
+    }
+
+    /// Says something lasting of an asset under a name, or takes it back.
+    pub fn remark(&self, asset: &AssetName, about: &'static str, remark: Option<String>) {
+        self.update(asset, |entry| match remark {
+            Some(remark) => {
+                if entry.remarks.get(about) != Some(&remark) {
+                    tracing::warn!(%asset, about, remark);
+                }
+                entry.remarks.insert(about, remark);
+            }
+            None => drop(entry.remarks.remove(about)),
         });
     }
 

@@ -9,12 +9,13 @@ use levee_database::postgres::restore::{self, RecoveryTarget, RestorePlan};
 use levee_journal::{Identity, JournalKeys, LogJournal, Recipient};
 use levee_model::control::{AssetPoint, Failure};
 use levee_model::postgres::{Lsn, TimelineId};
-use levee_model::{AppName, AssetId, AssetName, Epoch, LogPosition, Position};
+use levee_model::{AgentId, AppName, AssetId, AssetName, Epoch, LogPosition, Position};
 use levee_store::{LocalStore, Store};
 use levee_vault::{MasterKey, Password, Snapshot, SnapshotId, Vault};
 use zeroize::Zeroizing;
 
 use super::app::{failure, in_full};
+use super::arrivals::{Arrivals, ReceivingStore};
 use super::folder::AppFolder;
 use super::kit::Kit;
 use super::{random_password, tags};
@@ -32,6 +33,7 @@ pub struct Copies {
     opened: Mutex<BTreeMap<SnapshotId, ()>>,
     /// What the base backups of each database say of themselves: the watch asks every moment, and they never change.
     bases: Mutex<BTreeMap<AssetName, BTreeMap<SnapshotId, BaseBackup>>>,
+    arrivals: Arc<Arrivals>,
     /// Held while the recovery kit's identity is made or used up, so that there is only one.
     kit: Mutex<()>,
 }
@@ -40,6 +42,7 @@ impl Copies {
     pub fn new(app: AppName, folder: AppFolder) -> Self {
         Self {
             app,
+            arrivals: Arc::new(Arrivals::new(folder.arrivals())),
             folder,
             vault: Mutex::default(),
             journals: Mutex::default(),
@@ -51,6 +54,17 @@ impl Copies {
 
     pub fn store(&self) -> Arc<dyn Store> {
         Arc::new(LocalStore::new(self.folder.repository()))
+    }
+
+    /// The repository as its writer uses it: what it sends is noted under its name.
+    pub fn receiving(&self, from: &AgentId) -> Arc<dyn Store> {
+        let store = LocalStore::new(self.folder.repository());
+        Arc::new(ReceivingStore { store, arrivals: self.arrivals.clone(), from: from.clone() })
+    }
+
+    /// Who sent which snapshot, and when.
+    pub fn arrivals(&self) -> &Arrivals {
+        &self.arrivals
     }
 
     /// Whether a repository has been created here.

@@ -15,6 +15,12 @@ use levee_model::{AgentId, AppName, AssetName, Epoch, RunId};
 ///          recovery-kit.txt      made once with the repository; to be moved to a safe place
 ///          recovery-kit-identity the kit's own age identity, until the kit is made
 ///          runs/RUN/             scratch of a drill
+///          upkeep/               of looking after the copies (recovery side):
+///            state.json            when old data were last cleared away, and what is damaged
+///            arrivals              who sent which snapshot, and when it came
+///            alarms.json           what is usual for each folder, and what looks like ransomware
+///            rereads               when each stored pack was last read
+///            own-locks             the repository's locks that this site has taken
 ///          log-start-ASSET.json  where the unbroken log at the other site begins (writer side)
 ///          gaps-ASSET.json       gaps in the archived log, and the base backups behind them (writer side)
 ///          server/ASSET/         socket and log of the app's own database server
@@ -75,6 +81,31 @@ impl AppFolder {
 
     pub fn recovery_kit(&self) -> PathBuf {
         self.root.join("recovery-kit.txt")
+    }
+
+    /// Who sent which snapshot.
+    pub fn arrivals(&self) -> PathBuf {
+        self.root.join("upkeep").join("arrivals")
+    }
+
+    /// What looking after the copies has come to.
+    pub fn upkeep(&self) -> PathBuf {
+        self.root.join("upkeep").join("state.json")
+    }
+
+    /// The repository's locks that this site has taken to look after it.
+    pub fn own_locks(&self) -> PathBuf {
+        self.root.join("upkeep").join("own-locks")
+    }
+
+    /// What is usual for each folder, and what is not.
+    pub fn alarms(&self) -> PathBuf {
+        self.root.join("upkeep").join("alarms.json")
+    }
+
+    /// When each stored pack was last read.
+    pub fn rereads(&self) -> PathBuf {
+        self.root.join("upkeep").join("rereads")
     }
 
     pub fn runs(&self) -> PathBuf {

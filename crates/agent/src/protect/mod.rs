@@ -3,11 +3,13 @@
 //!
 //! - `app` holds one app's state, assignment and threads; `state` says which turns are legal.
 //! - Writer side: `writer` (loops), `sink` (log stream), `remote` (repository at the other site).
-//! - Recovery side: `recovery` (watches what arrives), `copies` (repository, journals), `session`.
+//! - Recovery side: `recovery` (watches what arrives), `copies` (repository, journals), `session`, `arrivals` (who
+//!   sent what), `upkeep` (retention, clearing away).
 //! - `actions` carries out a run's commands; `rebuild`, `place` and `drill` do the work.
 
 mod actions;
 mod app;
+mod arrivals;
 mod board;
 mod by_hand;
 mod copies;
@@ -19,6 +21,7 @@ mod gaps;
 mod kit;
 mod live;
 mod probe;
+mod queue;
 mod rebuild;
 mod recovery;
 mod release;
@@ -29,6 +32,7 @@ mod state;
 mod stop;
 mod tags;
 mod task;
+mod upkeep;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -48,6 +52,7 @@ use crate::context::ProtectContext;
 use app::{App, failure, in_full, transient};
 pub use by_hand::start_database;
 pub use gaps::{Gap, read_gaps};
+pub use queue::CopyQueue;
 use release::Releases;
 use state::Phase;
 
@@ -274,7 +279,7 @@ impl Supervisor {
     pub fn repository(&self, peer: &PeerIdentity, app: &AppName) -> Result<(Arc<dyn Store>, Access), Failure> {
         let app = self.app(app)?;
         self.check_writer(&app, peer)?;
-        Ok((app.copies.store(), Access::Append))
+        Ok((app.copies.receiving(&peer.agent), Access::Append))
     }
 
     /// Copies are taken from the app's writer at this site's own epoch only.

@@ -1,50 +1,32 @@
 //! The recovery side's watch over one asset: what has arrived, whether it opens with this site's own
-//! keys, how old it is, and what may go.
+//! keys, and how old it is.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
 use levee_database::StopSignal;
 use levee_model::AssetName;
 use levee_model::control::{AssetState, Failure};
-use levee_model::postgres::Lsn;
-use levee_model::protection::PostgresSpec;
-use levee_store::FileType;
 
-use super::app::{App, failure, in_full};
+use super::app::App;
+use super::live;
 use super::state::Standing;
-use super::{live, tags};
 
 /// How often what has arrived is looked at. The live age on the operator's screen is as fresh as this.
 const LOOK_EVERY: Duration = Duration::from_millis(400);
 /// Two segments of log: with less, the next one may not be stored.
 const ROOM_MIN_BYTES: u64 = 32 << 20;
-/// How often old copies are looked for.
-const TRIM_EVERY: SignedDuration = SignedDuration::from_mins(10);
 
 pub fn run(app: &Arc<App>, asset: &AssetName, stop: &StopSignal) {
     let assignment = app.assignment();
-    let postgres = assignment.spec.postgres.get(asset);
-    let mut trimmed_at = Timestamp::now();
+    let is_database = assignment.spec.postgres.contains_key(asset);
     loop {
-        match look(app, asset, postgres.is_some()) {
+        match look(app, asset, is_database) {
             Ok(()) => match no_room(app) {
                 None => app.board.update(asset, |entry| entry.problem = None),
                 Some(problem) => app.board.problem(asset, problem),
             },
             Err(failure) => app.board.problem(asset, failure.message),
-        }
-        // This thread may outlive its phase by a moment, and what is removed does not come back.
-        if Timestamp::now().duration_since(trimmed_at) >= TRIM_EVERY && app.state().may_remove_copies() {
-            trimmed_at = Timestamp::now();
-            let trimmed = match postgres {
-                Some(spec) => trim_database(app, asset, spec, trimmed_at),
-                None => trim_files(app, asset, trimmed_at),
-            };
-            if let Err(failure) = trimmed {
-                app.board.problem(asset, failure.message);
-            }
         }
         if stop.wait(LOOK_EVERY) {
             return;
@@ -93,64 +75,4 @@ fn look(app: &Arc<App>, asset: &AssetName, is_database: bool) -> Result<(), Fail
         entry.point = Some(point);
     });
     Ok(())
-}
-
-/// Retention of a database: the base first, then the log before it. What is kept is the newest base
-/// that is older than the window, everything after it, and always the newest base.
-fn trim_database(app: &App, asset: &AssetName, spec: &PostgresSpec, now: Timestamp) -> Result<(), Failure> {
-    let bases = app.copies.bases(asset)?;
-    let window_start = now - spec.keep.duration();
-    let Some(oldest_kept) = bases.iter().rposition(|base| base.facts.started_at <= window_start) else {
-        return Ok(());
-    };
-    for base in &bases[..oldest_kept] {
-        remove_snapshot(app, &base.snapshot.to_string())?;
-    }
-    let kept = &bases[oldest_kept];
-    let journal = app.copies.journal(asset)?;
-    let trimmed = |error| failure(format!("cannot trim the journal of {asset}: {}", in_full(&error)));
-    for (system_identifier, timeline) in journal.lineages().map_err(trimmed)? {
-        // What is kept lies on the kept base's timeline and on later ones; another cluster's log is not ours to judge.
-        if system_identifier != kept.facts.system_identifier || timeline > kept.facts.timeline {
-            continue;
-        }
-        let keep_from = if timeline == kept.facts.timeline { kept.facts.start } else { Lsn(u64::MAX) };
-        let report = journal.trim(system_identifier, timeline, keep_from, &[]).map_err(trimmed)?;
-        if report.segments > 0 {
-            tracing::info!(app = %app.name, %asset, %timeline, report.segments, report.bytes, "trimmed the journal");
-        }
-    }
-    Ok(())
-}
-
-/// Retention of a folder, by the time at which this site received each snapshot; the newest always stays.
-fn trim_files(app: &App, asset: &AssetName, now: Timestamp) -> Result<(), Failure> {
-    let assignment = app.assignment();
-    let Some(spec) = assignment.spec.files.get(asset) else { return Ok(()) };
-    let window_start = now - spec.keep.duration();
-    let store = levee_store::LocalStore::new(app.folder.repository());
-    let mut snapshots = app.copies.snapshots_with_tag(&tags::files(&app.name, asset))?;
-    snapshots.sort_by_key(|(_, snapshot)| snapshot.time);
-    snapshots.pop();
-    // A snapshot's own time is the writer's word, and could be forged: what counts is when it came.
-    let received = store.received(FileType::Snapshot).map_err(|error| failure(in_full(&error)))?;
-    for (id, _) in snapshots {
-        let id = id.to_string();
-        if received.iter().any(|file| file.name == id && file.received_at < window_start) {
-            remove_snapshot(app, &id)?;
-        }
-    }
-    Ok(())
-}
-
-/// Takes a snapshot off the list. Its data stay until the repository is pruned.
-fn remove_snapshot(app: &App, id: &str) -> Result<(), Failure> {
-    if !app.state().may_remove_copies() {
-        let site = &app.context.site;
-        return Err(failure(format!("the copies of app {} at {site} are frozen: nothing is removed", app.name)));
-    }
-    match app.copies.store().remove(FileType::Snapshot, id) {
-        Ok(()) | Err(levee_store::Error::NotFound { .. }) => Ok(()),
-        Err(error) => Err(failure(format!("cannot remove snapshot {id}: {}", in_full(&error)))),
-    }
 }

@@ -63,6 +63,7 @@ async fn a_writer_makes_its_repository_and_can_only_add_to_it() {
         epoch: Epoch(1),
         site: "west".parse().unwrap(),
         role: Role::Recovery,
+        acknowledged: Default::default(),
         peer: Some(peer),
         grant: grant("w1", "west", Role::Recovery),
     };

@@ -133,6 +133,7 @@ pub fn options(folder: &Path) -> AgentOptions {
         listen: Listen { address: [127, 0, 0, 1].into(), wire_port: 0, store_port: 0, dns_port: Some(0) },
         advertise: None,
         program: None,
+        copies_at_once: 2,
     }
 }
 

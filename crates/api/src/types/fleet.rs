@@ -23,6 +23,10 @@ pub struct ApplyRequest {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ApplyReport {
     pub apps: Vec<AppliedApp>,
+    /// Sites of which something else is known than before.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub sites: Vec<SiteName>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -126,6 +130,25 @@ pub struct RemoveRequest {
     /// The app's name once more.
     #[schema(value_type = String)]
     pub confirm: AppName,
+}
+
+/// Says that an operator has looked at a warning.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AcknowledgeRequest {
+    #[schema(value_type = String)]
+    pub asset: AssetName,
+}
+
+/// A warning that an operator has looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Acknowledged {
+    #[schema(value_type = String)]
+    pub app: AppName,
+    #[schema(value_type = String)]
+    pub asset: AssetName,
+    /// Since when it stood.
+    #[schema(value_type = String, format = DateTime)]
+    pub warned_since: Timestamp,
 }
 
 /// An app that is protected no more.

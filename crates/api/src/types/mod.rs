@@ -8,11 +8,13 @@ mod tokens;
 
 pub use error::{ErrorBody, ErrorDetail};
 pub use fleet::{
-    AdoptReport, AdoptRequest, Adoption, AgentSummary, AppRemoval, AppView, AppliedApp, ApplyReport, ApplyRequest,
-    BackupRequest, Change, Remains, RemoveRequest, SiteView,
+    AcknowledgeRequest, Acknowledged, AdoptReport, AdoptRequest, Adoption, AgentSummary, AppRemoval, AppView,
+    AppliedApp, ApplyReport, ApplyRequest, BackupRequest, Change, Remains, RemoveRequest, SiteView,
 };
 pub use runs::{PlanRequest, RetryRequest, RunChange, RunFilter, RunOrder, RunSummary, RunWait, SkipRequest};
-pub use status::{AdoptedView, AppStatus, AssetView, EntryView, FleetStatus, Health, Proof, Sample, SetAside};
+pub use status::{
+    AdoptedView, AppStatus, AssetView, BackupView, EntryView, FleetStatus, Health, Proof, Sample, SetAside,
+};
 pub use tokens::{
     JoinTokenCreated, JoinTokenRequest, JoinTokenView, TokenAccess, TokenCreated, TokenRequest, TokenText, TokenView,
 };

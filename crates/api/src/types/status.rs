@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 use levee_model::control::{AssetState, EntryRecord, RecoveryPoint};
-use levee_model::protection::Objective;
+use levee_model::protection::{CopyCount, Objective};
 use levee_model::{AgentId, AppName, AssetName, Epoch, Position, RunId, SiteName};
 use levee_plan::ProbeResult;
 use serde::{Deserialize, Serialize};
@@ -126,7 +126,46 @@ pub struct AssetView {
     pub age_s: Option<f64>,
     /// How much of the source's log is not at the recovery site yet, in bytes.
     pub log_behind_bytes: Option<u64>,
+    /// The newest backup that is complete and durable at the recovery site, and opens there.
+    #[serde(default)]
+    pub last_good: Option<BackupView>,
+    /// The newest backup whose data were read back there and their hashes checked.
+    #[serde(default)]
+    pub last_verified: Option<BackupView>,
+    /// The newest backup that a drill or a move of the app has restored and probed.
+    #[serde(default)]
+    pub last_proven: Option<BackupView>,
+    /// In how many different places the data are: the original, and the copy when the asset is protected. `copies`,
+    /// `hosts`, `fault_domains`, `zones`, `regions`, `providers`.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    pub copies: CopyCount,
+    /// Since when what arrives looks like ransomware at work. A problem says why; it stands until it is acknowledged.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub warned_since: Option<Timestamp>,
+    /// What a copy that is due waits behind.
+    #[serde(default)]
+    pub waiting: Option<String>,
     pub problems: Vec<String>,
+}
+
+/// A backup of which something was shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BackupView {
+    #[schema(value_type = Object)]
+    pub position: Position,
+    /// The moment at the source up to which everything is contained.
+    #[schema(value_type = String, format = DateTime)]
+    pub as_of: Timestamp,
+    /// When it was verified or proven.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub at: Option<Timestamp>,
+    /// The run that has proven it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub run: Option<RunId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -19,6 +19,7 @@ mod seed;
 mod status;
 mod strangers;
 mod traces;
+mod upkeep;
 mod without_levee;
 mod world;
 mod writers;

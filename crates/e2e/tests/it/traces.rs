@@ -73,6 +73,10 @@ fn unix_sockets(folder: &Path) -> BTreeSet<String> {
 
 fn list(root: &Path, folder: &Path, files: &mut BTreeSet<String>) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        // What the agent notes while it looks after the copies comes when it comes.
+        if entry.file_name() == "upkeep" {
+            continue;
+        }
         let path = entry.path();
         files.insert(path.strip_prefix(root).unwrap_or(&path).display().to_string());
         let is_arriving = ARRIVING.iter().any(|name| entry.file_name() == *name);

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
-use levee_agent::{Agent, AgentFolder, AgentOptions, DEFAULT_DNS_PORT, DEFAULT_STORE_PORT, DEFAULT_WIRE_PORT};
+use levee_agent::{
+    Agent, AgentFolder, AgentOptions, DEFAULT_COPIES_AT_ONCE, DEFAULT_DNS_PORT, DEFAULT_STORE_PORT, DEFAULT_WIRE_PORT,
+};
 use levee_agent::{JoinAs, Listen, Secrets};
 use levee_api::AgentSummary;
 use levee_model::control::Role;
@@ -105,6 +107,9 @@ pub struct RunArguments {
     /// Where the server is, in this order, instead of what the join token said
     #[arg(long, value_name = "HOST:PORT")]
     server_address: Vec<String>,
+    /// How many copies of folders and base backups are taken at once; the others wait in line
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_COPIES_AT_ONCE, value_parser = clap::value_parser!(u8).range(1..))]
+    copies_at_once: u8,
 }
 
 #[derive(Debug, Args)]
@@ -184,6 +189,7 @@ fn join(arguments: JoinArguments, output: Output) -> anyhow::Result<()> {
         listen: Listen::at([0, 0, 0, 0].into()),
         advertise: None,
         program: None,
+        copies_at_once: DEFAULT_COPIES_AT_ONCE,
     };
     let join_as = JoinAs { agent: name, site };
     let mut joined = None;
@@ -217,6 +223,7 @@ fn run_agent(arguments: RunArguments, output: Output) -> anyhow::Result<()> {
         },
         advertise: arguments.advertise,
         program: None,
+        copies_at_once: arguments.copies_at_once,
     };
     serve(|shutdown| async move {
         let agent = Agent::start(&options).await?;

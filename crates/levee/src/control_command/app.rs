@@ -1,11 +1,13 @@
+use std::collections::BTreeMap;
+
 use clap::Subcommand;
 use levee_api::{AppRemoval, AppView, Remains};
-use levee_model::AppName;
 use levee_model::protection::ProtectionFile;
+use levee_model::{AppName, AssetName};
 
 use super::confirm::confirm;
 use super::connection::Connection;
-use super::text::{list, or_dash, table};
+use super::text::{list, moment, or_dash, table};
 use crate::exit::Exit;
 use crate::output::Output;
 
@@ -20,6 +22,15 @@ pub enum AppCommand {
     Show {
         /// The app, as the protection file names it
         app: AppName,
+        #[command(flatten)]
+        connection: Connection,
+    },
+    /// Say that you have looked at the warning of an asset: what is there now is what is usual from now on
+    Acknowledge {
+        /// The app, as the protection file names it
+        app: AppName,
+        /// The asset with the warning
+        asset: AssetName,
         #[command(flatten)]
         connection: Connection,
     },
@@ -40,10 +51,15 @@ pub fn run(command: AppCommand, output: Output) -> anyhow::Result<Exit> {
         AppCommand::List { connection } => output.result(&connection.client()?.apps()?, |apps| describe(apps))?,
         AppCommand::Show { app, connection } => {
             let view = connection.client()?.app(&app)?;
-            let file = ProtectionFile { app: [(view.app.clone(), view.spec.clone())].into() };
+            let file = ProtectionFile { site: BTreeMap::new(), app: [(view.app.clone(), view.spec.clone())].into() };
             let text = toml::to_string(&file)?;
             output.result(&view, |view| {
                 format!("# {} is written at {}, epoch {}\n\n{text}", view.app, view.writer, view.epoch)
+            })?;
+        }
+        AppCommand::Acknowledge { app, asset, connection } => {
+            output.result(&connection.client()?.acknowledge(&app, &asset)?, |known| {
+                format!("the warning of {} since {} stands no more", known.asset, moment(known.warned_since))
             })?;
         }
         AppCommand::Remove { app, yes, connection } => {

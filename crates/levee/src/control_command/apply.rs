@@ -54,5 +54,6 @@ fn describe(report: &ApplyReport, dry_run: bool) -> String {
         Change::Updated => format!("{}: {would}updated", applied.app),
         Change::Unchanged => format!("{}: unchanged", applied.app),
     });
-    lines.collect::<Vec<_>>().join("\n")
+    let sites = report.sites.iter().map(|site| format!("site {site}: {would}updated"));
+    lines.chain(sites).collect::<Vec<_>>().join("\n")
 }

@@ -2,9 +2,10 @@ use std::time::Duration;
 
 use clap::Args;
 use jiff::Timestamp;
-use levee_api::{AppStatus, AssetView, Client, ClientError, FleetStatus, Health, SetAside};
+use levee_api::{AppStatus, AssetView, BackupView, Client, ClientError, FleetStatus, Health, SetAside};
 use levee_model::AppName;
 use levee_model::control::AssetState;
+use levee_model::protection::CopyCount;
 
 use super::connection::Connection;
 use super::text::{ago, list, moment, seconds, table};
@@ -66,6 +67,9 @@ fn describe(status: &FleetStatus) -> String {
     let rows: Vec<Vec<String>> = status.apps.iter().flat_map(|app| rows(app, status.now)).collect();
     let heading = ["APP", "ASSET", "WRITES AT", "KEPT AT", "STATE", "RECOVERY POINT", "OBJECTIVE", "LAST PROOF"];
     let mut text = table(&heading, &rows);
+    let rows: Vec<Vec<String>> = status.apps.iter().flat_map(|app| backup_rows(app, status.now)).collect();
+    text.push('\n');
+    text.push_str(&table(&["APP", "ASSET", "LAST GOOD BACKUP", "LAST VERIFIED", "LAST PROVEN", "COPIES"], &rows));
     for app in &status.apps {
         for line in remarks(app) {
             text.push_str(&format!("{}: {line}\n", app.app));
@@ -108,6 +112,34 @@ fn rows(app: &AppStatus, now: Timestamp) -> Vec<Vec<String>> {
         .collect()
 }
 
+/// The last good, verified and proven backup of each asset.
+fn backup_rows(app: &AppStatus, now: Timestamp) -> Vec<Vec<String>> {
+    let show = |backup: &Option<BackupView>, never: &str| match backup {
+        None => never.to_string(),
+        Some(BackupView { as_of, at, run, .. }) => {
+            let at = at.map(|at| format!(", {}", ago(at, now))).unwrap_or_default();
+            let run = run.as_ref().map(|run| format!(" by {run}")).unwrap_or_default();
+            format!("of {}{at}{run}", moment(*as_of))
+        }
+    };
+    let row = |asset: &AssetView| {
+        vec![
+            app.app.to_string(),
+            asset.asset.to_string(),
+            show(&asset.last_good, "none"),
+            show(&asset.last_verified, "none yet"),
+            show(&asset.last_proven, "never"),
+            copies(&asset.copies),
+        ]
+    };
+    app.assets.iter().map(row).collect()
+}
+
+fn copies(count: &CopyCount) -> String {
+    let CopyCount { copies, hosts, zones, regions, providers, .. } = count;
+    format!("{copies} ({hosts} host(s), {zones} zone(s), {regions} region(s), {providers} provider(s))")
+}
+
 fn state(asset: &AssetView) -> String {
     let word = match asset.state {
         AssetState::Waiting => "waiting",
@@ -135,6 +167,7 @@ fn remarks(app: &AppStatus) -> Vec<String> {
     let mut lines = app.problems.clone();
     for asset in &app.assets {
         lines.extend(asset.problems.iter().map(|problem| format!("{}: {problem}", asset.asset)));
+        lines.extend(asset.waiting.iter().map(|waiting| format!("{}: waiting behind {waiting}", asset.asset)));
     }
     if let Some(run) = &app.open_run {
         lines.push(format!("run {run} is under way: `levee run watch {run}`"));
@@ -174,6 +207,9 @@ mod tests {
                 "assets": [{
                     "asset": "orders", "kind": "postgres", "protected": protected, "state": state,
                     "position": null, "as_of": null, "age_s": age_s, "log_behind_bytes": null,
+                    "last_verified": { "position": { "kind": "snapshot", "id": "5a", "taken_at": "2026-11-20T10:00:00Z" },
+                        "as_of": "2026-11-20T10:00:00Z", "at": "2026-11-20T11:00:00Z" },
+                    "waiting": "files of shop/pictures",
                     "problems": ["the slot is gone"]
                 }],
                 "entries": [], "last_proof": null, "open_run": null, "problems": []
@@ -191,8 +227,17 @@ mod tests {
             }
             assert_eq!(exit_code(status), exit);
         };
-        let good =
-            ["west", "east", "protected ", "0.3 s old", "10s met", "never proved", "shop: orders: the slot is gone"];
+        let good = [
+            "west",
+            "east",
+            "protected ",
+            "0.3 s old",
+            "10s met",
+            "never proved",
+            "shop: orders: the slot is gone",
+            "of 2026-11-20 10:00",
+            "orders: waiting behind files of shop/pictures",
+        ];
         check(&status(Some(0.3), "protected", true, "protected"), &good, Exit::DONE);
         check(&status(Some(25.0), "protected", true, "degraded"), &["25 s old", "10s MISSED"], Exit::NOT_PROTECTED);
         check(&status(None, "copying", false, "unprotected"), &["first copy", "none"], Exit::NOT_PROTECTED);

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
+use levee_agent::DEFAULT_COPIES_AT_ONCE;
 use levee_agent::{Agent, AgentFolder, AgentOptions, DEFAULT_DNS_PORT, DEFAULT_STORE_PORT, DEFAULT_WIRE_PORT};
 use levee_agent::{JoinAs, Listen, LocalAddresses};
 use levee_model::{AgentId, SiteName};
@@ -73,6 +74,7 @@ async fn up(arguments: UpArguments, output: Output, shutdown: Shutdown) -> anyho
         },
         advertise: None,
         program: None,
+        copies_at_once: DEFAULT_COPIES_AT_ONCE,
     };
     let control = server.control();
     let serving = server.serve(shutdown.clone().asked());

@@ -1,14 +1,18 @@
 mod listed_paths;
 mod stream;
+mod suspicious;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::bail;
 use clap::Args;
 use jiff::Timestamp;
+use levee_vault::suspicion::Sign;
 use levee_vault::{BackupOptions, BackupSummary, Compression, Marker, SnapshotFilter, SnapshotId};
 use serde::Serialize;
 
+use super::amounts::parse_duration;
 use super::place::Place;
 use super::progress::{Display, During};
 use super::times::parse_time;
@@ -100,6 +104,9 @@ pub struct Arguments {
     /// The time to note instead of now, as in '2006-01-02 15:04:05'
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub time: Option<Timestamp>,
+    /// Wait so long for others to end, instead of giving up at once
+    #[arg(long, value_name = "DURATION", default_value = "0", value_parser = parse_duration)]
+    pub retry_lock: Duration,
 }
 
 /// restic's words.
@@ -146,10 +153,13 @@ struct SummaryLine {
     backup_end: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
     snapshot_id: Option<SnapshotId>,
+    /// What in it looks like ransomware at work.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ransomware_signs: Vec<Sign>,
 }
 
 impl SummaryLine {
-    fn new(summary: &BackupSummary, dry_run: bool, total_duration: f64) -> Self {
+    fn new(summary: &BackupSummary, ransomware_signs: Vec<Sign>, dry_run: bool, total_duration: f64) -> Self {
         Self {
             message_type: "summary",
             dry_run,
@@ -169,6 +179,7 @@ impl SummaryLine {
             backup_start: summary.started_at,
             backup_end: summary.ended_at,
             snapshot_id: summary.snapshot_id,
+            ransomware_signs,
         }
     }
 
@@ -196,6 +207,9 @@ impl SummaryLine {
             (Some(id), _) => text.push_str(&format!("snapshot {} saved\n", id.short())),
             (None, true) => {}
             (None, false) => text.push_str("nothing has changed; no snapshot was made\n"),
+        }
+        for sign in &self.ransomware_signs {
+            text.push_str(&format!("WARNING: this looks like ransomware at work: {sign}\n"));
         }
         text
     }
@@ -225,12 +239,23 @@ pub fn run(place: &Place, mut arguments: Arguments, output: Output) -> anyhow::R
     let result = levee_vault::backup(&vault, &options, &display);
     display.finish();
     let summary = result.map_err(ended)?;
-    report(&summary, options.dry_run, &display, output)
+    // The snapshot is there; that it could not be judged must not hide that.
+    let signs = suspicious::signs(&vault, &summary).unwrap_or_else(|error| {
+        output.note(&format!("the backup could not be compared with the one before: {error}"));
+        Vec::new()
+    });
+    report(&summary, signs, options.dry_run, &display, output)
 }
 
 /// Prints how it went.
-pub fn report(summary: &BackupSummary, dry_run: bool, display: &Display, output: Output) -> anyhow::Result<Exit> {
-    let line = SummaryLine::new(summary, dry_run, display.elapsed_s());
+pub fn report(
+    summary: &BackupSummary,
+    signs: Vec<Sign>,
+    dry_run: bool,
+    display: &Display,
+    output: Output,
+) -> anyhow::Result<Exit> {
+    let line = SummaryLine::new(summary, signs, dry_run, display.elapsed_s());
     if output.is_json() || !output.is_quiet() {
         output.result(&line, SummaryLine::text)?;
     }
@@ -269,6 +294,7 @@ fn options_of(arguments: Arguments, parent: Option<SnapshotId>) -> anyhow::Resul
         skip_if_unchanged: arguments.skip_if_unchanged,
         with_atime: arguments.with_atime,
         compression: arguments.compression.into(),
+        patience: arguments.retry_lock,
     })
 }
 

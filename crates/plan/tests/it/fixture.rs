@@ -85,6 +85,9 @@ impl Fixture {
                 point: Some(AssetPoint { position: position(name, 1000), as_of: start() }),
                 source_lsn: (*name == "orders").then_some(Lsn(source)),
                 problem: None,
+                verified: None,
+                waiting: None,
+                warned_since: None,
             });
             AgentView {
                 agent: format!("{site}-1").parse().unwrap(),

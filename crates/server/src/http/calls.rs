@@ -8,8 +8,8 @@ use axum::response::IntoResponse;
 use axum::{Extension, Json};
 use jiff::{SignedDuration, Timestamp};
 use levee_api::{
-    AdoptRequest, ApplyRequest, BackupRequest, JoinTokenRequest, RemoveRequest, RetryRequest, RunChange, RunWait,
-    SkipRequest, TokenRequest,
+    AcknowledgeRequest, AdoptRequest, ApplyRequest, BackupRequest, JoinTokenRequest, RemoveRequest, RetryRequest,
+    RunChange, RunWait, SkipRequest, TokenRequest,
 };
 use levee_model::protection::ProtectionFile;
 use levee_plan::{Plan, Run, StepId};
@@ -21,8 +21,8 @@ use zeroize::Zeroizing;
 use super::failure::HttpFailure;
 use super::input::{Body, Query, name};
 use crate::control::{
-    AdoptReport, AgentSummary, AppRemoval, AppStatus, AppView, ApplyReport, BackupKey, Caller, Control, FleetStatus,
-    JoinTokenView, PlanRequest, Proof, RunFilter, RunOrder, RunSummary, Sample, SiteView, TokenView,
+    Acknowledged, AdoptReport, AgentSummary, AppRemoval, AppStatus, AppView, ApplyReport, BackupKey, Caller, Control,
+    FleetStatus, JoinTokenView, PlanRequest, Proof, RunFilter, RunOrder, RunSummary, Sample, SiteView, TokenView,
 };
 
 type Answer<T> = Result<Json<T>, HttpFailure>;
@@ -80,6 +80,15 @@ pub async fn remove_app(
     Body(request): Body<RemoveRequest>,
 ) -> Answer<AppRemoval> {
     Ok(Json(control.app_remove(&caller, &name(&app)?, &request.confirm).await?))
+}
+
+pub async fn acknowledge(
+    State(control): Server,
+    Extension(caller): Extension<Caller>,
+    Path(app): Path<String>,
+    Body(request): Body<AcknowledgeRequest>,
+) -> Answer<Acknowledged> {
+    Ok(Json(control.acknowledge(&caller, &name(&app)?, &request.asset).await?))
 }
 
 pub async fn adopt_epochs(

@@ -184,6 +184,9 @@ impl Agent {
                         .then(|| AssetPoint { position: position(asset.as_str()), as_of: Timestamp::now() }),
                     source_lsn: (asset.as_str() == "orders").then_some(Lsn(1200)),
                     problem: None,
+                    verified: None,
+                    waiting: None,
+                    warned_since: None,
                 });
             }
         }

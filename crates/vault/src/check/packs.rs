@@ -12,7 +12,7 @@ use crate::{Error, Event, Id, Progress, Result, Vault};
 /// Packs are looked at in groups, so that what is shown in between is true.
 const GROUP: usize = 64;
 /// A pack that is read whole is in memory whole; restic's are 128 MiB at most.
-const PACK_BYTES_MAX: u64 = 4 << 30;
+pub(crate) const PACK_BYTES_MAX: u64 = 4 << 30;
 
 /// Compares the packs that are there with those of the index, and their headers or all of their content.
 pub(super) fn check_packs(
@@ -97,10 +97,19 @@ fn check_content(vault: &Vault, pack: &Id, size: u64, indexed: &[PackedBlob]) ->
     if size > PACK_BYTES_MAX {
         return vec![format!("{size} bytes are too many for a pack")];
     }
-    let mut content = match vault.store().read(FileType::Data, &pack.to_hex()) {
-        Ok(content) => content,
-        Err(error) => return vec![with_sources(&error)],
-    };
+    match vault.store().read(FileType::Data, &pack.to_hex()) {
+        Ok(content) => look_at_content(vault, pack, content, Some(indexed)),
+        Err(error) => vec![with_sources(&error)],
+    }
+}
+
+/// What is wrong with a pack's content. Without an index it is held against its own header.
+pub(crate) fn look_at_content(
+    vault: &Vault,
+    pack: &Id,
+    mut content: Vec<u8>,
+    indexed: Option<&[PackedBlob]>,
+) -> Vec<String> {
     if Id::of(&content) != *pack {
         return vec!["its content does not have the hash that is its name".into()];
     }
@@ -110,8 +119,11 @@ fn check_content(vault: &Vault, pack: &Id, size: u64, indexed: &[PackedBlob]) ->
         // The size in the listing may be a lie; then this is no pack.
         Ok(content.get(offset..end).unwrap_or_default().to_vec())
     };
-    let mut problems = match read_header(vault.key(), content.len() as u64, part) {
-        Ok(Ok(blobs)) => compare(blobs, indexed),
+    let (blobs, mut problems) = match read_header(vault.key(), content.len() as u64, part) {
+        Ok(Ok(blobs)) => match indexed {
+            Some(indexed) => (indexed.to_vec(), compare(blobs, indexed)),
+            None => (blobs, Vec::new()),
+        },
         Ok(Err(problem)) => return vec![problem],
         Err(error) => return vec![with_sources(&error)],
     };
@@ -119,7 +131,7 @@ fn check_content(vault: &Vault, pack: &Id, size: u64, indexed: &[PackedBlob]) ->
         Ok(opener) => opener,
         Err(error) => return vec![with_sources(&error)],
     };
-    for blob in indexed {
+    for blob in &blobs {
         let from = blob.offset as usize;
         let Some(sealed) = content.get_mut(from..from.saturating_add(blob.length as usize)) else {
             problems.push(format!("{} blob {} lies behind its end", blob.kind, blob.id));

@@ -56,7 +56,8 @@ pub type KeepReasons = Vec<String>;
 pub(super) struct Dated<'a> {
     pub time: Timestamp,
     pub offset: Offset,
-    pub snapshot: &'a Snapshot,
+    /// What the tags are asked of; `None` where they count nothing.
+    pub snapshot: Option<&'a Snapshot>,
 }
 
 /// Into what time is cut.
@@ -133,7 +134,7 @@ impl Policy {
         let mut verdicts = Vec::with_capacity(snapshots.len());
         for (position, snapshot) in snapshots.iter().enumerate() {
             let mut matches = Vec::new();
-            for tags in self.tag_lists.iter().filter(|tags| has_tags(snapshot.snapshot, tags)) {
+            for tags in self.tag_lists.iter().filter(|tags| snapshot.snapshot.is_some_and(|it| has_tags(it, tags))) {
                 matches.push(format!("has tags [{}]", tags.join(", ")));
             }
             if !self.within.is_zero() && is_within(snapshot, self.within) {

@@ -1,6 +1,7 @@
 //! What can be asked of a restore, and how it says it went.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -54,6 +55,8 @@ pub struct RestoreOptions {
     pub durable: bool,
     /// Take no lock, for repositories that cannot be written to.
     pub no_lock: bool,
+    /// How long to wait for others' locks.
+    pub patience: Duration,
 }
 
 /// How a restore went.

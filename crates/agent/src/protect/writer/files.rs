@@ -8,9 +8,11 @@ use levee_database::StopSignal;
 use levee_model::control::{AssetPoint, AssetState, Assignment, Failure};
 use levee_model::protection::{Due, FilesSpec, Rhythm};
 use levee_model::{AssetId, AssetName, Position};
+use levee_vault::SWAP_PATIENCE;
 use levee_vault::backup::{self, BackupOptions};
 
 use super::super::app::{App, failure, in_full, transient};
+use super::super::queue::Entered;
 use super::super::tags;
 
 /// How soon a failed copy is tried again, the first time and after many failures.
@@ -18,7 +20,6 @@ const RETRY_AFTER_MIN: Duration = Duration::from_secs(2);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(5 * 60);
 /// How often it is looked whether a copy is due: the machine's clock may be set meanwhile.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-
 pub fn run(app: &Arc<App>, assignment: &Assignment, asset: &AssetName, spec: &FilesSpec, stop: &StopSignal) {
     app.board.update(asset, |entry| {
         if entry.point.is_none() {
@@ -30,7 +31,7 @@ pub fn run(app: &Arc<App>, assignment: &Assignment, asset: &AssetName, spec: &Fi
     let mut folder = Folder { app, assignment, asset, spec, last_begun };
     let mut retry_after = RETRY_AFTER_MIN;
     loop {
-        let pause = match folder.copy_if_due() {
+        let pause = match folder.copy_if_due(stop) {
             Ok(pause) => {
                 retry_after = RETRY_AFTER_MIN;
                 pause
@@ -60,7 +61,7 @@ struct Folder<'a> {
 
 impl Folder<'_> {
     /// Copies the folder when it is time, and returns for how long there is nothing to do.
-    fn copy_if_due(&mut self) -> Result<Duration, Failure> {
+    fn copy_if_due(&mut self, stop: &StopSignal) -> Result<Duration, Failure> {
         let last_begun = match self.last_begun {
             Some(known) => known,
             None => *self.last_begun.insert(self.newest_copy()?),
@@ -71,6 +72,13 @@ impl Folder<'_> {
             let left = Duration::try_from(at.duration_since(now)).unwrap_or_default();
             return Ok(left.min(LOOK_EVERY));
         }
+        let tell = |waiting| self.app.board.update(self.asset, |entry| entry.waiting = waiting);
+        let _turn = match self.app.context.queue.enter(format!("the files of {salt}"), stop, tell) {
+            Entered::Turn(turn) => turn,
+            Entered::Stopped => return Ok(Duration::ZERO),
+            Entered::Overlaps => return Err(transient(format!("another copy of {salt} is under way"))),
+        };
+        let now = Timestamp::now();
         let copied = copy_once(self.app, self.assignment, self.asset, self.spec)?;
         self.last_begun = Some(Some(now));
         self.app.board.update(self.asset, |entry| {
@@ -120,6 +128,7 @@ pub fn copy_once(app: &App, assignment: &Assignment, asset: &AssetName, spec: &F
         tags: vec![tags::files(&app.name, asset), tags::epoch(assignment.epoch)],
         excludes: spec.exclude.clone(),
         time: Some(taken_at),
+        patience: SWAP_PATIENCE,
         ..BackupOptions::default()
     };
     let summary = backup::backup(&vault, &options, &()).map_err(|error| {

@@ -16,6 +16,7 @@ use levee_model::{AssetId, AssetName, LogPosition, Position};
 use super::super::app::{App, failure, in_full, transient};
 use super::super::database;
 use super::super::gaps::Gaps;
+use super::super::queue::Entered;
 use super::super::sink::WireSink;
 use crate::durable;
 
@@ -231,6 +232,17 @@ impl Writer<'_> {
             })?),
         };
         if !self.is_due(known, status, Timestamp::now()) {
+            return Ok(());
+        }
+        let tell = |waiting| self.app.board.update(&self.id.asset, |entry| entry.waiting = waiting);
+        let _turn = match self.app.context.queue.enter(format!("the base backup of {}", self.id), stop, tell) {
+            Entered::Turn(turn) => turn,
+            Entered::Stopped => return Ok(()),
+            Entered::Overlaps => return Err(transient(format!("another base backup of {} is under way", self.id))),
+        };
+        // The log may have broken off meanwhile: then a base that began now would be of no use.
+        let status = self.status();
+        if !status.connected || status.durable.is_none() || !self.is_due(known, &status, Timestamp::now()) {
             return Ok(());
         }
         tracing::info!(asset = %self.id, "taking a base backup");

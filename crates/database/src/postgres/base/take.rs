@@ -9,7 +9,9 @@ use levee_engine::postgres::tar::{Entry, Kind, TarError, TarReader};
 use levee_engine::postgres::{self as engine, Archive, BackupOptions, BackupStream, ConnectOptions, Connection};
 use levee_model::postgres::Lsn;
 use levee_model::{AssetId, Epoch};
-use levee_vault::{Chunking, Event, FileTime, ItemChange, NodeMeta, Progress, SnapshotOptions, SnapshotWriter, Vault};
+use levee_vault::{
+    Chunking, Event, FileTime, ItemChange, NodeMeta, Progress, SWAP_PATIENCE, SnapshotOptions, SnapshotWriter, Vault,
+};
 
 use super::received::{Checked, Finished, Pages, Received};
 use super::{
@@ -104,6 +106,7 @@ pub fn take(options: &BaseOptions, vault: &Vault, progress: &dyn Progress, stop:
             tags,
             paths: vec![PathBuf::from(&data_directory)],
             time: Some(started_at),
+            patience: SWAP_PATIENCE,
             ..SnapshotOptions::default()
         },
     );

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use levee_model::postgres::wal_file_name;
-use levee_vault::{Progress, RestoreOptions, restore};
+use levee_vault::{Progress, RestoreOptions, SWAP_PATIENCE, restore};
 
 use super::configuration::RULES_FOLDER;
 use super::{Mode, RestoreRequest};
@@ -115,6 +115,7 @@ impl Layout {
                 target: part.incoming.clone(),
                 subfolder: Some(part.stored.clone()),
                 owner: Some((user.uid, user.gid)),
+                patience: SWAP_PATIENCE,
                 ..RestoreOptions::default()
             };
             let doing = "restoring the base backup";

@@ -35,6 +35,7 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
         time: arguments.time,
         compression: arguments.compression.into(),
         dry_run: arguments.dry_run,
+        patience: arguments.retry_lock,
     };
     let display = Display::new(output, During::Archival);
     let mut writer = SnapshotWriter::begin(&vault, options).map_err(ended)?;
@@ -47,7 +48,7 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
     }
     let summary = writer.finish().map_err(ended)?;
     display.finish();
-    report(&summary, arguments.dry_run, &display, output)
+    report(&summary, Vec::new(), arguments.dry_run, &display, output)
 }
 
 /// Without `finish`, which is not reached when the command fails, there is no snapshot.

@@ -1,0 +1,205 @@
+//! Who sent which snapshot, and when it came: what retention counts by.
+//!
+//! ```text
+//! SNAPSHOT AGENT TIME     one line for each, as this site authenticated the sender
+//! ```
+//! Times and names inside a snapshot are the writer's word. A line that a crash has cut off is passed over; for a
+//! snapshot without one the time of its file counts, and an unknown writer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+
+use jiff::Timestamp;
+use levee_model::AgentId;
+use levee_store::{Entry, FileType, LocalStore, Result, Store};
+use levee_vault::SnapshotId;
+use levee_vault::forget::Arrival;
+
+use crate::durable;
+
+/// More lines than this of snapshots that are gone, and the file is written anew.
+const GONE_LINES_MAX: usize = 1000;
+
+/// The record of one repository.
+pub struct Arrivals {
+    path: PathBuf,
+    /// Read at first use. Held while a line is added, so that lines do not mix.
+    known: Mutex<Option<BTreeMap<SnapshotId, (AgentId, Timestamp)>>>,
+}
+
+impl Arrivals {
+    pub fn new(path: PathBuf) -> Self {
+        Self { path, known: Mutex::default() }
+    }
+
+    fn with_known<T>(
+        &self,
+        work: impl FnOnce(&mut BTreeMap<SnapshotId, (AgentId, Timestamp)>) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = match &mut *known {
+            Some(known) => known,
+            None => known.insert(self.read()?),
+        };
+        work(known)
+    }
+
+    fn read(&self) -> io::Result<BTreeMap<SnapshotId, (AgentId, Timestamp)>> {
+        let text = match std::fs::read(&self.path) {
+            Ok(text) => String::from_utf8_lossy(&text).into_owned(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(error),
+        };
+        let mut known = BTreeMap::new();
+        for line in text.lines() {
+            let mut words = line.split(' ');
+            let parsed = (|| {
+                let id = words.next()?.parse().ok()?;
+                Some((id, (AgentId::new(words.next()?).ok()?, words.next()?.parse().ok()?)))
+            })();
+            if let Some((id, arrival)) = parsed {
+                // What came first is when it came.
+                known.entry(id).or_insert(arrival);
+            }
+        }
+        Ok(known)
+    }
+
+    /// Notes a snapshot that has just become durable. Not synced: without its line the time of the file counts, which
+    /// is the same.
+    fn note(&self, id: SnapshotId, from: &AgentId, at: Timestamp) -> io::Result<()> {
+        self.with_known(|known| {
+            if known.contains_key(&id) {
+                return Ok(());
+            }
+            std::fs::create_dir_all(self.path.parent().unwrap_or(&self.path))?;
+            let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path)?;
+            // Begins with an end of line, in case a crash has cut the last one off.
+            file.write_all(format!("\n{id} {from} {at}").as_bytes())?;
+            known.insert(id, (from.clone(), at));
+            Ok(())
+        })
+    }
+
+    /// When each snapshot that is there came, and from whom.
+    pub fn of(&self, store: &LocalStore) -> Result<Vec<Arrival>> {
+        let files = store.received(FileType::Snapshot)?;
+        let arrivals = self.with_known(|known| {
+            let arrivals: Vec<Arrival> = files
+                .iter()
+                .filter_map(|file| {
+                    let id: SnapshotId = file.name.parse().ok()?;
+                    let (writer, received_at) = match known.get(&id) {
+                        Some((agent, at)) => (agent.to_string(), *at),
+                        None => (String::new(), file.received_at),
+                    };
+                    Some(Arrival { id, received_at, writer })
+                })
+                .collect();
+            let there: BTreeSet<SnapshotId> = arrivals.iter().map(|arrival| arrival.id).collect();
+            if known.len() > there.len() + GONE_LINES_MAX {
+                known.retain(|id, _| there.contains(id));
+                let lines = known.iter().map(|(id, (agent, at))| format!("\n{id} {agent} {at}"));
+                durable::write(&self.path, lines.collect::<String>().as_bytes())?;
+            }
+            Ok(arrivals)
+        });
+        arrivals.map_err(|source| levee_store::Error::Io {
+            location: self.path.display().to_string(),
+            action: "read",
+            file_type: FileType::Snapshot,
+            name: String::new(),
+            source,
+        })
+    }
+}
+
+/// The repository as one authenticated writer uses it.
+pub struct ReceivingStore {
+    pub store: LocalStore,
+    pub arrivals: std::sync::Arc<Arrivals>,
+    pub from: AgentId,
+}
+
+impl Store for ReceivingStore {
+    fn create(&self) -> Result<()> {
+        self.store.create()
+    }
+
+    fn write(&self, file_type: FileType, name: &str, content: &[u8]) -> Result<()> {
+        self.store.write(file_type, name, content)?;
+        if let (FileType::Snapshot, Ok(id)) = (file_type, name.parse())
+            && let Err(error) = self.arrivals.note(id, &self.from, Timestamp::now())
+        {
+            tracing::warn!(snapshot = name, %error, "who sent a snapshot could not be noted; the time of its file counts");
+        }
+        Ok(())
+    }
+
+    fn write_tree_pack(&self, name: &str, content: &[u8]) -> Result<()> {
+        self.store.write_tree_pack(name, content)
+    }
+
+    fn read(&self, file_type: FileType, name: &str) -> Result<Vec<u8>> {
+        self.store.read(file_type, name)
+    }
+
+    fn read_range(&self, file_type: FileType, name: &str, offset: u64, length: usize) -> Result<Vec<u8>> {
+        self.store.read_range(file_type, name, offset, length)
+    }
+
+    fn size_bytes(&self, file_type: FileType, name: &str) -> Result<u64> {
+        self.store.size_bytes(file_type, name)
+    }
+
+    fn list(&self, file_type: FileType) -> Result<Vec<Entry>> {
+        self.store.list(file_type)
+    }
+
+    fn remove(&self, file_type: FileType, name: &str) -> Result<()> {
+        self.store.remove(file_type, name)
+    }
+
+    fn location(&self) -> String {
+        self.store.location()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn the_first_arrival_counts_and_outlives_a_torn_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LocalStore::new(dir.path().join("repository"));
+        store.create().unwrap();
+        let path = dir.path().join("arrivals");
+        let (east, west) = ("e1".parse::<AgentId>().unwrap(), "w1".parse::<AgentId>().unwrap());
+        let send = |from: &AgentId, content: &[u8]| {
+            let arrivals = Arc::new(Arrivals::new(path.clone()));
+            let receiving = ReceivingStore { store: store.clone(), arrivals, from: from.clone() };
+            receiving.write(FileType::Snapshot, &levee_store::content_name(content), content).unwrap();
+        };
+        send(&east, b"one");
+        let first = Arrivals::new(path.clone()).of(&store).unwrap();
+        assert_eq!((first.len(), first[0].writer.as_str()), (1, "e1"));
+        // Sent again by another, it is still the first one's.
+        send(&west, b"one");
+        assert_eq!(Arrivals::new(path.clone()).of(&store).unwrap(), first);
+        // A crash in the middle of a line, and a snapshot that was never noted.
+        let mut file = OpenOptions::new().append(true).open(&path).unwrap();
+        file.write_all(b"\n0123456789abcdef0123").unwrap();
+        store.write(FileType::Snapshot, &levee_store::content_name(b"two"), b"two").unwrap();
+        send(&west, b"three");
+        let mut writers: Vec<String> =
+            Arrivals::new(path.clone()).of(&store).unwrap().into_iter().map(|arrival| arrival.writer).collect();
+        writers.sort();
+        assert_eq!(writers, ["", "e1", "w1"]);
+    }
+}

@@ -1,0 +1,192 @@
+//! What the recovery side does for the copies that it keeps, unasked: looking for ransomware at work, retention, clearing
+//! away, and reading what is stored again.
+//!
+//! One thread for each app, at the lowest priority, and only where copies may be removed at all: beside a writer they
+//! are frozen.
+
+mod alarm;
+mod bases;
+mod owner_store;
+mod prune;
+mod record;
+mod reread;
+mod retention;
+mod state;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+use levee_database::StopSignal;
+use levee_model::control::{Assignment, Failure};
+use levee_model::protection::{AppSpec, Retention};
+
+use super::app::{App, failure};
+use crate::durable;
+use alarm::Alarms;
+pub use owner_store::remove_left_locks;
+use reread::Rereading;
+use state::UpkeepState;
+
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How often old copies are looked for: a tenth of the time for which they are kept, within these bounds.
+const TRIM_EVERY_MIN: SignedDuration = SignedDuration::from_secs(5);
+const TRIM_EVERY_MAX: SignedDuration = SignedDuration::from_mins(10);
+/// Where copies are counted and not timed.
+const TRIM_EVERY_COUNTED: SignedDuration = SignedDuration::from_mins(1);
+const TRIM_AGAIN_AFTER_FAILURE: SignedDuration = SignedDuration::from_secs(15);
+/// Comparing large trees takes a while: it is done again after so many times as long.
+const LOOK_SHARE: u32 = 20;
+/// What this does takes what everything else leaves over.
+const PATIENT_NICE: i32 = 19;
+
+pub fn run(app: &Arc<App>, stop: &StopSignal) {
+    // Of this thread, and of those that it starts.
+    if let Err(errno) = rustix::process::setpriority_process(None, PATIENT_NICE) {
+        tracing::debug!(%errno, "copies are looked after at the usual priority");
+    }
+    let mut upkeep = Upkeep {
+        app,
+        stop,
+        trim_again_at: Timestamp::MIN,
+        prune_again_at: Timestamp::MIN,
+        rereading: None,
+        alarms: None,
+        look_again_at: Instant::now(),
+    };
+    while !stop.wait(LOOK_EVERY) {
+        // This thread may outlive its phase by a moment, and what is removed does not come back.
+        if !app.copies.exists() || !app.state().may_remove_copies() {
+            continue;
+        }
+        upkeep.turn(Timestamp::now());
+    }
+}
+
+struct Upkeep<'a> {
+    app: &'a Arc<App>,
+    stop: &'a StopSignal,
+    trim_again_at: Timestamp,
+    /// A prune that failed is not tried again before.
+    prune_again_at: Timestamp,
+    rereading: Option<Rereading>,
+    /// As they are on the disk; `None` until they are read.
+    alarms: Option<Alarms>,
+    look_again_at: Instant,
+}
+
+impl Upkeep<'_> {
+    fn turn(&mut self, now: Timestamp) {
+        let assignment = self.app.assignment();
+        let mut state = match UpkeepState::read(&self.app.folder) {
+            Ok(state) => state,
+            Err(failure) => return self.remark("upkeep", Err(failure)),
+        };
+        // Before anything goes: what is kept depends on it.
+        let alarms = match self.look_for_alarms(&assignment) {
+            Ok(alarms) => alarms,
+            Err(failure) => return self.remark("alarms", Err(failure)),
+        };
+        self.remark("alarms", Ok(()));
+        let every = trim_every(&assignment.spec);
+        // A clock that was put back must not hold this up.
+        if now >= self.trim_again_at || self.trim_again_at.duration_since(now) > every {
+            let trimmed = retention::trim(self.app, &assignment.spec, &alarms, now).map(|removed| {
+                state.unpruned |= removed > 0;
+            });
+            let trimmed = trimmed.and_then(|()| state.write(&self.app.folder));
+            let pause = if trimmed.is_ok() { every } else { every.min(TRIM_AGAIN_AFTER_FAILURE) };
+            self.trim_again_at = now.checked_add(pause).unwrap_or(Timestamp::MAX);
+            self.remark("retention", trimmed);
+        }
+        if now >= self.prune_again_at && prune::is_due(&state, &assignment.spec.upkeep, now, &self.app.name) {
+            let pruned = prune::prune(self.app, &assignment.spec.upkeep, &mut state, now, self.stop);
+            if self.stop.is_stopped() {
+                return;
+            }
+            if pruned.is_err() {
+                self.prune_again_at = now.checked_add(prune::RETRY_AFTER).unwrap_or(Timestamp::MAX);
+            }
+            self.remark("prune", pruned);
+        }
+        let reread = self.reread(&assignment.spec, &mut state);
+        if !self.stop.is_stopped() {
+            self.remark("verify", reread);
+        }
+    }
+
+    /// Looks at what has come of each folder, and tells what looks like ransomware at work.
+    fn look_for_alarms(&mut self, assignment: &Assignment) -> Result<Alarms, Failure> {
+        let path = self.app.folder.alarms();
+        let cannot = |error: std::io::Error| failure(format!("cannot use {}: {error}", path.display()));
+        let known = match self.alarms.take() {
+            Some(known) => known,
+            None => durable::read_json::<Alarms>(&path).map_err(cannot)?.unwrap_or_default(),
+        };
+        let mut alarms = known.clone();
+        for (asset, at) in &assignment.acknowledged {
+            if let Some(alarm) = alarms.get_mut(asset) {
+                alarm.acknowledge(*at);
+            }
+        }
+        let (begun, mut looked) = (Instant::now(), Ok(()));
+        if begun >= self.look_again_at {
+            for asset in assignment.spec.files.keys() {
+                let alarm = alarms.entry(asset.clone()).or_default();
+                let arrivals = retention::arrivals_of_folder(self.app, asset)?;
+                let compared = alarm.look(&arrivals, |before, after| alarm::compare(self.app, before, after));
+                looked = looked.and(compared.map(drop));
+            }
+            self.look_again_at = Instant::now() + begun.elapsed() * LOOK_SHARE;
+        }
+        alarms.retain(|asset, _| assignment.spec.files.contains_key(asset));
+        if alarms != known {
+            durable::write_json(&path, &alarms).map_err(cannot)?;
+        }
+        for (asset, alarm) in &alarms {
+            self.app.board.remark(
+                asset,
+                "ransomware",
+                alarm.text().map(|text| text.replace("APP ASSET", &format!("{} {asset}", self.app.name))),
+            );
+            let since = alarm.warning.as_ref().map(|warning| warning.since);
+            self.app.board.update(asset, |entry| entry.warned_since = since);
+        }
+        self.alarms = Some(alarms.clone());
+        looked.map(|()| alarms)
+    }
+
+    fn reread(&mut self, spec: &AppSpec, state: &mut UpkeepState) -> Result<(), Failure> {
+        let rereading = match &mut self.rereading {
+            Some(rereading) => rereading,
+            None => self.rereading.insert(Rereading::begin(self.app, self.stop)?),
+        };
+        let turned = rereading.turn(self.app, spec, state, self.stop);
+        if let Err(failure) = turned {
+            // Begun anew: the disk may have been mended meanwhile.
+            self.rereading = None;
+            return Err(failure);
+        }
+        rereading.in_time(&spec.upkeep)
+    }
+
+    /// What concerns the whole app is said at its first asset.
+    fn remark(&self, kind: &'static str, outcome: Result<(), Failure>) {
+        let Some(asset) = self.app.assignment().spec.asset_names().next().cloned() else { return };
+        self.app.board.remark(&asset, kind, outcome.err().map(|failure| failure.message));
+    }
+}
+
+fn trim_every(spec: &AppSpec) -> SignedDuration {
+    let of = |keep: &Retention| match keep {
+        Retention::For(period) => {
+            let tenth = period.duration().as_secs() / 10;
+            SignedDuration::from_secs(i64::try_from(tenth).unwrap_or(i64::MAX)).clamp(TRIM_EVERY_MIN, TRIM_EVERY_MAX)
+        }
+        Retention::Rules(_) => TRIM_EVERY_COUNTED,
+        Retention::Forever => TRIM_EVERY_MAX,
+    };
+    let databases = spec.postgres.values().flat_map(|spec| [Some(&spec.keep), spec.keep_bases.as_ref()]).flatten();
+    let files = spec.files.values().map(|spec| &spec.keep);
+    databases.chain(files).map(of).min().unwrap_or(TRIM_EVERY_MAX)
+}

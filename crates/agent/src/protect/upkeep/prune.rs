@@ -1,0 +1,140 @@
+//! Clearing away the data of removed snapshots, so that their space comes back.
+//!
+//! A prune works beside backups, and stops them only for the moment of its swap. It is done by the repository's owner
+//! alone: to the writer the repository is append-only.
+
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use levee_database::StopSignal;
+use levee_model::AppName;
+use levee_model::control::Failure;
+use levee_model::protection::{Due, Upkeep};
+use levee_store::{FileType, LocalStore, Store};
+use levee_vault::{PruneOptions, SWAP_PATIENCE, Vault, prune as vault_prune};
+
+use super::super::app::{App, failure, in_full, transient};
+use super::owner_store::OwnerStore;
+use super::state::UpkeepState;
+
+/// After a failure, and after a wait for a long backup that was in vain.
+pub const RETRY_AFTER: SignedDuration = SignedDuration::from_mins(10);
+/// A lock that was not refreshed for so long is nobody's, as restic has it.
+const LOCK_STALE_AFTER: SignedDuration = SignedDuration::from_mins(30);
+/// How much is rewritten at once: enough to keep up, and little enough to end within minutes.
+const REPACK_BYTES_MAX: u64 = 8 << 30;
+/// Without anything removed there may still be what broken-off backups have left.
+const PRUNE_ANYWAY_AFTER: SignedDuration = SignedDuration::from_hours(30 * 24);
+
+pub fn is_due(state: &UpkeepState, upkeep: &Upkeep, now: Timestamp, app: &AppName) -> bool {
+    let Some(pruned_at) = state.pruned_at else { return true };
+    let is_time = matches!(upkeep.prune_rhythm().due(Some(pruned_at), now, app.as_str()), Due::Now { .. });
+    let has_work = state.unpruned
+        || state.waiting_until.is_some_and(|until| until <= now)
+        || now.duration_since(pruned_at) >= PRUNE_ANYWAY_AFTER;
+    is_time && has_work
+}
+
+pub fn prune(
+    app: &Arc<App>,
+    upkeep: &Upkeep,
+    state: &mut UpkeepState,
+    now: Timestamp,
+    stop: &StopSignal,
+) -> Result<(), Failure> {
+    if state.pruned_at.is_none() {
+        // The first time comes after the first period.
+        state.pruned_at = Some(now);
+        return state.write(&app.folder);
+    }
+    let store = LocalStore::new(app.folder.repository());
+    remove_stale_locks(&store, now)?;
+    let grace = SignedDuration::try_from(upkeep.delete_after().duration()).unwrap_or(SignedDuration::MAX);
+    let options = PruneOptions {
+        max_repack_bytes: Some(REPACK_BYTES_MAX),
+        grace,
+        patience: SWAP_PATIENCE,
+        ..PruneOptions::default()
+    };
+    // Durable before anything is moved.
+    (state.moved_from, state.moved_until) = (Some(now), None);
+    state.write(&app.folder)?;
+    let shared = app.copies.vault()?;
+    let cannot = |error| failure(format!("cannot clear old data away: {}", in_full(&error)));
+    // Opened for itself: it ends at once when it is to, and its index is not kept in memory in between.
+    let own_store = Arc::new(OwnerStore::new(app, stop));
+    let vault = Vault::open_with_master_key(own_store, shared.master_key().clone()).map_err(cannot)?;
+    let pruned = vault_prune(&vault, &options, now, &());
+    state.moved_until = Some(Timestamp::now());
+    state.write(&app.folder)?;
+    let report = match pruned {
+        Ok(report) => report,
+        Err(error @ levee_vault::Error::Locked { .. }) => {
+            // A base backup may take hours; this comes again.
+            tracing::info!(app = %app.name, "no prune now: {}", in_full(&error));
+            return Err(transient(format!("old data are not cleared away yet: {}", in_full(&error))));
+        }
+        Err(error) => return Err(cannot(error)),
+    };
+    // Whatever reads from the repository next must not look for packs that are gone.
+    shared.refresh_index().map_err(cannot)?;
+    tracing::info!(app = %app.name, report.packs_removed, report.packs_repacked, report.packs_deleted, report.deleted_bytes,
+        report.packs_waiting, report.waiting_bytes, "cleared old data away");
+    state.pruned_at = Some(now);
+    state.unpruned = false;
+    state.waiting_until = report.waiting_until;
+    state.write(&app.folder)?;
+    match report.problems.first.first() {
+        None => Ok(()),
+        Some(problem) => Err(failure(format!(
+            "{} packs could not be read while old data were cleared away, first: {}: {}; `levee vault check` names all",
+            report.problems.count,
+            problem.path.display(),
+            problem.message
+        ))),
+    }
+}
+
+/// A writer that was killed has left its lock behind. Its age is told by when it was received: a lock names its own
+/// time, and one from the future would keep all space for ever.
+fn remove_stale_locks(store: &LocalStore, now: Timestamp) -> Result<(), Failure> {
+    let cannot = |error: levee_store::Error| failure(format!("cannot remove a stale lock: {}", in_full(&error)));
+    for lock in store.received(FileType::Lock).map_err(cannot)? {
+        if now.duration_since(lock.received_at) > LOCK_STALE_AFTER {
+            match store.remove(FileType::Lock, &lock.name) {
+                Ok(()) => tracing::info!(lock = lock.name, "removed a stale lock"),
+                Err(levee_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(cannot(error)),
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prune_comes_in_its_rhythm_and_only_when_there_is_work() {
+        let now: Timestamp = "2026-11-26T12:00:00Z".parse().unwrap();
+        let app = "shop".parse().unwrap();
+        let check = |pruned_hours_ago: i64, unpruned: bool, waiting_hours: Option<i64>, due: bool| {
+            let state = UpkeepState {
+                pruned_at: Some(now - SignedDuration::from_hours(pruned_hours_ago)),
+                unpruned,
+                waiting_until: waiting_hours.map(|hours| now + SignedDuration::from_hours(hours)),
+                ..UpkeepState::default()
+            };
+            let found = is_due(&state, &Upkeep::default(), now, &app);
+            assert_eq!(found, due, "{pruned_hours_ago} {unpruned} {waiting_hours:?}");
+        };
+        check(23, true, None, false);
+        check(25, true, None, true);
+        check(25, false, None, false);
+        check(25, false, Some(1), false);
+        check(25, false, Some(-1), true);
+        check(24 * 31, false, None, true);
+        assert!(is_due(&UpkeepState::default(), &Upkeep::default(), now, &app), "to note when it began");
+    }
+}

@@ -1,0 +1,103 @@
+//! When each pack was last read and found sound.
+//!
+//! ```text
+//! PACK SECONDS     seconds since 1970; a later line of a pack replaces an earlier one
+//! ```
+//! Lines are not synced: what is lost is read once more.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use levee_vault::Id;
+
+use crate::durable;
+
+/// More lines than this for each pack that is there, and the file is written anew.
+const LINES_PER_PACK_MAX: usize = 3;
+const LINES_MIN: usize = 1000;
+
+pub struct Record {
+    path: PathBuf,
+    read_at: BTreeMap<Id, Timestamp>,
+    lines: usize,
+}
+
+impl Record {
+    pub fn open(path: PathBuf) -> io::Result<Self> {
+        let text = match std::fs::read(&path) {
+            Ok(text) => String::from_utf8_lossy(&text).into_owned(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(error),
+        };
+        let mut record = Self { path, read_at: BTreeMap::new(), lines: 0 };
+        for line in text.lines() {
+            record.lines += 1;
+            // The line that a crash has cut off.
+            let Some((id, seconds)) = line.split_once(' ') else { continue };
+            if let (Ok(id), Some(at)) =
+                (id.parse(), seconds.parse().ok().and_then(|seconds| Timestamp::from_second(seconds).ok()))
+            {
+                record.read_at.insert(id, at);
+            }
+        }
+        Ok(record)
+    }
+
+    pub fn read_at(&self, pack: &Id) -> Option<Timestamp> {
+        self.read_at.get(pack).copied()
+    }
+
+    pub fn note(&mut self, pack: Id, at: Timestamp) -> io::Result<()> {
+        std::fs::create_dir_all(self.path.parent().unwrap_or(&self.path))?;
+        let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path)?;
+        file.write_all(format!("\n{pack} {}", at.as_second()).as_bytes())?;
+        self.read_at.insert(pack, at);
+        self.lines += 1;
+        Ok(())
+    }
+
+    /// Forgets packs that are not there any more.
+    pub fn retain(&mut self, there: &BTreeSet<Id>) -> io::Result<()> {
+        if self.lines < LINES_MIN.max(there.len() * LINES_PER_PACK_MAX) {
+            return Ok(());
+        }
+        self.read_at.retain(|pack, _| there.contains(pack));
+        let lines: String = self.read_at.iter().map(|(pack, at)| format!("\n{pack} {}", at.as_second())).collect();
+        durable::write(&self.path, lines.as_bytes())?;
+        self.lines = self.read_at.len();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_of_a_pack_counts_and_a_torn_one_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rereads");
+        let at = |second: i64| Timestamp::from_second(second).unwrap();
+        let packs: Vec<Id> = (0..3u8).map(|number| Id::from_bytes([number; 32])).collect();
+        let mut record = Record::open(path.clone()).unwrap();
+        record.note(packs[0], at(100)).unwrap();
+        record.note(packs[1], at(100)).unwrap();
+        record.note(packs[0], at(200)).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, format!("{text}\n0202")).unwrap();
+        let mut record = Record::open(path.clone()).unwrap();
+        assert_eq!(record.read_at(&packs[0]), Some(at(200)));
+        assert_eq!(record.read_at(&packs[2]), None);
+        for second in 0..LINES_MIN as i64 {
+            record.note(packs[2], at(second)).unwrap();
+        }
+        record.retain(&[packs[0], packs[2]].into()).unwrap();
+        let record = Record::open(path).unwrap();
+        assert_eq!((record.read_at(&packs[1]), record.read_at(&packs[2])), (None, Some(at(LINES_MIN as i64 - 1))));
+        assert!(record.lines <= 3);
+    }
+}

@@ -1,0 +1,336 @@
+//! Reading what is stored again, evenly, so that all of it is read within a stated time.
+//!
+//! What is new is read first, from the disk and not from memory; then what is due the longest. Damage is named, with
+//! the copies that it hits, and nothing is repaired by itself.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+use levee_database::StopSignal;
+use levee_model::control::{AssetPoint, Failure, VerifiedBackup};
+use levee_model::protection::{AppSpec, Upkeep};
+use levee_model::{AssetName, LogPosition, Position};
+use levee_store::{FileType, LocalStore};
+use levee_vault::forget::Arrival;
+use levee_vault::reread::{Pace, PackAge, Reread};
+use levee_vault::{Id, SnapshotId, Vault};
+
+use super::super::app::{App, failure, in_full};
+use super::super::tags;
+use super::owner_store::OwnerStore;
+use super::record::Record;
+use super::state::{DamagedPack, UpkeepState};
+
+/// How long packs are read before something else has its turn.
+const TURN_MAX: Duration = Duration::from_secs(20);
+/// Listing a large repository takes a while: it is done anew after so many times as long.
+const LISTING_SHARE: u32 = 50;
+const LIST_AGAIN_MIN: Duration = Duration::from_secs(4);
+const NAMED_MAX: usize = 3;
+
+pub struct Rereading {
+    vault: Vault,
+    record: Record,
+    listing: Option<Listing>,
+    /// Something was read or found since the last look at what is verified.
+    has_news: bool,
+}
+
+struct Listing {
+    at: Timestamp,
+    next: Instant,
+    packs: Vec<PackAge>,
+}
+
+impl Rereading {
+    pub fn begin(app: &Arc<App>, stop: &StopSignal) -> Result<Self, Failure> {
+        let path = app.folder.rereads();
+        let record = Record::open(path.clone()).map_err(|error| {
+            failure(format!("cannot read {}: {error}; remove it, and it begins anew", path.display()))
+        })?;
+        let master_key = app.copies.vault()?.master_key().clone();
+        let vault = Vault::open_with_master_key(Arc::new(OwnerStore::new(app, stop)), master_key)
+            .map_err(|error| failure(in_full(&error)))?;
+        Ok(Self { vault, record, listing: None, has_news: true })
+    }
+
+    /// Reads for a while what is due, and tells the board.
+    pub fn turn(
+        &mut self,
+        app: &Arc<App>,
+        spec: &AppSpec,
+        state: &mut UpkeepState,
+        stop: &StopSignal,
+    ) -> Result<(), Failure> {
+        self.list(app, state)?;
+        self.read(app, &spec.upkeep, state, stop)?;
+        if !stop.is_stopped() && std::mem::take(&mut self.has_news) {
+            self.tell(app, spec, state)?;
+        }
+        Ok(())
+    }
+
+    fn list(&mut self, app: &App, state: &mut UpkeepState) -> Result<(), Failure> {
+        if self.listing.as_ref().is_some_and(|listing| Instant::now() < listing.next) {
+            return Ok(());
+        }
+        let (begun, at) = (Instant::now(), Timestamp::now());
+        let files = LocalStore::new(app.folder.repository())
+            .received(FileType::Data)
+            .map_err(|error| failure(format!("cannot list what is stored: {}", in_full(&error))))?;
+        let mut packs = Vec::with_capacity(files.len());
+        for file in files {
+            let Ok(id) = file.name.parse::<Id>() else { continue };
+            let damaged_at = state.damaged.iter().find(|damaged| damaged.pack == file.name).map(|damaged| damaged.at);
+            let verified_at = self.record.read_at(&id);
+            packs.push(PackAge { id, bytes: file.size_bytes, stored_at: file.received_at, verified_at, damaged_at });
+        }
+        let there: BTreeSet<Id> = packs.iter().map(|pack| pack.id).collect();
+        self.record.retain(&there).map_err(|error| failure(format!("cannot note what was read: {error}")))?;
+        // What a prune or a repair has removed is damage no more.
+        let before = state.damaged.len();
+        state.damaged.retain(|damaged| damaged.pack.parse().is_ok_and(|id: Id| there.contains(&id)));
+        if state.damaged.len() != before {
+            state.write(&app.folder)?;
+        }
+        let next = Instant::now() + (begun.elapsed() * LISTING_SHARE).max(LIST_AGAIN_MIN);
+        self.listing = Some(Listing { at, next, packs });
+        self.has_news = true;
+        Ok(())
+    }
+
+    fn read(&mut self, app: &App, upkeep: &Upkeep, state: &mut UpkeepState, stop: &StopSignal) -> Result<(), Failure> {
+        let Some(listing) = &mut self.listing else { return Ok(()) };
+        let begun = Instant::now();
+        let due: Vec<Id> = pace(upkeep).due(&listing.packs, Timestamp::now()).into_iter().map(|pack| pack.id).collect();
+        let mut positions: BTreeMap<Id, usize> = BTreeMap::new();
+        if !due.is_empty() {
+            positions = listing.packs.iter().enumerate().map(|(position, pack)| (pack.id, position)).collect();
+        }
+        for id in due {
+            if begun.elapsed() >= TURN_MAX || stop.is_stopped() {
+                break;
+            }
+            let Some(pack) = positions.get(&id).and_then(|position| listing.packs.get_mut(*position)) else { continue };
+            let read_begun = Instant::now();
+            drop_from_memory(&app.folder.repository(), &id);
+            let read = match self.vault.reread(&id) {
+                Ok(read) => read,
+                Err(_) if stop.is_stopped() => break,
+                Err(error) => return Err(failure(format!("cannot read what is stored again: {}", in_full(&error)))),
+            };
+            let now = Timestamp::now();
+            match read {
+                Reread::Sound { .. } => {
+                    self.record
+                        .note(id, now)
+                        .map_err(|error| failure(format!("cannot note what was read: {error}")))?;
+                    (pack.verified_at, pack.damaged_at) = (Some(now), None);
+                    state.damaged.retain(|damaged| damaged.pack != id.to_string());
+                    self.has_news = true;
+                }
+                Reread::Damaged { problems } => {
+                    tracing::error!(app = %app.name, pack = %id, ?problems, "stored data are damaged");
+                    pack.damaged_at = Some(now);
+                    state.damaged.retain(|damaged| damaged.pack != id.to_string());
+                    let problem = problems.into_iter().next().unwrap_or_default();
+                    state.damaged.push(DamagedPack { pack: id.to_string(), at: now, problem });
+                    self.has_news = true;
+                }
+                // The next listing knows.
+                Reread::Gone => {}
+            }
+            drop_from_memory(&app.folder.repository(), &id);
+            let wanted = Duration::from_secs_f64(pack.bytes as f64 / upkeep.verify_bytes_per_second().bytes() as f64);
+            if stop.wait(wanted.saturating_sub(read_begun.elapsed())) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says what is verified, and what damage hits.
+    fn tell(&self, app: &App, spec: &AppSpec, state: &mut UpkeepState) -> Result<(), Failure> {
+        let Some(listing) = &self.listing else { return Ok(()) };
+        let store = LocalStore::new(app.folder.repository());
+        let arrivals = app.copies.arrivals().of(&store).map_err(|error| failure(in_full(&error)))?;
+        let damaged: HashSet<Id> = state.damaged.iter().filter_map(|damaged| damaged.pack.parse().ok()).collect();
+        let all: Vec<SnapshotId> = arrivals.iter().map(|arrival| arrival.id).collect();
+        let hit: HashSet<SnapshotId> = if damaged.is_empty() {
+            HashSet::new()
+        } else {
+            let hit = app.copies.vault()?.snapshots_hit(&all, &damaged);
+            hit.map_err(|error| failure(format!("cannot say what the damage hits: {}", in_full(&error))))?
+                .into_iter()
+                .collect()
+        };
+        let through = verified_through(listing, state);
+        let mut verified = BTreeMap::new();
+        let mut damage_told = false;
+        for asset in spec.asset_names() {
+            let points = points_of(app, spec, asset)?;
+            let mut of_asset: Vec<&Arrival> =
+                arrivals.iter().filter(|arrival| points.contains_key(&arrival.id)).collect();
+            of_asset.sort_by_key(|arrival| (arrival.received_at, arrival.id));
+            let sound =
+                of_asset.iter().rev().find(|arrival| arrival.received_at < through && !hit.contains(&arrival.id));
+            if let Some(point) = sound.and_then(|arrival| points.get(&arrival.id)) {
+                let known = state.verified.get(asset).filter(|known| known.point == *point).cloned();
+                let mark = known.unwrap_or_else(|| VerifiedBackup { point: point.clone(), at: Timestamp::now() });
+                verified.insert(asset.clone(), mark);
+            }
+            let hit_here: Vec<&&Arrival> = of_asset.iter().filter(|arrival| hit.contains(&arrival.id)).collect();
+            damage_told |= !hit_here.is_empty();
+            let remark = (!hit_here.is_empty()).then(|| damage_text(state, &hit_here, of_asset.len()));
+            app.board.remark(asset, "damage", remark);
+        }
+        if let (false, false, Some(asset)) = (damage_told, state.damaged.is_empty(), spec.asset_names().next()) {
+            app.board.remark(asset, "damage", Some(damage_text(state, &[], arrivals.len())));
+        }
+        for asset in spec.asset_names() {
+            app.board.update(asset, |entry| entry.verified = verified.get(asset).cloned());
+        }
+        state.verified = verified;
+        state.write(&app.folder)
+    }
+
+    /// An error when not everything is read within the time that is asked for, or can't be.
+    pub fn in_time(&self, upkeep: &Upkeep) -> Result<(), Failure> {
+        let Some(listing) = &self.listing else { return Ok(()) };
+        let pace = pace(upkeep);
+        let (within, limit) = (upkeep.verify_within(), upkeep.verify_bytes_per_second());
+        let total: u64 = listing.packs.iter().map(|pack| pack.bytes).sum();
+        if pace.bytes_per_second(total) > limit.bytes() as f64 {
+            return Err(failure(format!(
+                "{total} bytes are stored, and with {limit} a second they can't all be read again within {within}: raise \
+                 upkeep.verify_bytes_per_second or upkeep.verify_within"
+            )));
+        }
+        let overdue = pace.overdue(&listing.packs, Timestamp::now()).count();
+        if overdue > 0 {
+            return Err(failure(format!(
+                "{overdue} of {} stored packs have not been read again within {within}; it goes on",
+                listing.packs.len()
+            )));
+        }
+        Ok(())
+    }
+}
+
+fn pace(upkeep: &Upkeep) -> Pace {
+    Pace { within: SignedDuration::try_from(upkeep.verify_within().duration()).unwrap_or(SignedDuration::MAX) }
+}
+
+/// Whatever was received before has been read in full, damaged packs aside.
+fn verified_through(listing: &Listing, state: &UpkeepState) -> Timestamp {
+    let unread = listing.packs.iter().filter(|pack| pack.verified_at.is_none() && pack.damaged_at.is_none());
+    // What a prune has written is part of snapshots that are older than it.
+    let stands_for = |pack: &PackAge| match state.moved_from {
+        Some(from) if pack.stored_at >= from && state.moved_until.is_none_or(|until| pack.stored_at <= until) => {
+            Timestamp::MIN
+        }
+        _ => pack.stored_at,
+    };
+    unread.map(stands_for).min().unwrap_or(listing.at).min(listing.at)
+}
+
+/// The backups of an asset, with the points that they stand for.
+fn points_of(app: &App, spec: &AppSpec, asset: &AssetName) -> Result<BTreeMap<SnapshotId, AssetPoint>, Failure> {
+    if spec.postgres.contains_key(asset) {
+        let point = |base: levee_database::postgres::base::BaseBackup| {
+            let facts = base.facts;
+            let position =
+                LogPosition { system_identifier: facts.system_identifier, timeline: facts.timeline, lsn: facts.stop };
+            (base.snapshot, AssetPoint { position: Position::Log(position), as_of: facts.ended_at })
+        };
+        return Ok(app.copies.bases(asset)?.into_iter().map(point).collect());
+    }
+    let snapshots = app.copies.snapshots_with_tag(&tags::files(&app.name, asset))?;
+    let point = |(id, snapshot): (SnapshotId, levee_vault::Snapshot)| {
+        let taken_at = snapshot.time;
+        (id, AssetPoint { position: Position::Snapshot { id: id.to_string(), taken_at }, as_of: taken_at })
+    };
+    Ok(snapshots.into_iter().map(point).collect())
+}
+
+fn damage_text(state: &UpkeepState, hit: &[&&Arrival], of: usize) -> String {
+    let packs: Vec<String> = state
+        .damaged
+        .iter()
+        .take(NAMED_MAX)
+        .map(|damaged| format!("data/{}: {}", damaged.pack, damaged.problem))
+        .collect();
+    let copies = match hit.last() {
+        None => "no copy refers to them".to_string(),
+        Some(newest) => {
+            let ids: Vec<String> = hit.iter().rev().take(NAMED_MAX).map(|arrival| arrival.id.short()).collect();
+            format!(
+                "{} of {of} copies can't be restored whole, the newest of them received {} ({}{})",
+                hit.len(),
+                newest.received_at.strftime("%Y-%m-%d %H:%M:%SZ"),
+                ids.join(", "),
+                if hit.len() > NAMED_MAX { ", …" } else { "" }
+            )
+        }
+    };
+    format!(
+        "{} stored pack(s) are DAMAGED: {}; {copies}; nothing is repaired by itself: look at the disk, then `levee vault \
+         repair packs` lets the next copy store anew what is lost and still there at the source",
+        state.damaged.len(),
+        packs.join("; ")
+    )
+}
+
+/// What was just written lies in memory, and reading it from there says nothing about the disk.
+fn drop_from_memory(repository: &Path, pack: &Id) {
+    let name = pack.to_string();
+    let path = repository.join("data").join(&name[..2]).join(&name);
+    if let Ok(file) = File::open(path) {
+        // It helps nobody to hear that it can't be done here.
+        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + second).unwrap()
+    }
+
+    fn pack(stored_at: i64, verified: bool, damaged: bool) -> PackAge {
+        PackAge {
+            id: Id::from_bytes([7; 32]),
+            bytes: 1,
+            stored_at: at(stored_at),
+            verified_at: verified.then(|| at(500)),
+            damaged_at: damaged.then(|| at(500)),
+        }
+    }
+
+    #[test]
+    fn what_is_verified_ends_before_the_first_pack_that_was_never_read() {
+        let check = |packs: Vec<PackAge>, moved: Option<(i64, Option<i64>)>, expected: Timestamp| {
+            let listing = Listing { at: at(1000), next: Instant::now(), packs };
+            let state = UpkeepState {
+                moved_from: moved.map(|(from, _)| at(from)),
+                moved_until: moved.and_then(|(_, until)| until.map(at)),
+                ..UpkeepState::default()
+            };
+            assert_eq!(verified_through(&listing, &state), expected);
+        };
+        check(vec![], None, at(1000));
+        check(vec![pack(10, true, false), pack(20, true, false)], None, at(1000));
+        check(vec![pack(10, true, false), pack(20, false, false), pack(30, false, false)], None, at(20));
+        check(vec![pack(10, false, true), pack(20, true, false)], None, at(1000));
+        // A prune that has moved old data, or one that a crash has ended.
+        check(vec![pack(20, false, false)], Some((15, Some(25))), Timestamp::MIN);
+        check(vec![pack(20, false, false)], Some((15, None)), Timestamp::MIN);
+        check(vec![pack(30, false, false)], Some((15, Some(25))), at(30));
+    }
+}

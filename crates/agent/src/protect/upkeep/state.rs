@@ -1,0 +1,58 @@
+//! What upkeep has to know after a restart: `upkeep/state.json`.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use levee_model::AssetName;
+use levee_model::control::{Failure, VerifiedBackup};
+use serde::{Deserialize, Serialize};
+
+use super::super::app::failure;
+use super::super::folder::AppFolder;
+use crate::durable;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpkeepState {
+    /// When data were last cleared away; when upkeep began, before the first time.
+    pub pruned_at: Option<Timestamp>,
+    /// Snapshots have been removed since.
+    pub unpruned: bool,
+    /// Packs wait for their time of grace to end, the first until then.
+    pub waiting_until: Option<Timestamp>,
+    /// When the last prune began and ended: what was stored in between are older copies' data.
+    #[serde(default)]
+    pub moved_from: Option<Timestamp>,
+    #[serde(default)]
+    pub moved_until: Option<Timestamp>,
+    /// Packs that are not as they must be.
+    #[serde(default)]
+    pub damaged: Vec<DamagedPack>,
+    /// The newest backup of each asset that was read back.
+    #[serde(default)]
+    pub verified: BTreeMap<AssetName, VerifiedBackup>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DamagedPack {
+    pub pack: String,
+    /// When it was last found so.
+    pub at: Timestamp,
+    pub problem: String,
+}
+
+impl UpkeepState {
+    pub fn read(folder: &AppFolder) -> Result<Self, Failure> {
+        let path = folder.upkeep();
+        durable::read_json(&path)
+            .map(Option::unwrap_or_default)
+            .map_err(|error| failure(format!("cannot read {}: {error}; remove it, and it begins anew", path.display())))
+    }
+
+    pub fn write(&self, folder: &AppFolder) -> Result<(), Failure> {
+        let path = folder.upkeep();
+        if Self::read(folder).is_ok_and(|known| known == *self) {
+            return Ok(());
+        }
+        durable::write_json(&path, self).map_err(|error| failure(format!("cannot write {}: {error}", path.display())))
+    }
+}

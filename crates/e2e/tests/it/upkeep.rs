@@ -1,0 +1,140 @@
+//! What the recovery site does for its copies by itself: retention, clearing away, reading again.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use levee_testing::wait::{poll, wait_until};
+use serde_json::Value;
+
+use super::world::{PATIENCE, Process, Setup, Site, World};
+
+/// Everything that a folder holds, in bytes.
+fn size_of(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let size = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => size_of(&entry.path()),
+        Ok(metadata) => metadata.len(),
+        // Removed since it was listed.
+        Err(_) => 0,
+    };
+    entries.map(size).sum()
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+/// Bytes that nothing compresses, always the same (xorshift).
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8
+    };
+    (0..length).map(|_| next()).collect()
+}
+
+fn asset(world: &World, name: &str) -> Option<Value> {
+    let status = world.status()?;
+    status["assets"].as_array()?.iter().find(|asset| asset["asset"] == name).cloned()
+}
+
+/// Waits until the folder's problems are like this.
+fn wait_documents(world: &World, test: impl Fn(&str) -> bool) -> String {
+    let said = poll(PATIENCE, || Some(asset(world, "documents")?["problems"].to_string()).filter(|said| test(said)));
+    said.unwrap_or_else(|| panic!("it is {:?}\n{}", asset(world, "documents"), world.log_tails()))
+}
+
+/// A pack with a flipped bit, that the newest copies need.
+fn damage_a_pack(repository: &Path) -> String {
+    let data = repository.join("data");
+    let packs = names(&data).into_iter().flat_map(|folder| {
+        let folder = data.join(folder);
+        names(&folder).into_iter().map(move |name| folder.join(name))
+    });
+    // The base backup's are the largest; there is one of the folder's first copy.
+    let pack = packs.max_by_key(|path| fs::metadata(path).map(|metadata| metadata.len()).unwrap_or(0)).unwrap();
+    let mut content = fs::read(&pack).unwrap();
+    content[100] ^= 1;
+    fs::write(&pack, content).unwrap();
+    pack.file_name().unwrap().to_string_lossy().into_owned()
+}
+
+#[test]
+fn old_copies_go_their_space_comes_back_and_what_stays_is_read_again() {
+    let mut world = World::set_up(Setup { zero_loss: false, ..Setup::default() });
+    let kept_long = world.protection_file();
+    // Short times in place of days.
+    let upkeep = "[app.shop.upkeep]\nprune_every = \"5s\"\ndelete_after = \"1s\"\nverify_within = \"5m\"\n";
+    let file = kept_long.replace("every = \"2s\"\n", "every = \"2s\"\nkeep = \"20s\"\n") + upkeep;
+    assert!(file.contains("keep = \"20s\""));
+    let documents = world.folder(Site::East).join("documents");
+    let large = documents.join("large");
+    fs::write(&large, noise(6 << 20)).unwrap();
+    world.apply(&file);
+    world.wait_protected(Site::East);
+    let repository = world.shop_folder(Site::West).join("repository");
+    let snapshots = repository.join("snapshots");
+    let first = names(&snapshots);
+
+    // Everything of the first copies is read back soon after it came.
+    let verified = poll(PATIENCE, || {
+        let (orders, documents) = (asset(&world, "orders")?, asset(&world, "documents")?);
+        (!orders["last_verified"].is_null() && !documents["last_verified"].is_null()).then_some(documents)
+    });
+    let verified = verified.unwrap_or_else(|| panic!("nothing was verified\n{}", world.log_tails()));
+    assert!(!verified["last_good"].is_null() && verified["last_proven"].is_null(), "{verified}");
+
+    // What was removed at the source goes from the repository with the last copy of it.
+    let with_large = size_of(&repository);
+    fs::remove_file(&large).unwrap();
+    wait_until("the first copies to go", PATIENCE, || {
+        let now = names(&snapshots);
+        // The base is older than the others, and stays.
+        first.iter().filter(|id| now.contains(id)).count() <= 1
+    });
+    wait_until("the space to come back", PATIENCE, || size_of(&repository) < with_large - (4 << 20));
+    assert!(names(&snapshots).len() < 20, "{:?}", names(&snapshots));
+
+    // A drill proves what is left, and the status says so.
+    world.expect(&["drill", "shop", "--to", "west"]);
+    let proven = asset(&world, "documents").unwrap();
+    assert!(proven["last_proven"]["run"].is_string(), "{proven}");
+    let text = String::from_utf8_lossy(&world.operator(&["status"]).stdout).into_owned();
+    assert!(text.contains("LAST PROVEN") && text.contains(proven["last_proven"]["run"].as_str().unwrap()), "{text}");
+
+    // Everything is encrypted in place. The copies from before stay although their time is over, until somebody has
+    // looked at it.
+    for number in 0..50 {
+        let (path, length) = (documents.join(format!("{number}.txt")), number * 200 + 100);
+        fs::write(documents.join(format!("{number}.txt.locked")), noise(length)).unwrap();
+        fs::remove_file(path).unwrap();
+    }
+    let said = wait_documents(&world, |problems| problems.contains("RANSOMWARE"));
+    assert!(said.contains("have become .locked") && said.contains("the last good copy is"), "{said}");
+    let last_good = said.split("the last good copy is ").nth(1).unwrap()[..8].to_string();
+    std::thread::sleep(Duration::from_secs(25));
+    assert!(names(&snapshots).iter().any(|id| id.starts_with(&last_good)), "{last_good} is gone");
+    world.expect(&["app", "acknowledge", "shop", "documents"]);
+    wait_documents(&world, |problems| problems == "[]");
+    wait_until("the held copies to go", PATIENCE, || !names(&snapshots).iter().any(|id| id.starts_with(&last_good)));
+    assert_eq!(world.operator(&["app", "acknowledge", "shop", "documents"]).status.code(), Some(1));
+
+    // Damage is found, also by an agent that was killed meanwhile, and named with what it hits.
+    world.kill(Process::Agent(Site::West));
+    let pack = damage_a_pack(&repository);
+    // Whatever was read before counts no more: as if the time were over.
+    fs::remove_file(world.shop_folder(Site::West).join("upkeep/rereads")).unwrap();
+    world.start(Process::Agent(Site::West));
+    wait_until("the damage to be named", PATIENCE, || {
+        let problems = asset(&world, "orders").map(|orders| orders["problems"].to_string()).unwrap_or_default();
+        problems.contains("DAMAGED") && problems.contains(&pack) && problems.contains("1 of 1 copies")
+    });
+    assert!(asset(&world, "orders").unwrap()["last_verified"].is_null());
+}

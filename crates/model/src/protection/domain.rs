@@ -1,0 +1,122 @@
+//! What can fail as a whole, and how many copies that leaves.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+/// What a site shares with others. What is not said may be the same as anywhere else.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SiteSpec {
+    /// What fails together: a room, a rack, a power supply.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault_domain: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// Who runs it: a cloud, a hoster, oneself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
+}
+
+/// In how many different places the data are to be, the original among them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CopiesWanted {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hosts: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fault_domains: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zones: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub regions: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub providers: Option<u32>,
+}
+
+/// Where one copy is, or the original.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopyPlace<'a> {
+    pub host: &'a str,
+    pub site: &'a SiteSpec,
+}
+
+/// In how many different places the data are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyCount {
+    /// The original among them.
+    pub copies: u32,
+    pub hosts: u32,
+    pub fault_domains: u32,
+    pub zones: u32,
+    pub regions: u32,
+    pub providers: u32,
+}
+
+impl CopyCount {
+    /// Places of which something is not known are taken for the same place as any other.
+    pub fn of(places: &[CopyPlace<'_>]) -> Self {
+        let different = |of: &dyn Fn(&CopyPlace<'_>) -> Option<String>| -> u32 {
+            let known: BTreeSet<String> = places.iter().filter_map(of).collect();
+            u32::try_from(known.len()).unwrap_or(u32::MAX).max(u32::from(!places.is_empty()))
+        };
+        Self {
+            copies: u32::try_from(places.len()).unwrap_or(u32::MAX),
+            hosts: different(&|place| Some(place.host.to_string())),
+            fault_domains: different(&|place| place.site.fault_domain.clone()),
+            zones: different(&|place| place.site.zone.clone()),
+            regions: different(&|place| place.site.region.clone()),
+            providers: different(&|place| place.site.provider.clone()),
+        }
+    }
+
+    /// What is wanted and not so, in words.
+    pub fn missing(&self, wanted: &CopiesWanted) -> Vec<String> {
+        let kinds = [
+            ("hosts", self.hosts, wanted.hosts),
+            ("fault domains", self.fault_domains, wanted.fault_domains),
+            ("zones", self.zones, wanted.zones),
+            ("regions", self.regions, wanted.regions),
+            ("providers", self.providers, wanted.providers),
+        ];
+        let missing = kinds.into_iter().filter_map(|(kind, is, wanted)| {
+            let wanted = wanted.filter(|wanted| *wanted > is)?;
+            Some(format!("the data are in {is} of {wanted} {kind} that copies asks for"))
+        });
+        missing.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn site(zone: &str, region: &str) -> SiteSpec {
+        let known = |text: &str| Some(text.to_string()).filter(|text| !text.is_empty());
+        SiteSpec { zone: known(zone), region: known(region), ..SiteSpec::default() }
+    }
+
+    #[test]
+    fn what_is_not_known_counts_as_the_same() {
+        let check = |sites: &[SiteSpec], zones: u32, regions: u32| {
+            let places: Vec<CopyPlace<'_>> = sites.iter().map(|site| CopyPlace { host: "h", site }).collect();
+            let count = CopyCount::of(&places);
+            assert_eq!((count.zones, count.regions, count.copies), (zones, regions, sites.len() as u32));
+        };
+        check(&[], 0, 0);
+        check(&[site("", "")], 1, 1);
+        check(&[site("a1", "a"), site("a2", "a")], 2, 1);
+        check(&[site("a1", "a"), site("", "b")], 1, 2);
+        check(&[site("", ""), site("", "")], 1, 1);
+    }
+
+    #[test]
+    fn what_is_missing_is_said() {
+        let (east, west) = (site("a1", "a"), site("a2", "a"));
+        let count = CopyCount::of(&[CopyPlace { host: "e", site: &east }, CopyPlace { host: "w", site: &west }]);
+        let wanted = CopiesWanted { zones: Some(2), regions: Some(2), ..CopiesWanted::default() };
+        assert_eq!(count.missing(&wanted), ["the data are in 1 of 2 regions that copies asks for"]);
+    }
+}

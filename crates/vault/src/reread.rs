@@ -1,0 +1,62 @@
+//! Reading what is stored again, a pack at a time, so that damage is found while it can still be mended.
+//!
+//! `due` says which packs, as a pure function; `reread` reads one; `snapshots_hit` names what damage concerns. Nothing
+//! is repaired here.
+
+mod due;
+mod hit;
+
+use levee_store::FileType;
+
+pub use due::{Pace, PackAge};
+
+use crate::check::{PACK_BYTES_MAX, look_at_content};
+use crate::{Error, Id, Result, Vault};
+
+/// What reading a pack again has shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reread {
+    /// Every blob in it opens, and has the hash that is its name.
+    Sound { bytes: u64 },
+    /// What is wrong with it.
+    Damaged { problems: Vec<String> },
+    /// It is there no more: a prune has removed it.
+    Gone,
+}
+
+impl Vault {
+    /// Reads a pack whole, and checks its hash and those of all blobs in it.
+    ///
+    /// # Errors
+    /// When it could not be read, which says nothing about it.
+    pub fn reread(&self, pack: &Id) -> Result<Reread> {
+        let name = pack.to_hex();
+        let gone = |error: levee_store::Error| match error {
+            levee_store::Error::NotFound { .. } => Ok(Reread::Gone),
+            error => Err(Error::from(error)),
+        };
+        match self.store().size_bytes(FileType::Data, &name) {
+            Ok(bytes) if bytes > PACK_BYTES_MAX => {
+                return Ok(Reread::Damaged { problems: vec![format!("{bytes} bytes are too many for a pack")] });
+            }
+            Ok(_) => {}
+            Err(error) => return gone(error),
+        }
+        let content = match self.store().read(FileType::Data, &name) {
+            Ok(content) => content,
+            // A disk that can't read a sector any more.
+            Err(error @ levee_store::Error::Io { .. }) if is_medium_error(&error) => {
+                return Ok(Reread::Damaged { problems: vec![crate::problem::with_sources(&error)] });
+            }
+            Err(error) => return gone(error),
+        };
+        let bytes = content.len() as u64;
+        let problems = look_at_content(self, pack, content, None);
+        Ok(if problems.is_empty() { Reread::Sound { bytes } } else { Reread::Damaged { problems } })
+    }
+}
+
+fn is_medium_error(error: &levee_store::Error) -> bool {
+    let levee_store::Error::Io { source, .. } = error else { return false };
+    source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+}

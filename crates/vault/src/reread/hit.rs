@@ -1,0 +1,74 @@
+use std::collections::{HashMap, HashSet};
+
+use crate::{BlobKind, Error, Id, Result, SnapshotId, Vault};
+
+impl Vault {
+    /// Which of these snapshots have data in one of these packs, or can't be read for them.
+    pub fn snapshots_hit(&self, snapshots: &[SnapshotId], packs: &HashSet<Id>) -> Result<Vec<SnapshotId>> {
+        self.refresh_index()?;
+        let mut search = Search { vault: self, packs, trees: HashMap::new() };
+        let mut hit = Vec::new();
+        for snapshot in snapshots {
+            let root = match self.root_of(snapshot) {
+                Ok(root) => root,
+                Err(Error::SnapshotNotFound { .. }) => continue,
+                Err(error) => return Err(error),
+            };
+            if search.is_hit(&root)? {
+                hit.push(*snapshot);
+            }
+        }
+        Ok(hit)
+    }
+}
+
+struct Search<'a> {
+    vault: &'a Vault,
+    packs: &'a HashSet<Id>,
+    /// Snapshots share most of their trees, and each is looked at once.
+    trees: HashMap<Id, bool>,
+}
+
+impl Search<'_> {
+    fn is_hit(&mut self, root: &Id) -> Result<bool> {
+        // Of its own accord a stack, so that depth is bounded by memory alone.
+        let mut open = vec![(*root, false)];
+        while let Some((tree, children_done)) = open.pop() {
+            if self.trees.contains_key(&tree) {
+                continue;
+            }
+            if self.lies_in(BlobKind::Tree, &tree)? {
+                self.trees.insert(tree, true);
+                continue;
+            }
+            let content = match self.vault.tree(&tree) {
+                Ok(content) => content,
+                Err(Error::Damaged { .. } | Error::MissingBlob { .. }) => {
+                    self.trees.insert(tree, true);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let subtrees: Vec<Id> = content.nodes().iter().filter_map(|node| node.subtree).collect();
+            if !children_done {
+                open.push((tree, true));
+                open.extend(subtrees.iter().map(|subtree| (*subtree, false)));
+                continue;
+            }
+            let mut is_hit = subtrees.iter().any(|subtree| self.trees.get(subtree).copied().unwrap_or(true));
+            for blob in content.nodes().iter().flat_map(|node| node.blobs()) {
+                is_hit = is_hit || self.lies_in(BlobKind::Data, blob)?;
+            }
+            self.trees.insert(tree, is_hit);
+        }
+        Ok(self.trees.get(root).copied().unwrap_or(true))
+    }
+
+    fn lies_in(&self, kind: BlobKind, id: &Id) -> Result<bool> {
+        match self.vault.blob_location(kind, id) {
+            Ok(location) => Ok(self.packs.contains(&location.pack)),
+            Err(Error::MissingBlob { .. }) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+}
