@@ -82,15 +82,17 @@ impl Upkeep<'_> {
             Ok(state) => state,
             Err(failure) => return self.remark("upkeep", Err(failure)),
         };
+        self.remark("upkeep", Ok(()));
         // Before anything goes: what is kept depends on it.
-        let alarms = match self.look_for_alarms(&assignment) {
-            Ok(alarms) => alarms,
-            Err(failure) => return self.remark("alarms", Err(failure)),
+        let (alarms, looked) = match self.look_for_alarms(&assignment) {
+            Ok(alarms) => (Some(alarms), Ok(())),
+            Err(failure) => (None, Err(failure)),
         };
-        self.remark("alarms", Ok(()));
+        self.remark("alarms", looked);
         let every = trim_every(&assignment.spec);
         // A clock that was put back must not hold this up.
-        if now >= self.trim_again_at || self.trim_again_at.duration_since(now) > every {
+        let is_time = now >= self.trim_again_at || self.trim_again_at.duration_since(now) > every;
+        if let (true, Some(alarms)) = (is_time, alarms) {
             let trimmed = retention::trim(self.app, &assignment.spec, &alarms, now).map(|removed| {
                 state.unpruned |= removed > 0;
             });
