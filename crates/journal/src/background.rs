@@ -2,17 +2,20 @@
 //! turning full tails into closed segments.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use jiff::Timestamp;
 use levee_model::postgres::Lsn;
 
-use crate::closed::{ClosedHeader, ClosedReader, ClosedWriter};
+use crate::closed::{self, ClosedHeader, ClosedWriter};
+use crate::find_marks::{MarkFinder, Marking};
 use crate::keys::{JournalKeys, SharedKeys};
 use crate::tail::{RunKey, Tail, TailLog};
-use crate::{Error, Lineage, Result, durable, layout};
+use crate::{Error, Lineage, Result, durable, layout, mark_files};
 
 /// A full tail that is to be closed.
 pub(crate) struct FullTail {
@@ -30,35 +33,45 @@ struct NextTail {
     start: Lsn,
 }
 
-/// How many full tails may wait for a processor that has nothing better to do. Beyond it they are closed at
-/// the usual priority: until then stock tools can't read them, and each takes the place of a whole segment.
+/// How many full tails may wait for the log to grow quiet. Beyond it they are closed whatever comes: until then stock
+/// tools can't read them, and each takes the place of a whole segment.
 const WAITING_TAILS_MAX: usize = 16;
-/// The lowest priority there is: closing takes what the database, and everything else, leaves over.
-const PATIENT_NICE: i32 = 19;
+/// The log is quiet when less than so much comes in `QUIET_TIME`: 4 MiB/s.
+const QUIET_BYTES: u64 = 1 << 20;
+const QUIET_TIME: Duration = Duration::from_millis(250);
 
 /// Threads of their own, so that the next tail need not wait for a segment to be closed. Dropping it closes
 /// what is left.
+///
+/// Closing a segment takes the processor for as long as some hundred commits. A low priority does not keep it out of
+/// their way: Linux weighs sessions against each other first (`sched_autogroup_enabled`), and each of PostgreSQL's
+/// processes is a session of its own. So it waits until the log itself is quiet.
 pub(crate) struct Background {
     wanted: Option<Sender<NextTail>>,
     prepared: Receiver<Result<Tail>>,
     // What waits is bounded by the disk: each job stands for a tail of a whole segment.
     full: Option<Sender<FullTail>>,
-    /// Told once for each tail that is not to wait any longer.
-    overdue: Option<Sender<()>>,
-    waiting: Receiver<FullTail>,
-    closer: Arc<Closer>,
+    /// Bytes of log that have been taken in.
+    taken: Arc<AtomicU64>,
+    /// Never sent on; dropped to say that nothing more comes.
+    goes_on: Option<Sender<()>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Background {
-    pub(crate) fn start(folder: PathBuf, keys: SharedKeys) -> Result<Self> {
+    pub(crate) fn start(folder: PathBuf, keys: SharedKeys, finder: Option<MarkFinder>) -> Result<Self> {
         // The writer asks for the next tail only when it has taken the one before.
         let (wanted, asked) = bounded::<NextTail>(1);
         let (hand_over, prepared) = bounded(1);
         let (full, waiting) = unbounded();
-        // One that is not told because the thread is behind already is closed all the same, when the next comes.
-        let (overdue, told) = bounded::<()>(1);
-        let closer = Arc::new(Closer { folder: folder.clone(), keys: keys.clone(), failed: Mutex::default() });
+        let (goes_on, ended) = bounded(0);
+        let taken = Arc::new(AtomicU64::new(0));
+        let mut closer = Closer {
+            folder: folder.clone(),
+            keys: keys.clone(),
+            marking: finder.map(Marking::new),
+            failed: Vec::new(),
+        };
         let prepare = spawn("journal-prepare", move || {
             for next in asked {
                 let tail = Tail::prepare(&folder, &next.lineage, next.start, &keys);
@@ -67,33 +80,19 @@ impl Background {
                 }
             }
         });
-        let patient = spawn("journal-close", {
-            let (closer, waiting) = (closer.clone(), waiting.clone());
+        let close = spawn("journal-close", {
+            let taken = taken.clone();
             move || {
-                // Of this thread alone. Where it is not allowed, segments are closed at the usual priority.
-                if let Err(errno) = rustix::process::setpriority_process(None, PATIENT_NICE) {
-                    tracing::debug!(%errno, "segments are closed at the usual priority");
-                }
-                for tail in waiting {
+                for tail in &waiting {
+                    // Not once the writer has ended: then somebody waits, maybe the next one for its lock.
+                    wait_until_quiet(&taken, &ended, || waiting.len() >= WAITING_TAILS_MAX);
                     closer.close(tail);
                 }
             }
         });
-        let impatient = spawn("journal-overdue", {
-            let (closer, waiting) = (closer.clone(), waiting.clone());
-            move || {
-                for () in told {
-                    while waiting.len() > WAITING_TAILS_MAX
-                        && let Ok(tail) = waiting.try_recv()
-                    {
-                        closer.close(tail);
-                    }
-                }
-            }
-        });
-        let threads = vec![prepare?, patient?, impatient?];
-        let (wanted, full, overdue) = (Some(wanted), Some(full), Some(overdue));
-        Ok(Self { wanted, prepared, full, overdue, waiting, closer, threads })
+        let threads = vec![prepare?, close?];
+        let (wanted, full, goes_on) = (Some(wanted), Some(full), Some(goes_on));
+        Ok(Self { wanted, prepared, full, taken, goes_on, threads })
     }
 
     /// Asks for the next tail; `take_prepared` gets it.
@@ -109,32 +108,41 @@ impl Background {
         self.prepared.recv().unwrap_or(Err(Error::WriterFailed))
     }
 
+    /// So much log has been taken in.
+    pub(crate) fn took(&self, bytes: u64) {
+        self.taken.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     pub(crate) fn close(&self, tail: FullTail) {
-        let (Some(full), Some(overdue)) = (&self.full, &self.overdue) else { return };
-        // This end holds a receiver itself, so that neither can fail but for a full `overdue`.
+        let Some(full) = &self.full else { return };
+        // Without the thread it stays a tail, and the next writer closes it.
         let _ = full.send(tail);
-        if self.waiting.len() > WAITING_TAILS_MAX {
-            let _ = overdue.try_send(());
-        }
     }
 }
 
 impl Drop for Background {
     fn drop(&mut self) {
-        (self.wanted, self.full, self.overdue) = (None, None, None);
+        (self.wanted, self.full, self.goes_on) = (None, None, None);
         // Taking the tail that was prepared for nothing lets the thread end.
         while let Ok(tail) = self.prepared.recv() {
             // The next writer would remove it as well.
             let _ = tail.map(|tail| durable::remove(tail.path()));
         }
-        // Somebody waits now, maybe the next writer for its lock: not at the lowest priority.
-        while let Ok(tail) = self.waiting.try_recv() {
-            self.closer.close(tail);
-        }
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a thread of the journal has panicked; full segments stay open tails until a restart");
             }
+        }
+    }
+}
+
+/// Returns when little log comes, when too many tails wait, or when the writer has ended.
+fn wait_until_quiet(taken: &AtomicU64, ended: &Receiver<()>, too_many_wait: impl Fn() -> bool) {
+    while !too_many_wait() {
+        let before = taken.load(Ordering::Relaxed);
+        let has_ended = ended.recv_timeout(QUIET_TIME) != Err(RecvTimeoutError::Timeout);
+        if has_ended || taken.load(Ordering::Relaxed).saturating_sub(before) < QUIET_BYTES {
+            return;
         }
     }
 }
@@ -146,22 +154,22 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
         .map_err(Error::io("start a thread for", Path::new("the journal")))
 }
 
-/// Turns full tails into closed segments, from whichever thread.
+/// Turns full tails into closed segments, in the order in which they became full.
 struct Closer {
     folder: PathBuf,
     keys: SharedKeys,
+    marking: Option<Marking>,
     /// What could not be closed. Tried again when the next one comes: a disk that was full may have room by then.
-    failed: Mutex<Vec<FullTail>>,
+    failed: Vec<FullTail>,
 }
 
 impl Closer {
-    fn close(&self, tail: FullTail) {
-        let failed = std::mem::take(&mut *self.failed.lock().unwrap_or_else(PoisonError::into_inner));
-        for tail in failed.into_iter().chain([tail]) {
-            if let Err(error) = close(&self.folder, &self.keys, &tail, &|_| Ok(())) {
+    fn close(&mut self, tail: FullTail) {
+        for tail in std::mem::take(&mut self.failed).into_iter().chain([tail]) {
+            if let Err(error) = close(&self.folder, &self.keys, &tail, self.marking.as_mut(), &|_| Ok(())) {
                 let path = tail.path.display();
                 tracing::warn!(%error, %path, "cannot close a full segment now; it stays readable as a tail");
-                self.failed.lock().unwrap_or_else(PoisonError::into_inner).push(tail);
+                self.failed.push(tail);
             }
         }
     }
@@ -181,6 +189,7 @@ pub(crate) fn close(
     folder: &Path,
     keys: &JournalKeys,
     tail: &FullTail,
+    marking: Option<&mut Marking>,
     reached: &dyn Fn(CloseStep) -> Result<()>,
 ) -> Result<()> {
     let end = Lsn(tail.start.0 + tail.lineage.segment_size.bytes());
@@ -189,21 +198,31 @@ pub(crate) fn close(
     let header = ClosedHeader { lineage: tail.lineage, start: tail.start, end, as_of: tail.as_of };
     let mut writer = ClosedWriter::create(&beside, header, keys)?;
     let mut log = TailLog::open(&tail.path, end, &tail.keys)?;
+    let mut looking = marking.map(|marking| marking.begin(&tail.lineage, tail.start));
     while let Some((_, bytes)) = log.next(keys)? {
         writer.push(&bytes)?;
+        if let Some(looking) = &mut looking {
+            looking.feed(&bytes);
+        }
     }
-    writer.finish()?;
+    let written = writer.finish()?;
     reached(CloseStep::Written)?;
     // Without an identity only the writer's word stands for it, as with every sealed file.
     if keys.identity.is_some() {
-        let mut reader = ClosedReader::open(&beside, keys)?;
-        while reader.next()?.is_some() {}
+        closed::verify(&beside, &written, keys)?;
     }
     reached(CloseStep::Verified)?;
     durable::rename(&beside, &path)?;
     reached(CloseStep::Renamed)?;
     durable::remove(&tail.path)?;
-    reached(CloseStep::TailRemoved)
+    reached(CloseStep::TailRemoved)?;
+    if let Some(block) = looking.and_then(|looking| looking.end(end))
+        && let Err(error) = mark_files::write(folder, keys, &tail.lineage, &block)
+    {
+        // They can be found again from the log.
+        tracing::debug!(%error, path = %path.display(), "the marks of a segment are not kept");
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -246,7 +265,7 @@ mod tests {
                 keys: vec![tail.run_key().clone()],
             };
             let crash = |reached| if reached == step { Err(Error::WriterFailed) } else { Ok(()) };
-            close(&folder, &keys, &full, &crash).unwrap_err();
+            close(&folder, &keys, &full, None, &crash).unwrap_err();
             let check = || {
                 let segment = journal.segment(SystemIdentifier(7), TimelineId(1), Lsn(SEGMENT)).unwrap().unwrap();
                 assert!(segment.complete && segment.bytes == bytes, "after {step:?}");

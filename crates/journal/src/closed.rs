@@ -88,10 +88,28 @@ pub(crate) struct ClosedWriter<'a> {
     output: age::stream::StreamWriter<BufWriter<File>>,
     path: &'a Path,
     header: ClosedHeader,
+    compressor: zstd::bulk::Compressor<'static>,
     frame: Vec<u8>,
-    frame_lengths: Vec<u32>,
+    compressed: Vec<u8>,
+    frames: Vec<Frame>,
     hash: Sha256,
     taken: u64,
+}
+
+/// One frame of a closed file, as it was written.
+#[derive(Clone, Copy, Debug)]
+struct Frame {
+    compressed_bytes: u32,
+    log_bytes: u32,
+    /// CRC-32C of the log in it.
+    checksum: u32,
+}
+
+/// What a closed file must say when it is read back.
+pub(crate) struct Written {
+    header: Vec<u8>,
+    frames: Vec<Frame>,
+    trailer: Vec<u8>,
 }
 
 impl<'a> ClosedWriter<'a> {
@@ -103,8 +121,10 @@ impl<'a> ClosedWriter<'a> {
             output,
             path,
             header,
+            compressor: compressor().map_err(Error::io("compress into", path))?,
             frame: Vec::with_capacity(FRAME_BYTES),
-            frame_lengths: Vec::new(),
+            compressed: Vec::with_capacity(zstd::zstd_safe::compress_bound(FRAME_BYTES)),
+            frames: Vec::new(),
             hash: Sha256::new(),
             taken: 0,
         })
@@ -125,26 +145,25 @@ impl<'a> ClosedWriter<'a> {
     fn end_frame(&mut self) -> Result<()> {
         self.hash.update(&self.frame);
         self.taken += self.frame.len() as u64;
-        let error = Error::io("compress into", self.path);
-        let compressed = (|| {
-            let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), ZSTD_LEVEL)?;
-            encoder.include_checksum(true)?;
-            encoder.set_pledged_src_size(Some(self.frame.len() as u64))?;
-            encoder.write_all(&self.frame)?;
-            encoder.finish()
-        })()
-        .map_err(error)?;
-        self.output.write_all(&compressed).map_err(Error::io("write", self.path))?;
-        self.frame_lengths.push(compressed.len() as u32);
+        self.compressed.clear();
+        self.compressor
+            .compress_to_buffer(&self.frame, &mut self.compressed)
+            .map_err(Error::io("compress into", self.path))?;
+        self.output.write_all(&self.compressed).map_err(Error::io("write", self.path))?;
+        self.frames.push(Frame {
+            compressed_bytes: self.compressed.len() as u32,
+            log_bytes: self.frame.len() as u32,
+            checksum: crc32c::crc32c(&self.frame),
+        });
         self.frame.clear();
         Ok(())
     }
 
-    /// Ends the file and syncs it. Answers with the SHA-256 of the log in it.
+    /// Ends the file and syncs it. Answers with what must be in it.
     ///
     /// # Errors
     /// `Damaged` when what came is not exactly the header's range.
-    pub(crate) fn finish(mut self) -> Result<[u8; 32]> {
+    pub(crate) fn finish(mut self) -> Result<Written> {
         if !self.frame.is_empty() {
             self.end_frame()?;
         }
@@ -156,18 +175,56 @@ impl<'a> ClosedWriter<'a> {
         let hash: [u8; 32] = self.hash.finalize().into();
         let mut trailer = Vec::new();
         trailer.extend_from_slice(&TRAILER_FRAME.to_le_bytes());
-        trailer.extend_from_slice(&((TRAILER_FIXED_BYTES + 4 * self.frame_lengths.len()) as u32).to_le_bytes());
+        trailer.extend_from_slice(&((TRAILER_FIXED_BYTES + 4 * self.frames.len()) as u32).to_le_bytes());
         trailer.extend_from_slice(&hash);
         trailer.extend_from_slice(&(FRAME_BYTES as u32).to_le_bytes());
-        trailer.extend_from_slice(&(self.frame_lengths.len() as u32).to_le_bytes());
-        for length in &self.frame_lengths {
-            trailer.extend_from_slice(&length.to_le_bytes());
+        trailer.extend_from_slice(&(self.frames.len() as u32).to_le_bytes());
+        for frame in &self.frames {
+            trailer.extend_from_slice(&frame.compressed_bytes.to_le_bytes());
         }
         self.output.write_all(&trailer).map_err(Error::io("write", self.path))?;
         let file = self.output.finish().map_err(Error::io("write", self.path))?;
         let file = file.into_inner().map_err(|error| Error::io("write", self.path)(error.into_error()))?;
         file.sync_all().map_err(Error::io("sync", self.path))?;
-        Ok(hash)
+        Ok(Written { header: encode_header(&self.header), frames: self.frames, trailer })
+    }
+}
+
+/// One for all frames of a file: making one costs as much as compressing some 100 KiB.
+fn compressor() -> io::Result<zstd::bulk::Compressor<'static>> {
+    let mut compressor = zstd::bulk::Compressor::new(ZSTD_LEVEL)?;
+    compressor.include_checksum(true)?;
+    Ok(compressor)
+}
+
+/// Reads back what has just been written, and compares every byte of it: header and trailer as they are, the log
+/// by zstd's checksum of each frame and by ours. That its SHA-256 is that of the trailer need not be found once more.
+pub(crate) fn verify(path: &Path, written: &Written, keys: &JournalKeys) -> Result<()> {
+    let file = BufReader::new(File::open(path).map_err(Error::io("open", path))?);
+    let mut input = keys.decrypt(file, path)?;
+    let differs = |at: u64| Error::damaged(path, at, "what was read back is not what was written");
+    let expect = |input: &mut dyn Read, expected: &[u8], at: u64| {
+        let mut found = vec![0; expected.len()];
+        read_exact(input, &mut found, path)?;
+        if found == expected { Ok(()) } else { Err(differs(at)) }
+    };
+    expect(&mut input, &written.header, 0)?;
+    let mut decompressor = zstd::bulk::Decompressor::new().map_err(Error::io("read", path))?;
+    let (mut compressed, mut log, mut given) = (Vec::new(), Vec::with_capacity(FRAME_BYTES), 0);
+    for frame in &written.frames {
+        compressed.resize(frame.compressed_bytes as usize, 0);
+        read_exact(&mut input, &mut compressed, path)?;
+        log.clear();
+        decompressor.decompress_to_buffer(&compressed, &mut log).map_err(|_| differs(given))?;
+        if log.len() != frame.log_bytes as usize || crc32c::crc32c(&log) != frame.checksum {
+            return Err(differs(given));
+        }
+        given += log.len() as u64;
+    }
+    expect(&mut input, &written.trailer, given)?;
+    match input.read(&mut [0]) {
+        Ok(0) => Ok(()),
+        _ => Err(differs(given)),
     }
 }
 
@@ -237,6 +294,6 @@ impl ClosedReader {
     }
 }
 
-fn read_exact(input: &mut impl Read, buffer: &mut [u8], path: &Path) -> Result<()> {
+fn read_exact(input: &mut dyn Read, buffer: &mut [u8], path: &Path) -> Result<()> {
     input.read_exact(buffer).map_err(|error| Error::damaged(path, 0, format!("it is cut short: {error}")))
 }

@@ -2,8 +2,8 @@
 //!
 //! Layout and reasons are in `docs/formats/journal.md`. Pure functions on bytes; all numbers little-endian.
 
-use chacha20poly1305::aead::{Aead, AeadInOut, KeyInit, Payload};
-use chacha20poly1305::{ChaCha20Poly1305, Key, Nonce};
+use chacha20poly1305::aead::{AeadInOut, KeyInit};
+use chacha20poly1305::{ChaCha20Poly1305, Key, Nonce, Tag};
 use jiff::Timestamp;
 use levee_model::Epoch;
 use levee_model::postgres::{Lsn, SegmentSize, SystemIdentifier, TimelineId};
@@ -288,11 +288,17 @@ impl RunCipher {
         Ok(())
     }
 
-    pub(crate) fn open(&self, head: &[u8; RECORD_HEADER_BYTES], sealed: &[u8]) -> Result<Vec<u8>, Refused> {
-        let associated = self.associated(head);
+    /// Opens what is sealed in the place where it lies.
+    pub(crate) fn open(&self, head: &[u8; RECORD_HEADER_BYTES], mut sealed: Vec<u8>) -> Result<Vec<u8>, Refused> {
+        let refused = "a record does not open with the run's key: it was changed, or belongs to another file";
+        let (length, associated) = (sealed.len().checked_sub(TAG_BYTES).ok_or(refused)?, self.associated(head));
+        let (payload, tag) = sealed.split_at_mut(length);
+        let tag: Tag = (&*tag).try_into().map_err(|_| refused)?;
         self.cipher
-            .decrypt(&Self::nonce(u64_at(head, 40)), Payload { msg: sealed, aad: &associated })
-            .map_err(|_| "a record does not open with the run's key: it was changed, or belongs to another file")
+            .decrypt_inout_detached(&Self::nonce(u64_at(head, 40)), &associated, payload.into(), &tag)
+            .map_err(|_| refused)?;
+        sealed.truncate(length);
+        Ok(sealed)
     }
 }
 
@@ -358,7 +364,7 @@ mod tests {
         let head: [u8; RECORD_HEADER_BYTES] = sealed[..RECORD_HEADER_BYTES].try_into().unwrap();
         assert_eq!(decode_record_header(&head), Ok(record(5)));
         assert!(record_is_whole(&head, &sealed[RECORD_HEADER_BYTES..]));
-        assert_eq!(cipher.open(&head, &sealed[RECORD_HEADER_BYTES..]).unwrap(), b"hello");
+        assert_eq!(cipher.open(&head, sealed[RECORD_HEADER_BYTES..].to_vec()).unwrap(), b"hello");
     }
 
     #[test]
@@ -369,7 +375,7 @@ mod tests {
         let mut sealed = Vec::new();
         here.seal(&record(5), b"hello", &mut sealed).unwrap();
         let head: [u8; RECORD_HEADER_BYTES] = sealed[..RECORD_HEADER_BYTES].try_into().unwrap();
-        assert!(there.open(&head, &sealed[RECORD_HEADER_BYTES..]).is_err());
+        assert!(there.open(&head, sealed[RECORD_HEADER_BYTES..].to_vec()).is_err());
     }
 
     proptest! {

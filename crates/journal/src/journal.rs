@@ -9,6 +9,7 @@ use levee_model::postgres::{Lsn, SegmentSize, SystemIdentifier, TimelineId, hist
 use serde::{Deserialize, Serialize};
 
 use crate::epoch::{self, EpochGate};
+use crate::find_marks::MarkFinder;
 use crate::keys::SharedKeys;
 use crate::live::Live;
 use crate::read::{self, LogReader, SegmentBytes};
@@ -31,6 +32,8 @@ pub struct LogJournal {
     keys: SharedKeys,
     /// Shared with every clone, and so with the writer that one of them opens.
     live: Arc<Live>,
+    /// Finds the marks of each segment that a writer of this journal closes.
+    finder: Option<MarkFinder>,
 }
 
 impl LogJournal {
@@ -56,7 +59,16 @@ impl LogJournal {
         if format.version != VERSION {
             return Err(Error::Version { dir: dir.to_path_buf(), found: format.version, known: VERSION });
         }
-        Ok(Self { dir: dir.into(), keys: Arc::new(keys), live: Arc::default() })
+        Ok(Self { dir: dir.into(), keys: Arc::new(keys), live: Arc::default(), finder: None })
+    }
+
+    /// Has the marks of each segment found and kept when it is closed.
+    pub fn with_marks(self, finder: MarkFinder) -> Self {
+        Self { finder: Some(finder), ..self }
+    }
+
+    pub(crate) fn finder(&self) -> Option<MarkFinder> {
+        self.finder.clone()
     }
 
     pub fn dir(&self) -> &Path {

@@ -11,7 +11,7 @@
 //!     WALNAME.START-END.eEPOCH.zst.age          a closed segment
 //!     WALNAME.START.tail                        an open tail, or one that is full and about to be closed
 //!     WALNAME.START.ended                       a tail that a gap follows; it never goes on
-//!     marks
+//!     WALNAME.START-END.marks                   commits and restore points of a closed segment
 //! ```
 
 use std::fs;
@@ -25,6 +25,7 @@ use crate::{Error, Lineage, Result};
 pub(crate) const CLOSED_SUFFIX: &str = ".zst.age";
 pub(crate) const TAIL_SUFFIX: &str = ".tail";
 pub(crate) const ENDED_SUFFIX: &str = ".ended";
+pub(crate) const MARKS_SUFFIX: &str = ".marks";
 /// A file that is not yet what its name will say.
 pub(crate) const UNFINISHED_SUFFIXES: [&str; 2] = [".tmp", ".new"];
 
@@ -58,11 +59,20 @@ pub(crate) struct TailName {
     pub ended: bool,
 }
 
+/// The marks of a stretch of log inside one segment, as their file's name tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MarksName {
+    pub path: PathBuf,
+    pub start: Lsn,
+    pub end: Lsn,
+}
+
 /// The files of one timeline, each kind by ascending start.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Files {
     pub closed: Vec<ClosedName>,
     pub tails: Vec<TailName>,
+    pub marks: Vec<MarksName>,
     /// Files that say nothing: not finished, or a tail whose closed segment is there already.
     pub leftovers: Vec<PathBuf>,
 }
@@ -75,6 +85,11 @@ pub(crate) fn closed_path(folder: &Path, lineage: &Lineage, start: Lsn, end: Lsn
 pub(crate) fn tail_path(folder: &Path, lineage: &Lineage, start: Lsn) -> PathBuf {
     let native = wal_file_name(lineage.timeline, start, lineage.segment_size);
     folder.join(format!("{native}.{:016X}{TAIL_SUFFIX}", start.0))
+}
+
+pub(crate) fn marks_path(folder: &Path, lineage: &Lineage, start: Lsn, end: Lsn) -> PathBuf {
+    let native = wal_file_name(lineage.timeline, start, lineage.segment_size);
+    folder.join(format!("{native}.{:016X}-{:016X}{MARKS_SUFFIX}", start.0, end.0))
 }
 
 fn position(text: &str) -> Option<Lsn> {
@@ -100,6 +115,13 @@ fn parse_tail(path: &Path, name: &str) -> Option<TailName> {
     Some(TailName { path: path.to_path_buf(), start: position(start)?, ended })
 }
 
+fn parse_marks(path: &Path, name: &str) -> Option<MarksName> {
+    let (_native, range) = name.strip_suffix(MARKS_SUFFIX)?.split_once('.')?;
+    let (start, end) = range.split_once('-')?;
+    let (start, end) = (position(start)?, position(end)?);
+    (start < end).then(|| MarksName { path: path.to_path_buf(), start, end })
+}
+
 /// Lists a timeline's folder; one that does not exist is empty. Foreign names are left alone.
 pub(crate) fn list(folder: &Path) -> Result<Files> {
     let mut files = Files::default();
@@ -117,10 +139,13 @@ pub(crate) fn list(folder: &Path) -> Result<Files> {
             files.closed.push(closed);
         } else if let Some(tail) = parse_tail(&path, name) {
             files.tails.push(tail);
+        } else if let Some(marks) = parse_marks(&path, name) {
+            files.marks.push(marks);
         }
     }
     files.closed.sort_by_key(|closed| closed.start);
     files.tails.sort_by_key(|tail| tail.start);
+    files.marks.sort_by_key(|marks| marks.start);
     // Between the rename of a closed file and the removal of its tail both are there: the closed one counts.
     let closed = &files.closed;
     let is_closed = |tail: &mut TailName| closed.binary_search_by_key(&tail.start, |closed| closed.start).is_ok();
@@ -185,6 +210,11 @@ mod tests {
         let path = tail_path(folder, &lineage, Lsn(0x300_0000));
         let name = "000000010000000000000003.0000000003000000.tail";
         assert_eq!((path.as_path(), parse_tail(&path, name).unwrap().start), (&*folder.join(name), Lsn(0x300_0000)));
+        let path = marks_path(folder, &lineage, Lsn(0x300_0028), Lsn(0x400_0000));
+        let name = "000000010000000000000003.0000000003000028-0000000004000000.marks";
+        let marks = MarksName { path: path.clone(), start: Lsn(0x300_0028), end: Lsn(0x400_0000) };
+        assert_eq!((path.as_path(), parse_marks(&path, name)), (&*folder.join(name), Some(marks)));
+        assert!(["marks", "a.marks", "a.0-1.marks"].iter().all(|name| parse_marks(folder, name).is_none()));
         for foreign in
             ["a.tail", "x.0-1.e1.zst.age", "x.0000000004000000-0000000003000000.e1.zst.age", "marks", ".tail"]
         {

@@ -8,7 +8,7 @@ use levee_model::postgres::{Lsn, SystemIdentifier, TimelineId};
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, LogJournal, Result, durable, layout, marks};
+use crate::{Error, LogJournal, Result, durable, layout};
 
 /// Nothing of this timeline from this position on may be removed, as long as the pin is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,21 +74,22 @@ impl LogJournal {
         let keep_from = pinned.map(|pin| pin.from).fold(keep_from, Lsn::min);
         let folder = self.folder(system_identifier, timeline);
         let mut report = TrimReport::default();
-        let mut kept_from = None;
-        for closed in layout::list(&folder)?.closed {
+        let files = layout::list(&folder)?;
+        for closed in files.closed {
             let needed = |range: &KeepRange| range.start < closed.end && closed.start <= range.stop;
             if closed.end > keep_from || keep.iter().any(needed) {
-                kept_from = kept_from.or(Some(closed.start));
                 continue;
             }
             let bytes = fs::metadata(&closed.path).map_err(Error::io("read", &closed.path))?.len();
             durable::remove(&closed.path)?;
+            for marks in files.marks.iter().filter(|marks| closed.start <= marks.start && marks.end <= closed.end) {
+                durable::remove(&marks.path)?;
+            }
             report.segments += 1;
             report.bytes += bytes;
         }
         if report.segments > 0 {
-            durable::sync_folder_of(&folder.join("marks"))?;
-            marks::drop_below(&folder, kept_from.unwrap_or(keep_from))?;
+            durable::sync_folder(&folder)?;
         }
         Ok(report)
     }

@@ -211,7 +211,7 @@ impl TailLog {
                         .cipher
                         .as_ref()
                         .ok_or_else(|| Error::damaged(&self.path, at, "its first record comes before any run"))?;
-                    let bytes = cipher.open(&head, &sealed).map_err(|reason| Error::damaged(&self.path, at, reason))?;
+                    let bytes = cipher.open(&head, sealed).map_err(|reason| Error::damaged(&self.path, at, reason))?;
                     if !bytes.is_empty() {
                         return Ok(Some((header.lsn, bytes)));
                     }

@@ -73,7 +73,7 @@ impl LogWriter {
             Begin::At(start) | Begin::AfterGap(start) => start,
             Begin::AtEnd { otherwise } => left.end().unwrap_or(otherwise),
         };
-        let background = Background::start(folder.clone(), journal.shared_keys())?;
+        let background = Background::start(folder.clone(), journal.shared_keys(), journal.finder())?;
         for full in left.full {
             background.close(full);
         }
@@ -209,15 +209,19 @@ impl LogWriter {
     }
 
     fn commit(&mut self) -> Result<()> {
+        self.background.took(self.end.bytes_since(self.durable));
         let as_of = self.clock.as_of(self.end);
+        let reached = DurableEnd { end: self.end, as_of, segment_size: self.lineage.segment_size };
         self.gate.while_current(self.lineage.epoch, || {
             self.tail.write(&self.pending, true, self.durable, as_of)?;
             self.tail.sync()?;
-            self.tail.note(Slot { acknowledged: self.end, as_of })
+            self.tail.note(Slot { acknowledged: self.end, as_of })?;
+            // Before sealing can go on: whoever seals and then reads is to see what is acknowledged in a moment.
+            self.live.advance(reached);
+            Ok(())
         })?;
         self.pending.clear();
         (self.durable, self.noted) = (self.end, as_of);
-        self.live.advance(self.durable_end());
         Ok(())
     }
 

@@ -73,7 +73,7 @@ pub async fn serve(
     let tls = credentials.server_config(ClientCertificate::Required, Protocol::Http2)?;
     let service = proto::agent_server::AgentServer::new(Service { credentials, calls });
     let routes = Routes::new(service).prepare();
-    listen::serve(listener, tls, Protocol::Http2, routes, shutdown).await;
+    listen::serve_on_threads(listener, tls, routes, shutdown).await;
     Ok(())
 }
 
@@ -123,7 +123,10 @@ impl proto::agent_server::Agent for Service {
         request: Request<Streaming<proto::LogMessage>>,
     ) -> Result<Response<Self::AppendLogStream>, Status> {
         let caller = self.caller(&request)?;
-        Ok(Response::new(ReceiverStream::new(log::receive(caller, request.into_inner()))))
+        let Some(held) = request.extensions().get::<listen::Held>().cloned() else {
+            return Err(Status::internal("a log needs a connection with a thread of its own"));
+        };
+        Ok(Response::new(ReceiverStream::new(log::receive(caller, held, request.into_inner()))))
     }
 
     async fn create_vault(

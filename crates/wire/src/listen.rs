@@ -1,6 +1,7 @@
 //! Accepting TLS connections and serving requests on them, each with the identity of who sent it.
 
 use std::convert::Infallible;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -33,12 +34,18 @@ pub(crate) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Far above the agents of one Levee; bounds what strangers can hold open.
 const CONNECTIONS_MAX: usize = 4096;
+/// Where each connection has a thread: far above the databases and peers of one agent.
+const THREADS_MAX: usize = 512;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Who sent a request; none where the listener does not ask for a certificate.
 #[derive(Clone, Debug)]
 pub(crate) struct Sender(pub Option<PeerIdentity>);
+
+/// Keeps the thread of its connection going, also when the connection has ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Held(#[expect(dead_code, reason = "it is there to be dropped")] mpsc::Sender<()>);
 
 /// Serves until `shutdown`; connections that are open then are cut.
 pub(crate) async fn serve<S, B>(
@@ -64,7 +71,63 @@ pub(crate) async fn serve<S, B>(
             accepted = accept(&listener, &places) => accepted,
         };
         if let Some((stream, place)) = accepted {
-            connections.spawn(connection(acceptor.clone(), stream, protocol, service.clone(), place));
+            connections.spawn(connection(acceptor.clone(), stream, protocol, service.clone(), place, |_| {}));
+        }
+    }
+}
+
+/// As `serve`, over HTTP/2, with a thread and a runtime of its own for each connection.
+///
+/// A commit that waits for another site passes through here twice. On a shared runtime each time wakes several threads;
+/// here one thread reads, does the work, even where that blocks, and answers. For listeners that few others dial.
+pub(crate) async fn serve_on_threads<S, B>(
+    listener: TcpListener,
+    tls: ServerConfig,
+    service: S,
+    shutdown: impl Future<Output = ()>,
+) where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let acceptor = TlsAcceptor::from(Arc::new(tls));
+    let places = Arc::new(Semaphore::new(THREADS_MAX));
+    // Dropped with this future, which cuts every connection.
+    let (_goes_on, cut) = watch::channel(());
+    tokio::pin!(shutdown);
+    loop {
+        let accepted = tokio::select! {
+            () = &mut shutdown => return,
+            accepted = accept(&listener, &places) => accepted,
+        };
+        let Some((stream, place)) = accepted else { continue };
+        let (acceptor, service, mut cut) = (acceptor.clone(), service.clone(), cut.clone());
+        let serve = move || -> io::Result<()> {
+            let stream = stream.into_std()?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async move {
+                let stream = TcpStream::from_std(stream)?;
+                let (held, mut all_let_go) = mpsc::channel(1);
+                let holds = move |request: &mut Request<Incoming>| {
+                    request.extensions_mut().insert(Held(held.clone()));
+                };
+                tokio::select! {
+                    () = connection(acceptor, stream, Protocol::Http2, service, place, holds) => {}
+                    _ = cut.changed() => {}
+                }
+                // What a call has begun it brings to its end.
+                all_let_go.recv().await;
+                Ok(())
+            })
+        };
+        let spawned = std::thread::Builder::new().name("connection".into()).spawn(|| {
+            if let Err(error) = serve() {
+                warn!(%error, "a connection could not be served");
+            }
+        });
+        if let Err(error) = spawned {
+            warn!(%error, "a connection could not be served");
         }
     }
 }
@@ -89,6 +152,7 @@ async fn connection<S, B>(
     protocol: Protocol,
     service: S,
     place: OwnedSemaphorePermit,
+    prepare: impl Fn(&mut Request<Incoming>) + Send + Clone + 'static,
 ) where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
@@ -107,6 +171,7 @@ async fn connection<S, B>(
     let sender = Sender(peer_of(&stream));
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(sender.clone());
+        prepare(&mut request);
         let mut service = service.clone();
         async move {
             std::future::poll_fn(|context| service.poll_ready(context)).await?;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use levee_database::Error as DatabaseError;
 use levee_database::postgres::base::{self, BaseBackup};
+use levee_database::postgres::marks;
 use levee_database::postgres::restore::{self, RecoveryTarget, RestorePlan};
 use levee_journal::{Identity, JournalKeys, LogJournal, Recipient};
 use levee_model::control::{AssetPoint, Failure};
@@ -210,7 +211,8 @@ impl Copies {
         let opened = LogJournal::open(&folder, self.journal_keys()?).map_err(|error| {
             failure(format!("cannot open the journal in {}: {}", folder.display(), in_full(&error)))
         })?;
-        let opened = Arc::new(opened);
+        // Targets by time and by transaction are then found without reading all of the log.
+        let opened = Arc::new(opened.with_marks(marks::finder()));
         journals.insert(asset.clone(), opened.clone());
         Ok(opened)
     }

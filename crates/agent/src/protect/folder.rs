@@ -121,6 +121,11 @@ impl AppFolder {
         self.root.join(format!("log-start-{asset}.json"))
     }
 
+    /// The timeline that was archived last, and at which epoch.
+    pub fn log_stream(&self, asset: &AssetName) -> PathBuf {
+        self.root.join(format!("log-stream-{asset}.json"))
+    }
+
     /// The gaps in an asset's log.
     pub fn gaps(&self, asset: &AssetName) -> PathBuf {
         self.root.join(format!("gaps-{asset}.json"))

@@ -2,13 +2,14 @@
 //! keys, and how old it is.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use levee_database::StopSignal;
+use levee_database::postgres::marks;
 use levee_model::AssetName;
 use levee_model::control::{AssetState, Failure};
 
-use super::app::App;
+use super::app::{App, in_full};
 use super::live;
 use super::state::Standing;
 
@@ -16,10 +17,14 @@ use super::state::Standing;
 const LOOK_EVERY: Duration = Duration::from_millis(400);
 /// Two segments of log: with less, the next one may not be stored.
 const ROOM_MIN_BYTES: u64 = 32 << 20;
+/// How often it is looked for closed log whose marks are missing. As long as there is some, it is looked through segment
+/// by segment, one at each look.
+const INDEX_EVERY: Duration = Duration::from_secs(60);
 
 pub fn run(app: &Arc<App>, asset: &AssetName, stop: &StopSignal) {
     let assignment = app.assignment();
     let is_database = assignment.spec.postgres.contains_key(asset);
+    let mut indexed_at: Option<Instant> = None;
     loop {
         match look(app, asset, is_database) {
             Ok(()) => match no_room(app) {
@@ -28,10 +33,37 @@ pub fn run(app: &Arc<App>, asset: &AssetName, stop: &StopSignal) {
             },
             Err(failure) => app.board.problem(asset, failure.message),
         }
+        if is_database && indexed_at.is_none_or(|at| at.elapsed() >= INDEX_EVERY) {
+            match index_one(app, asset) {
+                Ok(true) => {}
+                Ok(false) => indexed_at = Some(Instant::now()),
+                Err(error) => {
+                    indexed_at = Some(Instant::now());
+                    tracing::warn!(app = %app.name, %asset, problem = in_full(&*error), "marks are not kept");
+                }
+            }
+        }
         if stop.wait(LOOK_EVERY) {
             return;
         }
     }
+}
+
+/// Finds the marks of one closed segment that has none: closing a segment finds them, but not those of one that was
+/// closed by another version, or whose marks were lost. False when there is none.
+fn index_one(app: &App, asset: &AssetName) -> Result<bool, Box<dyn std::error::Error>> {
+    if !app.copies.exists() {
+        return Ok(false);
+    }
+    let journal = app.copies.journal(asset).map_err(|failure| failure.message)?;
+    for (system_identifier, timeline) in journal.lineages()? {
+        let Some(segment_size) = journal.segment_size(system_identifier, timeline)? else { continue };
+        let log = marks::Log { journal: &journal, system_identifier, timeline, segment_size };
+        if log.index_one(journal.epoch()?)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// What to say where the disk is about to be full. What is stored already stays as good as it is.

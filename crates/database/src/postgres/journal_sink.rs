@@ -7,7 +7,7 @@ use levee_journal::{LogJournal, LogWriter};
 use levee_model::postgres::{Lsn, SegmentSize, SystemIdentifier, TimelineId};
 use levee_model::{Epoch, FlushSchedule};
 
-use super::{Lineage, LogChunk, LogSink, SinkError};
+use super::{Lineage, LogChunk, LogSink, SinkError, SourceLog};
 
 /// Puts a log into a journal. What a commit waits for is durable when `append` returns; everything else
 /// becomes so at the end of a segment, or when its time has come.
@@ -35,7 +35,8 @@ fn sink_error(error: levee_journal::Error) -> SinkError {
 }
 
 impl LogSink for JournalSink {
-    fn newest_timeline(&mut self, system_identifier: SystemIdentifier) -> Result<Option<TimelineId>, SinkError> {
+    fn newest_timeline(&mut self, source: &SourceLog<'_>) -> Result<Option<TimelineId>, SinkError> {
+        let system_identifier = source.system_identifier;
         let lineages = self.journal.lineages().map_err(sink_error)?;
         let mut newest = None;
         for (system, timeline) in lineages.into_iter().filter(|(system, _)| *system == system_identifier) {

@@ -1,7 +1,9 @@
 //! Finding marks (commits, restore points) in a journal's log, and keeping them beside it.
 
+use std::sync::Arc;
+
 use levee_engine::postgres::wal::{self, Decoded, WalDecoder};
-use levee_journal::{LogJournal, Mark, MarkBlock, MarkKind};
+use levee_journal::{FindMarks, LogJournal, Mark, MarkBlock, MarkFinder, MarkKind};
 use levee_model::Epoch;
 use levee_model::postgres::{Lsn, SegmentSize, SystemIdentifier, TimelineId};
 
@@ -20,26 +22,60 @@ pub struct Log<'a> {
     pub segment_size: SegmentSize,
 }
 
+/// Finds the marks of each segment while a journal closes it.
+pub fn finder() -> MarkFinder {
+    Arc::new(|segment_size, start| {
+        Box::new(Finding { decoder: WalDecoder::new(segment_size, start), begun_at: start, segment_size })
+    })
+}
+
+struct Finding {
+    decoder: WalDecoder,
+    begun_at: Lsn,
+    segment_size: SegmentSize,
+}
+
+impl FindMarks for Finding {
+    fn feed(&mut self, bytes: &[u8], marks: &mut Vec<Mark>) {
+        self.decoder.feed(bytes, |decoded| {
+            if let Decoded::Mark(mark) = decoded {
+                marks.extend(converted(mark));
+            }
+        });
+    }
+
+    fn complete_from(&self) -> Option<Lsn> {
+        let first = self.decoder.first_record()?;
+        // Where the page's header alone comes before the first record, nothing was missed.
+        let header_bytes = wal::PageHeader::size_at(self.begun_at, self.segment_size) as u64;
+        Some(if first.0 <= self.begun_at.0 + header_bytes { self.begun_at } else { first })
+    }
+}
+
 impl Log<'_> {
-    /// Keeps the marks of all whole segments that were not looked through yet, one block for each, and
-    /// says how many there were. Cheap when there is nothing to do.
-    pub fn index(&self, epoch: Epoch) -> Result<u64> {
+    /// Finds and keeps the marks of one closed segment, or of a part of one, of which they are missing. False when none
+    /// are; that is cheap.
+    pub fn index_one(&self, epoch: Epoch) -> Result<bool> {
         let (journal, system, timeline) = (self.journal, self.system_identifier, self.timeline);
-        let Some(extent) = journal.extent(system, timeline).map_err(failed)? else { return Ok(0) };
-        let marked = journal.marked(system, timeline).map_err(failed)?;
-        let mut from = match marked {
-            Some(marked) if extent.start <= marked.end && marked.end <= extent.durable_end => marked.end,
-            _ => extent.start,
-        };
-        let whole_end = extent.durable_end.segment_start(self.segment_size);
-        let mut blocks = 0;
-        while from < whole_end {
-            let end = Lsn(from.segment_start(self.segment_size).0 + self.segment_size.bytes());
-            let block = MarkBlock { start: from, end, marks: self.decode(extent.start, from, end)? };
-            journal.append_marks(system, timeline, epoch, &block).map_err(failed)?;
-            (from, blocks) = (end, blocks + 1);
+        let unmarked = journal.unmarked(system, timeline).map_err(failed)?;
+        if unmarked.is_empty() {
+            return Ok(false);
         }
-        Ok(blocks)
+        let stretches = journal.extents(system, timeline).map_err(failed)?;
+        for (start, end) in unmarked {
+            let here = stretches.iter().find(|stretch| stretch.start <= start && end <= stretch.durable_end);
+            let Some(stretch) = here else { continue };
+            match self.decode(stretch.start, start, end) {
+                Ok(marks) => {
+                    let block = MarkBlock { start, end, marks };
+                    journal.keep_marks(system, timeline, epoch, self.segment_size, &block).map_err(failed)?;
+                    return Ok(true);
+                }
+                // One that can't be read keeps nobody from finding the marks of the others.
+                Err(error) => tracing::warn!(%start, %timeline, problem = error.with_causes(), "no marks can be found"),
+            }
+        }
+        Ok(false)
     }
 
     /// Every mark behind `from` and up to `to`, from what is kept as far as it goes, and from the log itself.
@@ -47,10 +83,10 @@ impl Log<'_> {
         let (journal, system, timeline) = (self.journal, self.system_identifier, self.timeline);
         let mut marks = Vec::new();
         let mut position = from;
-        for block in journal.marks(system, timeline).map_err(failed)? {
+        for block in journal.marks(system, timeline, from, to).map_err(failed)? {
             if block.start > position {
-                marks.extend(self.decode(from, position, block.start.min(to))?);
-                position = block.start.min(to);
+                marks.extend(self.decode(from, position, block.start)?);
+                position = block.start;
             }
             if block.end > position {
                 marks.extend(block.marks.into_iter().filter(|mark| mark.lsn > position && mark.lsn <= to));

@@ -18,4 +18,4 @@ pub mod standby;
 pub use journal_sink::JournalSink;
 pub use preflight::{Expect, Needs, SourceReport, Warning, preflight};
 pub use quorum::StandbyNames;
-pub use sink::{Lineage, LogChunk, LogSink, SinkError};
+pub use sink::{Lineage, LogChunk, LogSink, SinkError, SourceLog};

@@ -26,6 +26,17 @@ pub struct LogChunk<'a> {
     pub may_wait: bool,
 }
 
+/// The log that a source has.
+#[derive(Clone, Copy, Debug)]
+pub struct SourceLog<'a> {
+    pub system_identifier: SystemIdentifier,
+    /// The timelines that its own one comes from, oldest first, each with the position at which it was left.
+    pub ancestors: &'a [(TimelineId, Lsn)],
+    pub segment_size: SegmentSize,
+    /// It keeps everything from here on.
+    pub start: Lsn,
+}
+
 /// Why a sink did not take the log.
 #[derive(Debug, thiserror::Error)]
 pub enum SinkError {
@@ -42,12 +53,9 @@ pub enum SinkError {
 /// The archive is its only user, from one thread: `history` for every timeline after the first, `begin`, then
 /// `append` in order without a hole; after a failure, or when the source changes its timeline, from `begin` again.
 pub trait LogSink: Send {
-    /// The newest timeline of this cluster of which the sink has anything, so that the rest of an older timeline
+    /// The timeline to go on with: the newest of which the sink has anything, so that the rest of an older timeline
     /// is fetched before a newer one begins. `None` starts at the source's own timeline.
-    fn newest_timeline(&mut self, system_identifier: SystemIdentifier) -> Result<Option<TimelineId>, SinkError> {
-        let _ = system_identifier;
-        Ok(None)
-    }
+    fn newest_timeline(&mut self, source: &SourceLog<'_>) -> Result<Option<TimelineId>, SinkError>;
 
     /// Answers where to go on: the end of what is durable of this lineage, or `source_start`, always the first
     /// position of a segment, when there is nothing yet.
@@ -61,11 +69,12 @@ pub trait LogSink: Send {
         content: &[u8],
     ) -> Result<(), SinkError>;
 
-    /// May wait when a bounded queue is full, but not for longer than PostgreSQL's wal_sender_timeout.
+    /// May wait when a bounded queue is full, but not for longer than PostgreSQL's wal_sender_timeout. What may wait
+    /// itself can be kept back until `flush_due`, so that several pieces go on together.
     fn append(&mut self, chunk: LogChunk<'_>) -> Result<(), SinkError>;
 
-    /// Makes durable what is due. Called at least every 100 ms while a stream is open. A sink whose other end
-    /// keeps its own time has nothing to do.
+    /// Everything that has come for now was appended: makes durable what is due, or sends on what was kept back. Called
+    /// at least every 100 ms while a stream is open.
     fn flush_due(&mut self) -> Result<(), SinkError>;
 
     /// Somebody waits until everything that was appended is durable: the source stops, or the stream has ended.

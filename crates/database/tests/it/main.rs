@@ -4,6 +4,7 @@ mod access_rules;
 mod archive;
 mod base;
 mod flushing;
+mod marks;
 mod memory_sink;
 mod preflight;
 mod restoring;

@@ -3,7 +3,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
-use levee_database::postgres::{Lineage, LogChunk, LogSink, SinkError};
+use levee_database::postgres::{Lineage, LogChunk, LogSink, SinkError, SourceLog};
 use levee_model::postgres::{Lsn, SegmentSize, SystemIdentifier, TimelineId};
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -65,7 +65,7 @@ impl MemorySink {
 }
 
 impl LogSink for MemorySink {
-    fn newest_timeline(&mut self, _: SystemIdentifier) -> Result<Option<TimelineId>, SinkError> {
+    fn newest_timeline(&mut self, _: &SourceLog<'_>) -> Result<Option<TimelineId>, SinkError> {
         Ok(self.with(|shared| shared.logs.keys().last().copied()))
     }
 

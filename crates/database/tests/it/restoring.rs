@@ -301,8 +301,8 @@ fn every_kind_of_target_is_restored_and_verified() {
     // Half of the targets from marks that are decoded on the spot, half from marks that were kept.
     check("time", RecoveryTarget::Time(time_1), "0,1");
     check("lsn", RecoveryTarget::Lsn(lsn_1), "0,1");
-    assert!(log.index(Epoch(1)).unwrap() >= 2);
-    assert_eq!(log.index(Epoch(1)).unwrap(), 0);
+    let missing = std::iter::repeat_with(|| log.index_one(Epoch(1)).unwrap()).take_while(|found| *found).count();
+    assert!(missing >= 2, "{missing}");
     check("xid", RecoveryTarget::Xid { xid: xid_1, inclusive: true }, "0,1");
     check("before", RecoveryTarget::Xid { xid: xid_1, inclusive: false }, "0");
     check("name", RecoveryTarget::Name("before the change".into()), "0,1,2");

@@ -86,6 +86,11 @@ impl ReplicationStream {
         }
     }
 
+    /// Whether more has been read already than was polled: a message, or a part of one.
+    pub fn has_buffered(&self) -> bool {
+        self.connection.has_input()
+    }
+
     /// Whether more has come already, so that `poll` would not wait.
     pub fn has_more(&mut self) -> Result<bool> {
         if self.connection.has_input() {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
+use levee_database::postgres::marks;
 use levee_journal::{Identity, JournalKeys, LogJournal, Recipient};
 
 /// A journal that is read.
@@ -56,6 +57,7 @@ impl JournalToWrite {
             );
         }
         LogJournal::open(&self.journal, keys)
+            .map(|journal| journal.with_marks(marks::finder()))
             .with_context(|| format!("cannot open the journal in {}", self.journal.display()))
     }
 }

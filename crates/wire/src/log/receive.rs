@@ -1,6 +1,9 @@
 //! Group commit: everything that has arrived is taken, then made durable by one flush, then acknowledged once.
 //! Log that no commit waits for is flushed a few times in a second only.
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -13,10 +16,9 @@ use tracing::debug;
 
 use super::{CHUNK_BYTES_MAX, LogChunk, LogOpen, LogRefusal, LogSession, RefusalReason};
 use crate::agent::Caller;
+use crate::listen;
 use crate::proto::{self, log_answer, log_message};
 
-/// Messages that have arrived while a flush was under way.
-const ARRIVED_MESSAGES: usize = 256;
 /// A flush is not put off for longer than this much log, so that acknowledgements keep coming under full load.
 const BATCH_BYTES_MAX: usize = 8 << 20;
 /// Small; a sender that does not read them is dropped with its connection.
@@ -24,73 +26,66 @@ const ANSWERS: usize = 64;
 
 type Answers = mpsc::Sender<Result<proto::LogAnswer, Status>>;
 
-/// Serves one stream. The first message was not read yet.
+/// Serves one stream. The first message was not read yet. The stream has its connection's thread for itself, and blocks it
+/// while it writes: what comes meanwhile waits in the socket.
 pub(crate) fn receive(
     caller: Caller,
+    held: listen::Held,
     mut messages: Streaming<proto::LogMessage>,
 ) -> mpsc::Receiver<Result<proto::LogAnswer, Status>> {
     let (answers, answered) = mpsc::channel(ANSWERS);
     tokio::spawn(async move {
-        let (arrived, arriving) = mpsc::channel(ARRIVED_MESSAGES);
-        let session = tokio::task::spawn_blocking(move || {
-            if let Err(refusal) = run(&caller, arriving, &answers) {
-                debug!(peer = %caller.peer, %refusal, "refused a log");
-                let refused = proto::LogRefused { reason_code: refusal.reason.code().into(), message: refusal.message };
-                answer(&answers, log_answer::Answer::Refused(refused));
-            }
-        });
-        while let Ok(Some(message)) = messages.message().await {
-            if arrived.send(message).await.is_err() {
-                break;
-            }
+        if let Err(refusal) = run(&caller, &mut messages, &answers).await {
+            debug!(peer = %caller.peer, %refusal, "refused a log");
+            let refused = proto::LogRefused { reason_code: refusal.reason.code().into(), message: refusal.message };
+            answer(&answers, log_answer::Answer::Refused(refused)).await;
         }
-        drop(arrived);
-        // The session's thread ends by itself once it has made durable what had arrived.
-        let _ = session.await;
+        drop(held);
     });
     answered
 }
 
 /// False when nobody listens any more.
-fn answer(answers: &Answers, answer: log_answer::Answer) -> bool {
-    answers.blocking_send(Ok(proto::LogAnswer { answer: Some(answer) })).is_ok()
+async fn answer(answers: &Answers, answer: log_answer::Answer) -> bool {
+    answers.send(Ok(proto::LogAnswer { answer: Some(answer) })).await.is_ok()
 }
 
-fn run(caller: &Caller, mut arriving: mpsc::Receiver<proto::LogMessage>, answers: &Answers) -> Result<(), LogRefusal> {
-    let Some(first) = arriving.blocking_recv() else { return Ok(()) };
+async fn run(
+    caller: &Caller,
+    messages: &mut Streaming<proto::LogMessage>,
+    answers: &Answers,
+) -> Result<(), LogRefusal> {
+    let Arrived::Message(first) = next(messages).await else { return Ok(()) };
     let Some(log_message::Message::Open(open)) = first.message else {
         return Err(protocol("the first message of a log stream must be Open"));
     };
     let mut session = caller.calls.open_log(&caller.peer, read_open(open)?)?;
     let mut told = session.resume_lsn();
-    if !answer(answers, log_answer::Answer::Resume(proto::LogResume { lsn: told.0 })) {
+    if !answer(answers, log_answer::Answer::Resume(proto::LogResume { lsn: told.0 })).await {
         return Ok(());
     }
     let mut batch = Batch { session: session.as_mut(), bytes: 0, schedule: FlushSchedule::default() };
     loop {
-        let arrived = match batch.schedule.due() {
-            Some(due) => receive_until(&mut arriving, due),
-            None => Arrived::of(arriving.blocking_recv()),
+        let mut arrived = match batch.schedule.due() {
+            Some(due) => tokio::time::timeout_at(due.into(), next(messages)).await.unwrap_or(Arrived::Nothing),
+            None => next(messages).await,
         };
-        let is_over = matches!(arrived, Arrived::End);
-        if let Arrived::Message(message) = arrived {
+        while let Arrived::Message(message) = arrived {
             if caller.is_revoked() {
                 let message = format!("the certificate of {} has been revoked", caller.peer);
                 return Err(LogRefusal::new(RefusalReason::NotGranted, message));
             }
             batch.take(message)?;
-            while batch.bytes < BATCH_BYTES_MAX
-                && let Ok(message) = arriving.try_recv()
-            {
-                batch.take(message)?;
-            }
+            let is_full = batch.bytes >= BATCH_BYTES_MAX;
+            arrived = if is_full { Arrived::Nothing } else { next_here(messages).await };
         }
+        let is_over = matches!(arrived, Arrived::End);
         // Whatever ended the stream: what had arrived may be the last that there is.
         if is_over || batch.is_due(Instant::now()) {
             let durable = batch.flush()?;
             let moved = durable != told;
             told = durable;
-            if moved && !answer(answers, log_answer::Answer::Durable(proto::LogDurable { lsn: durable.0 })) {
+            if moved && !answer(answers, log_answer::Answer::Durable(proto::LogDurable { lsn: durable.0 })).await {
                 return Ok(());
             }
         }
@@ -107,17 +102,22 @@ enum Arrived {
     End,
 }
 
-impl Arrived {
-    fn of(received: Option<proto::LogMessage>) -> Arrived {
-        received.map_or(Arrived::End, Arrived::Message)
+/// Dropped while it waits, it loses nothing.
+async fn next(messages: &mut Streaming<proto::LogMessage>) -> Arrived {
+    match messages.message().await {
+        Ok(Some(message)) => Arrived::Message(message),
+        Ok(None) | Err(_) => Arrived::End,
     }
 }
 
-/// The next message that comes before a moment.
-fn receive_until(arriving: &mut mpsc::Receiver<proto::LogMessage>, due: Instant) -> Arrived {
-    let receive = tokio::time::timeout_at(due.into(), arriving.recv());
-    // This is a thread for what blocks, beside those of the runtime.
-    tokio::runtime::Handle::current().block_on(receive).map_or(Arrived::Nothing, Arrived::of)
+/// The next message, if it is here already.
+async fn next_here(messages: &mut Streaming<proto::LogMessage>) -> Arrived {
+    let mut next = pin!(next(messages));
+    poll_fn(|context| match next.as_mut().poll(context) {
+        Poll::Ready(arrived) => Poll::Ready(arrived),
+        Poll::Pending => Poll::Ready(Arrived::Nothing),
+    })
+    .await
 }
 
 /// What was taken since the last flush.

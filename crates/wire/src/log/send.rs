@@ -12,9 +12,9 @@ use crate::explain;
 use crate::proto::agent_client::AgentClient;
 use crate::proto::{self, log_answer, log_message};
 
-/// Messages that wait for the connection. With PostgreSQL's pieces of 128 KiB these are 8 MiB; more would only hide
-/// from the database that the link is slow.
-const QUEUE_MESSAGES: usize = 64;
+/// Messages that wait for the connection. With pieces of 256 KiB these are 8 MiB; more would only hide from the database
+/// that the link is slow.
+const QUEUE_MESSAGES: usize = 32;
 
 /// Why a log stream failed or ended.
 #[derive(Debug, thiserror::Error)]

@@ -12,12 +12,17 @@ use super::source_clock::SourceClock;
 use super::watch::Watch;
 use super::{ArchiveOptions, ArchiveStatus};
 use crate::postgres::slot::{self, Ensured};
-use crate::postgres::{Lineage, LogChunk, LogSink, preflight};
+use crate::postgres::{Lineage, LogChunk, LogSink, SourceLog, preflight};
 use crate::{Error, Result, StopSignal};
 
 /// The server hears of us at least this often, and is asked for its time when it has nothing to send: the age of the
 /// recovery point is known to about twice this.
 const STATUS_INTERVAL: Duration = Duration::from_millis(100);
+/// Where no commit waits, what comes is gathered for so long: one wake-up then serves many commits, and the processor
+/// that it would take is left to the database. It adds to the age of the recovery point, which is far longer.
+const GATHERING: Duration = Duration::from_millis(10);
+/// Not when so much comes in that time: then an archive catches up that was away.
+const GATHERED_BYTES_MAX: u64 = 2 << 20;
 /// A server that has not answered for this long is taken for gone.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
@@ -63,11 +68,17 @@ impl Session<'_> {
         let segment_size = segment_size(&mut connection)?;
         let (slot_restart, slot_note) = self.ensure_slot(&mut connection)?;
 
-        let newest = self.sink.newest_timeline(system.system_identifier).map_err(Error::Sink)?;
-        let mut timeline = newest.max(self.status.timeline).unwrap_or(system.timeline);
         let mut source_start = slot_restart.unwrap_or(system.flushed);
+        let mut branches = ancestors(&mut connection, &system)?;
+        let source = SourceLog {
+            system_identifier: system.system_identifier,
+            ancestors: &branches,
+            segment_size,
+            start: source_start.segment_start(segment_size),
+        };
+        let newest = self.sink.newest_timeline(&source).map_err(Error::Sink)?;
+        let mut timeline = newest.max(self.status.timeline).unwrap_or(system.timeline);
         loop {
-            let branches = branches(&mut connection, &system)?;
             source_start = source_start.max(branch_start(&branches, timeline));
             let resume = self.begin(&mut connection, &system, timeline, segment_size, source_start, &branches)?;
             let stream = connection
@@ -80,6 +91,7 @@ impl Session<'_> {
                     tracing::info!(slot = self.options.slot, timeline = %next.timeline, start = %next.start, "the source has a new timeline");
                     (timeline, source_start, connection) = (next.timeline, next.start, after);
                     system = connection.identify_system().map_err(Error::engine("identifying the server"))?;
+                    branches = ancestors(&mut connection, &system)?;
                 }
             }
         }
@@ -160,8 +172,14 @@ impl Session<'_> {
         let mut heard = Instant::now();
         let mut data_seen = Instant::now() - STATUS_INTERVAL;
         let mut ended: Option<NextTimeline> = None;
+        let mut gathered_from = stream.position();
         loop {
-            self.sink.flush_due().map_err(Error::Sink)?;
+            let came_bytes = stream.position().bytes_since(gathered_from);
+            // What has come already goes to the sink before anything else is done.
+            let is_more_here = came_bytes > 0 && stream.has_buffered();
+            if !is_more_here || status_sent.elapsed() >= STATUS_INTERVAL {
+                self.sink.flush_due().map_err(Error::Sink)?;
+            }
             let durable = self.sink.durable();
             if let Some(next) = ended
                 && durable >= next.start.min(stream.position())
@@ -180,7 +198,12 @@ impl Session<'_> {
                 return Ok((StreamEnd::Session(SessionEnd::Stopped), stream.into_connection()));
             }
             let timeout = STATUS_INTERVAL.saturating_sub(status_sent.elapsed()).max(Duration::from_millis(1));
+            let is_gathering = came_bytes > 0 && came_bytes < GATHERED_BYTES_MAX && !self.watch.commits_wait();
+            if !is_more_here {
+                gathered_from = stream.position();
+            }
             let event = match ended {
+                None if is_gathering && !is_more_here => self.wait_for_sink(GATHERING)?,
                 None => {
                     let mut wake = vec![self.stop.as_fd()];
                     wake.extend(self.sink.progress());
@@ -288,7 +311,7 @@ fn segment_size(connection: &mut Connection) -> Result<SegmentSize> {
 }
 
 /// The ancestors of the server's timeline with the position at which each ended.
-fn branches(connection: &mut Connection, system: &IdentifiedSystem) -> Result<Vec<(TimelineId, Lsn)>> {
+fn ancestors(connection: &mut Connection, system: &IdentifiedSystem) -> Result<Vec<(TimelineId, Lsn)>> {
     if system.timeline == TimelineId(1) {
         return Ok(Vec::new());
     }

@@ -28,6 +28,7 @@ pub struct WalDecoder {
     version: u32,
     /// Where the record before began, once one is known.
     previous: Option<Lsn>,
+    first_record: Option<Lsn>,
 }
 
 enum State {
@@ -68,7 +69,13 @@ impl WalDecoder {
             page_header: Vec::with_capacity(LONG_HEADER_SIZE),
             version: 0,
             previous: None,
+            first_record: None,
         }
+    }
+
+    /// Where the first record begins that was seen from its start; `None` as long as there was none.
+    pub fn first_record(&self) -> Option<Lsn> {
+        self.first_record
     }
 
     /// Where the next byte is expected.
@@ -171,6 +178,7 @@ impl WalDecoder {
             State::Between => {
                 let padding = ((8 - self.position.0 % 8) % 8) as usize;
                 if padding == 0 {
+                    self.first_record = self.first_record.or(Some(self.position));
                     self.state = State::Header { start: self.position, bytes: [0; RECORD_HEADER_SIZE], filled: 0 };
                 }
                 padding.min(bytes.len())
