@@ -231,6 +231,9 @@ pub enum Done {
     Rebuilt {
         bytes: u64,
         copy_s: f64,
+        /// Base backups that turned out to be damaged, and what was used in their place, in words.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        passed_over: Option<String>,
     },
     Started {
         timeline: Option<u32>,
@@ -332,6 +335,22 @@ pub struct AssetStatus {
     pub source_lsn: Option<Lsn>,
     /// What is wrong, and what to do about it.
     pub problem: Option<String>,
+    /// The newest gaps in the log that this agent has archived, oldest first; also when another site writes now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gaps: Vec<Gap>,
+}
+
+/// A piece of a database's log that was gone at the source before it was stored: points on either side of it can be
+/// restored, and none within.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    pub noticed_at: Timestamp,
+    /// From where on the log is missing, why, and what stays restorable.
+    pub message: String,
+    /// When a base backup from behind it was stored.
+    pub closed_at: Option<Timestamp>,
+    /// That base backup's snapshot.
+    pub base: Option<String>,
 }
 
 /// How far the protection of an asset has come.

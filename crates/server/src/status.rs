@@ -33,6 +33,7 @@ impl Known<'_> {
                 connected: live.connected,
                 status: live.status,
                 clock_ahead_ms: live.clock_ahead_ms,
+                heard_at: live.seen_at,
             }
         };
         record.agents.iter().map(view).collect()
@@ -152,6 +153,8 @@ impl Known<'_> {
             age_s: point.map(|point| source_now.duration_since(point.as_of).as_secs_f64().max(0.0)),
             log_behind_bytes,
             problems,
+            // They outlive what the agents say now.
+            gaps: Vec::new(),
         }
     }
 

@@ -17,6 +17,7 @@ use levee_model::{AgentId, AppName, AssetName, Epoch, RunId};
 ///          runs/RUN/             scratch of a drill
 ///          log-start-ASSET.json  where the unbroken log at the other site begins (writer side)
 ///          gaps-ASSET.json       gaps in the archived log, and the base backups behind them (writer side)
+///          damaged-ASSET.json    base backups that were found damaged (recovery side)
 ///          server/ASSET/         socket and log of the app's own database server
 ///          APP.gate.json         the start gate
 /// ```
@@ -93,6 +94,11 @@ impl AppFolder {
     /// The gaps in an asset's log.
     pub fn gaps(&self, asset: &AssetName) -> PathBuf {
         self.root.join(format!("gaps-{asset}.json"))
+    }
+
+    /// The base backups of an asset that were found damaged.
+    pub fn damaged(&self, asset: &AssetName) -> PathBuf {
+        self.root.join(format!("damaged-{asset}.json"))
     }
 
     /// What belongs to the app's own server at this site: its socket and log, and what only it may read.

@@ -11,6 +11,7 @@ mod app;
 mod board;
 mod by_hand;
 mod copies;
+mod damaged;
 mod database;
 mod demote;
 mod drill;
@@ -29,6 +30,7 @@ mod state;
 mod stop;
 mod tags;
 mod task;
+mod tasks;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -47,7 +49,7 @@ use zeroize::Zeroizing;
 use crate::context::ProtectContext;
 use app::{App, failure, in_full, transient};
 pub use by_hand::start_database;
-pub use gaps::{Gap, read_gaps};
+pub use gaps::read_gaps;
 use release::Releases;
 use state::Phase;
 
@@ -104,7 +106,10 @@ impl Supervisor {
                     (Err(RecvTimeoutError::Timeout), _) => {}
                     (Err(RecvTimeoutError::Disconnected), _) => return,
                 }
-                supervisor.all().iter().for_each(|app| app.obey(supervisor.context.heard.get(&app.name)));
+                for app in supervisor.all() {
+                    app.obey(supervisor.context.heard.get(&app.name));
+                    app.look_after_tasks();
+                }
             }
         })?;
         Ok(supervisor)

@@ -12,7 +12,7 @@ pub use fleet::{
     BackupRequest, Change, Remains, RemoveRequest, SiteView,
 };
 pub use runs::{PlanRequest, RetryRequest, RunChange, RunFilter, RunOrder, RunSummary, RunWait, SkipRequest};
-pub use status::{AdoptedView, AppStatus, AssetView, EntryView, FleetStatus, Health, Proof, Sample, SetAside};
+pub use status::{AdoptedView, AppStatus, AssetView, EntryView, FleetStatus, GapView, Health, Proof, Sample, SetAside};
 pub use tokens::{
     JoinTokenCreated, JoinTokenRequest, JoinTokenView, TokenAccess, TokenCreated, TokenRequest, TokenText, TokenView,
 };

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use clap::Args;
 use jiff::Timestamp;
-use levee_api::{AppStatus, AssetView, Client, ClientError, FleetStatus, Health, SetAside};
+use levee_api::{AppStatus, AssetView, Client, ClientError, FleetStatus, GapView, Health, SetAside};
 use levee_model::AppName;
 use levee_model::control::AssetState;
 
@@ -12,6 +12,8 @@ use crate::exit::Exit;
 use crate::output::Output;
 
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
+/// Of each asset; the newest, which bear on what is restored most often.
+const GAPS_SHOWN: usize = 3;
 /// Cursor home, then clear to the end (ECMA-48).
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
@@ -135,6 +137,11 @@ fn remarks(app: &AppStatus) -> Vec<String> {
     let mut lines = app.problems.clone();
     for asset in &app.assets {
         lines.extend(asset.problems.iter().map(|problem| format!("{}: {problem}", asset.asset)));
+        let older = asset.gaps.len().saturating_sub(GAPS_SHOWN);
+        lines.extend(asset.gaps.iter().skip(older).map(|gap| describe_gap(asset, gap)));
+        if older > 0 {
+            lines.push(format!("{}: {older} older gaps, see --json", asset.asset));
+        }
     }
     if let Some(run) = &app.open_run {
         lines.push(format!("run {run} is under way: `levee run watch {run}`"));
@@ -160,6 +167,20 @@ fn remarks(app: &AppStatus) -> Vec<String> {
     lines
 }
 
+/// A gap stays worth knowing after it was closed: no point within it can be restored.
+fn describe_gap(asset: &AssetView, gap: &GapView) -> String {
+    let state = match (&gap.base, gap.closed_at) {
+        (Some(base), Some(at)) => format!(
+            "whole again from {} on, by base backup {}; points within it can't be restored",
+            moment(at),
+            base.get(..8).unwrap_or(base)
+        ),
+        _ => "open until a base backup lies behind it".into(),
+    };
+    let (asset, site, noticed) = (&asset.asset, &gap.site, moment(gap.noticed_at));
+    format!("{asset}: gap in the log from {site}, noticed {noticed}: {}; {state}", gap.message)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,7 +195,9 @@ mod tests {
                 "assets": [{
                     "asset": "orders", "kind": "postgres", "protected": protected, "state": state,
                     "position": null, "as_of": null, "age_s": age_s, "log_behind_bytes": null,
-                    "problems": ["the slot is gone"]
+                    "problems": ["the slot is gone"],
+                    "gaps": [{ "site": "east", "noticed_at": "2026-11-20T11:00:00Z", "message": "0/3000000 is gone",
+                               "closed_at": "2026-11-20T11:00:09Z", "base": "0123456789abcdef" }]
                 }],
                 "entries": [], "last_proof": null, "open_run": null, "problems": []
             }]
@@ -191,8 +214,10 @@ mod tests {
             }
             assert_eq!(exit_code(status), exit);
         };
-        let good =
-            ["west", "east", "protected ", "0.3 s old", "10s met", "never proved", "shop: orders: the slot is gone"];
+        let gap = "orders: gap in the log from east, noticed 2026-11-20 11:00:00Z: 0/3000000 is gone; whole again from \
+                   2026-11-20 11:00:09Z on, by base backup 01234567; points within it can't be restored";
+        let problem = "shop: orders: the slot is gone";
+        let good = ["west", "east", "protected ", "0.3 s old", "10s met", "never proved", problem, gap];
         check(&status(Some(0.3), "protected", true, "protected"), &good, Exit::DONE);
         check(&status(Some(25.0), "protected", true, "degraded"), &["25 s old", "10s MISSED"], Exit::NOT_PROTECTED);
         check(&status(None, "copying", false, "unprotected"), &["first copy", "none"], Exit::NOT_PROTECTED);

@@ -85,12 +85,14 @@ impl Fixture {
                 point: Some(AssetPoint { position: position(name, 1000), as_of: start() }),
                 source_lsn: (*name == "orders").then_some(Lsn(source)),
                 problem: None,
+                gaps: Vec::new(),
             });
             AgentView {
                 agent: format!("{site}-1").parse().unwrap(),
                 site: site.clone(),
                 connected: true,
                 clock_ahead_ms: 0,
+                heard_at: Some(start()),
                 status: Some(AgentStatus {
                     agent: format!("{site}-1").parse().unwrap(),
                     site: site.clone(),

@@ -147,7 +147,7 @@ impl Agent {
                 Done::Stopped { point: point(), left: Default::default() }
             }
             Action::Seal | Action::Await { .. } | Action::ChoosePoint => Done::Point { point: point() },
-            Action::Rebuild { .. } => Done::Rebuilt { bytes: 10, copy_s: 0.01 },
+            Action::Rebuild { .. } => Done::Rebuilt { bytes: 10, copy_s: 0.01, passed_over: None },
             Action::Stage { asset } => {
                 memory.staged.insert(asset.clone());
                 Done::Nothing
@@ -184,6 +184,7 @@ impl Agent {
                         .then(|| AssetPoint { position: position(asset.as_str()), as_of: Timestamp::now() }),
                     source_lsn: (asset.as_str() == "orders").then_some(Lsn(1200)),
                     problem: None,
+                    gaps: Vec::new(),
                 });
             }
         }
