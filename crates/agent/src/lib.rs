@@ -27,6 +27,6 @@ pub use options::{
     AgentOptions, DEFAULT_COPIES_AT_ONCE, DEFAULT_DNS_PORT, DEFAULT_STORE_PORT, DEFAULT_WIRE_PORT, JoinAs, Listen,
     LocalAddresses,
 };
-pub use protect::{Gap, read_gaps, start_database};
+pub use protect::{read_gaps, start_database};
 pub use run::{Agent, run};
 pub use secrets::Secrets;

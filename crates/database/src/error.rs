@@ -192,6 +192,11 @@ pub enum Error {
         "the base backup could not be restored whole: {problems} problem(s), first: {first}. Find out what else is damaged with `levee vault check --read-data`, and restore from another base backup or copy of the repository"
     )]
     NotRestored { problems: u64, first: String },
+    /// Another base backup may be sound.
+    #[error(
+        "the base backup {snapshot} of {started_at} is damaged: {first}. Find out what else is with `levee vault check --read-data`"
+    )]
+    BaseDamaged { snapshot: String, started_at: Timestamp, first: String },
     #[error(
         "base backup {snapshot} holds no {name}: it lay outside the data directory and could not be read when the backup was taken; grant the role pg_read_server_files and take a new one"
     )]
@@ -213,6 +218,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether a base backup is damaged, so that another one may do.
+    pub fn is_damaged_base(&self) -> bool {
+        matches!(self, Error::BaseDamaged { .. })
+    }
+
     /// The message with those of its causes, for a status line.
     pub fn with_causes(&self) -> String {
         error_text(self)

@@ -234,6 +234,9 @@ pub enum Done {
     Rebuilt {
         bytes: u64,
         copy_s: f64,
+        /// Base backups that turned out to be damaged, and what was used in their place, in words.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        passed_over: Option<String>,
     },
     Started {
         timeline: Option<u32>,
@@ -344,6 +347,9 @@ pub struct AssetStatus {
     /// Since when what arrives looks like ransomware at work; `problem` says why.
     #[serde(default)]
     pub warned_since: Option<Timestamp>,
+    /// The newest gaps in the log that this agent has archived, oldest first; also when another site writes now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gaps: Vec<Gap>,
 }
 
 /// A backup all of whose data were read from where they are stored, with the right hashes.
@@ -352,6 +358,19 @@ pub struct VerifiedBackup {
     pub point: AssetPoint,
     /// When the last of it had been read.
     pub at: Timestamp,
+}
+
+/// A piece of a database's log that was gone at the source before it was stored: points on either side of it can be
+/// restored, and none within.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    pub noticed_at: Timestamp,
+    /// From where on the log is missing, why, and what stays restorable.
+    pub message: String,
+    /// When a base backup from behind it was stored.
+    pub closed_at: Option<Timestamp>,
+    /// That base backup's snapshot.
+    pub base: Option<String>,
 }
 
 /// How far the protection of an asset has come.

@@ -35,6 +35,9 @@ pub struct AgentView {
     /// How far the agent's clock was ahead of the server's when that status came, in milliseconds.
     #[serde(default)]
     pub clock_ahead_ms: i64,
+    /// When that status came, by the server's clock.
+    #[serde(default)]
+    pub heard_at: Option<Timestamp>,
 }
 
 impl AgentView {

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use levee_model::AssetName;
 use levee_model::control::{AssetState, Role};
+use levee_model::postgres::Lsn;
 use levee_model::{Position, SiteName};
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +18,10 @@ pub struct Prediction {
     /// From the run's start until the app is up and its entries answer, in seconds; for a switchover the
     /// length of the interruption. `None` when nothing was measured yet.
     pub recovery_time_s: Option<f64>,
+    /// How long before the plan the site where the app lives was last heard of, in seconds: what is said of its end is
+    /// as old. `None` when it never was since the server's start.
+    #[serde(default)]
+    pub source_heard_age_s: Option<f64>,
 }
 
 /// What will happen to one asset.
@@ -31,6 +36,9 @@ pub struct AssetPrediction {
     pub age_s: Option<f64>,
     /// How much of the source's log was not here when the source was last heard of, in bytes.
     pub log_behind_bytes: Option<u64>,
+    /// Where the source's log ended when the source was last heard of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_end: Option<Lsn>,
 }
 
 /// Rounded to milliseconds, so that the number reads back from JSON as it was written.
@@ -68,10 +76,13 @@ pub(crate) fn predict(inputs: &Inputs<'_>, to: &SiteName) -> Prediction {
                 as_of: point.map(|point| point.as_of),
                 age_s: point.map(|point| seconds_between(point.as_of, source_now)),
                 log_behind_bytes,
+                source_end,
             }
         })
         .collect();
     let recovery_point_age_s =
         assets.iter().map(|asset| asset.age_s).try_fold(0.0, |oldest: f64, age| age.map(|age| oldest.max(age)));
-    Prediction { assets, recovery_point_age_s, recovery_time_s: None }
+    let heard_at = inputs.agent_at(from).and_then(|view| view.heard_at);
+    let source_heard_age_s = heard_at.map(|heard_at| seconds_between(heard_at, inputs.now));
+    Prediction { assets, recovery_point_age_s, recovery_time_s: None, source_heard_age_s }
 }

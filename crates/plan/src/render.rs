@@ -4,8 +4,11 @@ use std::fmt::{self, Write};
 
 use crate::plan::{Plan, When};
 
+/// Agents speak every second.
+const HEARD_JUST_NOW_S: f64 = 3.0;
+
 /// Seconds in the unit that reads best.
-fn duration(seconds: f64) -> String {
+pub(crate) fn duration(seconds: f64) -> String {
     match seconds {
         s if s < 10.0 => format!("{s:.1} s"),
         s if s < 120.0 => format!("{s:.0} s"),
@@ -29,9 +32,23 @@ impl fmt::Display for Plan {
                 _ => line.push_str("no recovery point is known"),
             }
             if let Some(bytes) = asset.log_behind_bytes {
-                write!(line, ", {bytes} bytes of log not here yet")?;
+                write!(line, ", {bytes} bytes of log not at {} yet", self.to)?;
             }
             writeln!(formatter, "{line}")?;
+        }
+        match self.prediction.source_heard_age_s {
+            Some(age_s) if age_s < HEARD_JUST_NOW_S => {}
+            Some(age_s) => writeln!(
+                formatter,
+                "  {} was last heard of {} before this: what it wrote since then comes on top of what is said here",
+                self.from,
+                duration(age_s)
+            )?,
+            None => writeln!(
+                formatter,
+                "  {} has not been heard of since the server was started: what it had written is not known",
+                self.from
+            )?,
         }
         match self.prediction.recovery_time_s {
             Some(seconds) => writeln!(formatter, "  expected to take {} by earlier runs", duration(seconds))?,

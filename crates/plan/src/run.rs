@@ -18,6 +18,7 @@
 //! ```
 
 mod advance;
+mod loss;
 mod record;
 
 use std::collections::BTreeMap;

@@ -21,8 +21,8 @@ use crate::{apply, tokens};
 pub use caller::{BackupKey, Caller};
 pub use levee_api::{
     Acknowledged, AdoptReport, AdoptedView, AgentSummary, AppRemoval, AppStatus, AppView, AppliedApp, ApplyReport,
-    AssetView, BackupView, Change, EntryView, FleetStatus, Health, JoinTokenView, PlanRequest, Proof, RunFilter,
-    RunOrder, RunSummary, Sample, SetAside, SiteView, TokenAccess, TokenView,
+    AssetView, BackupView, Change, EntryView, FleetStatus, GapView, Health, JoinTokenView, PlanRequest, Proof,
+    RunFilter, RunOrder, RunSummary, Sample, SetAside, SiteView, TokenAccess, TokenView,
 };
 
 /// How long a join token works when nothing else is asked for.
@@ -32,6 +32,7 @@ const JOIN_TOKEN_VALID_MAX: SignedDuration = SignedDuration::from_hours(30 * 24)
 const RUNS_LISTED: u32 = 50;
 const RUNS_LISTED_MAX: u32 = 1000;
 const PROOFS_LISTED: u32 = 100;
+const GAPS_SHOWN: u32 = 10;
 
 /// A handle on the running server. Clones share it.
 ///
@@ -379,6 +380,10 @@ impl Shared {
         let last_proof = self.history.proofs(app, 1)?.pop();
         let open_run = self.runs.open().remove(app).map(|(run, _)| run);
         let proven = self.proven(app)?;
-        Ok(known.app(app, AppFacts { frozen, last_proof, open_run, proven }))
+        let mut status = known.app(app, AppFacts { frozen, last_proof, open_run, proven });
+        for asset in status.iter_mut().flat_map(|status| &mut status.assets) {
+            asset.gaps = self.history.gaps(app, &asset.asset, GAPS_SHOWN)?;
+        }
+        Ok(status)
     }
 }

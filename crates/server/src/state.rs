@@ -5,6 +5,7 @@
 //! steps took, samples and proofs. Both lie in one SQLite file (write-ahead log, `synchronous=FULL`).
 
 mod database;
+mod gaps;
 mod history;
 mod lease;
 mod store;

@@ -50,6 +50,7 @@ impl Known<'_> {
                 connected: live.connected,
                 status: live.status,
                 clock_ahead_ms: live.clock_ahead_ms,
+                heard_at: live.seen_at,
             }
         };
         record.agents.iter().map(view).collect()
@@ -184,6 +185,8 @@ impl Known<'_> {
             warned_since: keeper.and_then(|status| status.warned_since),
             waiting: writer.and_then(|status| status.waiting.clone()),
             problems,
+            // They outlive what the agents say now.
+            gaps: Vec::new(),
         }
     }
 

@@ -104,7 +104,21 @@ pub enum Error {
     Stopped,
 }
 
+/// `EIO`: the disk below a repository can't give back what it was given.
+const DISK_FAILED: i32 = 5;
+
 impl Error {
+    /// Whether something of the repository is damaged or gone, so that trying again gives the same: unlike a full disk,
+    /// a cut link or a wrong password.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Error::Damaged { .. } | Error::MissingBlob { .. } => true,
+            Error::Store(levee_store::Error::Damaged { .. } | levee_store::Error::NotFound { .. }) => true,
+            Error::Store(levee_store::Error::Io { source, .. }) => source.raw_os_error() == Some(DISK_FAILED),
+            _ => false,
+        }
+    }
+
     pub(crate) fn damaged(location: String, file_type: FileType, name: &str, reason: impl Into<String>) -> Self {
         let file = if name.is_empty() { file_type.to_string() } else { format!("{file_type}/{name}") };
         Self::Damaged { location, file, reason: reason.into() }

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 
-use crate::{Event, Progress};
+use crate::{Error, Event, Progress};
 
 /// More problems than this are counted and not kept.
 const PROBLEMS_MAX: usize = 1000;
@@ -22,6 +22,9 @@ pub struct Problems {
     /// The first of them, a thousand at most.
     pub first: Vec<Problem>,
     pub count: u64,
+    /// The first that is damage to the repository, and no fault of the place that was read from or written to.
+    #[serde(skip)]
+    pub first_damage: Option<Problem>,
 }
 
 impl Problems {
@@ -48,6 +51,16 @@ impl<'a> ProblemLog<'a> {
         if problems.first.len() < PROBLEMS_MAX {
             problems.first.push(Problem { path: path.to_path_buf(), message });
         }
+    }
+
+    /// An error of the vault about one path.
+    pub fn add_vault_error(&self, path: &Path, error: &Error) {
+        let message = with_sources(error);
+        if error.is_damage() {
+            let damage = Problem { path: path.to_path_buf(), message: message.clone() };
+            self.problems.lock().unwrap_or_else(PoisonError::into_inner).first_damage.get_or_insert(damage);
+        }
+        self.add(path, message);
     }
 
     pub fn add_error(&self, path: &Path, what: &str, error: &(dyn StdError + 'static)) {

@@ -23,7 +23,7 @@ pub use options::{Overwrite, RestoreOptions, RestoreSummary};
 pub use owners::{OwnerMap, Owners};
 
 use crate::pattern::Patterns;
-use crate::problem::{ProblemLog, with_sources};
+use crate::problem::ProblemLog;
 use crate::{Error, Lock, LockMode, Node, NodeKind, Progress, Result, SnapshotId, Vault};
 use direct::BufferPool;
 use owners::OwnerRule;
@@ -48,7 +48,7 @@ struct Context<'a> {
 
 impl Context<'_> {
     fn problem(&self, path: &Path, error: &Error) {
-        self.problems.add(path, with_sources(error));
+        self.problems.add_vault_error(path, error);
     }
 
     /// Whether an extended attribute is to be restored.

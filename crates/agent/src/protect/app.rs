@@ -12,7 +12,8 @@ use super::folder::AppFolder;
 use super::remote::RemoteVault;
 use super::state::{AppState, Phase, Standing, Turn};
 use super::task::Task;
-use super::{demote, recovery, upkeep, writer};
+use super::tasks::{TaskKey, Tasks};
+use super::{demote, gaps, recovery, upkeep, writer};
 use crate::context::ProtectContext;
 use crate::durable;
 
@@ -30,20 +31,9 @@ pub struct App {
     assignment: RwLock<Arc<Assignment>>,
     /// The running threads. Held while they are brought in line with state and assignment, so that
     /// two reconciliations never overlap.
-    tasks: Mutex<BTreeMap<TaskKey, Task>>,
+    tasks: Mutex<Tasks>,
     /// Actions on one asset's own place run one after the other.
     places: Mutex<BTreeMap<AssetName, Arc<Mutex<()>>>>,
-}
-
-/// What a thread was started for. When any of it changes, the thread is replaced.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct TaskKey {
-    /// `None` for what looks after all copies of the app.
-    asset: Option<AssetName>,
-    role: Role,
-    epoch: Epoch,
-    /// The asset's part of the assignment as JSON, with the peer.
-    wanted: String,
 }
 
 impl App {
@@ -163,9 +153,9 @@ impl App {
         let mut tasks = self.lock_tasks();
         let (assignment, state) = (self.assignment(), self.state());
         let wanted = wanted_tasks(&assignment, &state);
-        self.keep_tasks(&mut tasks, |key| wanted.contains(key));
+        tasks.keep(|key| wanted.contains(key));
         for key in wanted {
-            if tasks.contains_key(&key) {
+            if !tasks.has_room_for(&key) {
                 continue;
             }
             let (app, asset, role) = (Arc::clone(self), key.asset.clone(), key.role);
@@ -176,9 +166,7 @@ impl App {
                 (None, _) => upkeep::run(&app, &stop),
             });
             match spawned {
-                Ok(task) => {
-                    tasks.insert(key, task);
-                }
+                Ok(task) => tasks.add(key, task),
                 Err(error) => {
                     for asset in
                         assignment.spec.asset_names().filter(|asset| key.asset.as_ref().is_none_or(|of| of == *asset))
@@ -190,27 +178,26 @@ impl App {
         }
     }
 
+    /// Starts what had to wait for threads that were slow to end.
+    pub fn look_after_tasks(self: &Arc<Self>) {
+        let any_ended = self.lock_tasks().reap();
+        if any_ended {
+            self.reconcile();
+        }
+    }
+
     /// Ends every thread, and returns when none works any more.
     pub fn end_tasks(&self) {
-        self.keep_tasks(&mut self.lock_tasks(), |_| false);
+        self.lock_tasks().end_all();
     }
 
-    /// Ends the threads that work on one asset.
+    /// Ends the threads that work on one asset. One that waits for the other site is left to end by itself.
     pub fn end_tasks_of(&self, asset: &AssetName) {
-        self.keep_tasks(&mut self.lock_tasks(), |key| key.asset.as_ref() != Some(asset));
+        self.lock_tasks().keep(|key| key.asset.as_ref() != Some(asset));
     }
 
-    fn lock_tasks(&self) -> MutexGuard<'_, BTreeMap<TaskKey, Task>> {
+    fn lock_tasks(&self) -> MutexGuard<'_, Tasks> {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Ends all threads but these. Those that end do so side by side.
-    fn keep_tasks(&self, tasks: &mut BTreeMap<TaskKey, Task>, keep: impl Fn(&TaskKey) -> bool) {
-        let (keep, end): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            std::mem::take(tasks).into_iter().partition(|(key, _)| keep(key));
-        *tasks = keep;
-        end.values().for_each(Task::tell);
-        end.into_values().for_each(Task::end);
     }
 
     /// The server has said that this assignment still holds: after a restart of the machine the start gate waits
@@ -282,7 +269,9 @@ impl App {
                         other => (Role::Writer, other),
                     },
                 };
-                let problem = known.all_problems();
+                let damaged = self.copies.damaged.problem(asset).filter(|_| role == Role::Recovery);
+                let problems = [known.all_problems(), damaged];
+                let problem = problems.into_iter().flatten().reduce(|first, second| format!("{first}; {second}"));
                 AssetStatus {
                     app: self.name.clone(),
                     asset: asset.clone(),
@@ -299,6 +288,7 @@ impl App {
                     verified: known.verified,
                     waiting: known.waiting,
                     warned_since: known.warned_since,
+                    gaps: gaps::newest(&self.folder, asset),
                 }
             })
             .collect()

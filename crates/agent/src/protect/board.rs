@@ -54,6 +54,12 @@ impl Standing {
         Some(all.join("; ")).filter(|text| !text.is_empty())
     }
 
+    /// For how long there has been a problem, when there is one.
+    pub fn in_trouble_for(&self, now: Timestamp) -> Option<SignedDuration> {
+        self.problem.as_ref()?;
+        self.trouble.map(|trouble| now.duration_since(trouble.since))
+    }
+
     /// Each new attempt is without a problem until it fails as well: a short pause does not end a trouble.
     fn note_trouble(&mut self, had_problem: bool, now: Timestamp) {
         let goes_on =
@@ -133,6 +139,11 @@ impl Board {
     /// Forgets what was known in an earlier role.
     pub fn clear(&self) {
         self.assets.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.changed.notify_one();
+    }
+
+    /// Something else of the status has changed that the server should hear of at once.
+    pub fn changed(&self) {
         self.changed.notify_one();
     }
 

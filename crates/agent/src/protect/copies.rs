@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use levee_database::Error as DatabaseError;
-use levee_database::postgres::base::{self, BaseBackup};
+use levee_database::postgres::base::{BaseBackup, KnownBases};
 use levee_database::postgres::marks;
 use levee_database::postgres::restore::{self, RecoveryTarget, RestorePlan};
 use levee_journal::{Identity, JournalKeys, LogJournal, Recipient};
@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 
 use super::app::{failure, in_full};
 use super::arrivals::{Arrivals, ReceivingStore};
+use super::damaged::{DamagedBases, Found};
 use super::folder::AppFolder;
 use super::kit::Kit;
 use super::{random_password, tags};
@@ -33,7 +34,8 @@ pub struct Copies {
     /// Snapshots that this site has opened with its own keys, so that each is checked once.
     opened: Mutex<BTreeMap<SnapshotId, ()>>,
     /// What the base backups of each database say of themselves: the watch asks every moment, and they never change.
-    bases: Mutex<BTreeMap<AssetName, BTreeMap<SnapshotId, BaseBackup>>>,
+    bases: Mutex<BTreeMap<AssetName, KnownBases>>,
+    pub damaged: DamagedBases,
     arrivals: Arc<Arrivals>,
     /// Held while the recovery kit's identity is made or used up, so that there is only one.
     kit: Mutex<()>,
@@ -44,6 +46,7 @@ impl Copies {
         Self {
             app,
             arrivals: Arc::new(Arrivals::new(folder.arrivals())),
+            damaged: DamagedBases::new(folder.clone()),
             folder,
             vault: Mutex::default(),
             journals: Mutex::default(),
@@ -245,11 +248,8 @@ impl Copies {
     }
 
     pub fn snapshots_with_tag(&self, tag: &str) -> Result<Vec<(SnapshotId, Snapshot)>, Failure> {
-        let all = self
-            .vault()?
-            .snapshots()
-            .map_err(|error| failure(format!("cannot list the snapshots: {}", in_full(&error))))?;
-        Ok(all.into_iter().filter(|(_, snapshot)| snapshot.tags.iter().any(|t| t == tag)).collect())
+        tags::snapshots(&self.vault()?, tag)
+            .map_err(|error| failure(format!("cannot list the snapshots: {}", in_full(&error))))
     }
 
     /// Reads a snapshot's whole tree, and finds every blob that it names in the index, in a pack that is there.
@@ -257,14 +257,16 @@ impl Copies {
         if self.opened.lock().unwrap_or_else(PoisonError::into_inner).contains_key(id) {
             return Ok(());
         }
-        vault
-            .open_snapshot(id)
-            .map_err(|error| failure(format!("snapshot {id} can't be opened: {}", in_full(&error))))?;
+        vault.open_snapshot(id).map_err(|error| Failure {
+            message: format!("snapshot {id} can't be opened: {}", in_full(&error)),
+            transient: !error.is_damage(),
+        })?;
         self.opened.lock().unwrap_or_else(PoisonError::into_inner).insert(*id, ());
         Ok(())
     }
 
-    /// Base backups of a database that this site has opened, oldest first.
+    /// Base backups of a database that this site has opened, oldest first. One that is known to be damaged is among
+    /// them only where there is no other.
     pub fn bases(&self, asset: &AssetName) -> Result<Vec<BaseBackup>, Failure> {
         if !self.exists() {
             return Ok(Vec::new());
@@ -272,17 +274,43 @@ impl Copies {
         let vault = self.vault()?;
         let id = AssetId::new(self.app.clone(), asset.clone());
         let mut all_known = self.bases.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut bases = base::list_again(&vault, &id, all_known.entry(asset.clone()).or_default())
+        let known = all_known.entry(asset.clone()).or_default();
+        known
+            .refresh(&vault, &id)
             .map_err(|error| failure(format!("cannot list the base backups of {id}: {}", in_full(&error))))?;
+        let (mut bases, unreadable) = (known.bases(), known.unreadable().clone());
         drop(all_known);
-        bases.retain(|base| match self.open_with_own_keys(&vault, &base.snapshot) {
-            Ok(()) => true,
-            Err(failure) => {
-                tracing::warn!(asset = %id, snapshot = %base.snapshot, "{}", failure.message);
+        let present = bases.iter().map(|base| base.snapshot).chain(unreadable.keys().copied()).collect();
+        self.damaged.keep_only(asset, &present);
+        for (base, unreadable) in unreadable {
+            self.damaged.note(asset, &base, unreadable.taken_at, Found::Opening, &unreadable.reason);
+        }
+        bases.retain(|base| self.open_base(&vault, asset, base));
+        let (sound, damaged): (Vec<_>, Vec<_>) =
+            bases.into_iter().partition(|base| !self.damaged.is_damaged(asset, &base.snapshot));
+        Ok(if sound.is_empty() { damaged } else { sound })
+    }
+
+    /// Whether all parts of a base backup are there.
+    fn open_base(&self, vault: &Vault, asset: &AssetName, base: &BaseBackup) -> bool {
+        if !self.damaged.may_open(asset, &base.snapshot) {
+            return false;
+        }
+        match self.open_with_own_keys(vault, &base.snapshot) {
+            Ok(()) => {
+                self.damaged.opened(asset, &base.snapshot);
+                true
+            }
+            Err(failure) if failure.transient => {
+                tracing::warn!(app = %self.app, %asset, snapshot = %base.snapshot, "{}", failure.message);
                 false
             }
-        });
-        Ok(bases)
+            Err(failure) => {
+                let taken_at = base.facts.started_at;
+                self.damaged.note(asset, &base.snapshot, taken_at, Found::Opening, &failure.message);
+                false
+            }
+        }
     }
 
     /// The newest moment that a database can be rebuilt at, with the base and log that it takes.

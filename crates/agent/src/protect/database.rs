@@ -14,6 +14,7 @@ use levee_model::protection::{PostgresSite, PostgresSpec, SqlProbe};
 use levee_model::{AssetName, Epoch, LogPosition, RunId, SiteName};
 
 use super::app::{App, failure, in_full, transient};
+use super::damaged::Found;
 use crate::secrets::Secrets;
 
 /// How long a server may take to end, with its shutdown checkpoint.
@@ -101,7 +102,15 @@ pub fn control_data(app: &App, asset: &AssetName) -> Result<ControlData, Failure
     open(app, asset, &here)?.control_data().map_err(|error| failure(in_full(&error)))
 }
 
-/// Restores a cluster to the newest point of this site's copies. Nothing is started.
+/// What was restored.
+pub struct Restored {
+    pub bytes: u64,
+    /// Base backups that turned out to be damaged on the way, in words.
+    pub passed_over: Option<String>,
+}
+
+/// Restores a cluster to the newest point of this site's copies. Nothing is started. A base backup that turns out to be
+/// damaged is passed over for the next older one, which reaches the same point with more log.
 ///
 /// `position` is what the run has chosen; since the journal is sealed by then, its end is the same.
 pub fn restore(
@@ -111,18 +120,12 @@ pub fn restore(
     target: &Path,
     recover: Recover,
     private: &Path,
-) -> Result<u64, Failure> {
-    let fail = |error: levee_database::Error| failure(format!("cannot restore {asset}: {}", in_full(&error)));
+) -> Result<Restored, Failure> {
+    let fail = |error: &levee_database::Error| failure(format!("cannot restore {asset}: {}", in_full(error)));
     let here = here(app, asset)?;
     let journal = app.copies.journal(asset)?;
-    let bases = app.copies.bases(asset)?;
-    let plan = restore::plan(&journal, &bases, &RecoveryTarget::Newest, Some(position.timeline)).map_err(fail)?;
-    if plan.system_identifier != position.system_identifier || plan.end < position.lsn {
-        return Err(failure(format!(
-            "{asset} can be restored to {} of system {} only, and the plan wants {position} of system {}: make a new plan",
-            plan.end, plan.system_identifier, position.system_identifier
-        )));
-    }
+    let vault = app.copies.vault()?;
+    let mut bases = app.copies.bases(asset)?;
     let (mode, network) = match recover {
         Recover::ToWrite => (Mode::Promote, Network::At(here.address)),
         Recover::ToFollow => (Mode::Standby, Network::At(here.address)),
@@ -131,23 +134,66 @@ pub fn restore(
     // A drill's tablespaces must not touch the app's own places.
     let nowhere = Default::default();
     let tablespaces = if recover == Recover::InIsolation { &nowhere } else { &here.tablespaces };
-    let request = RestoreRequest {
-        vault: &app.copies.vault()?,
-        plan: &plan,
-        journal: &journal,
-        identity_file: &app.folder.journal_identity(),
-        fetch_wal_program: &app.context.program,
-        data_directory: target,
-        private_directory: private,
-        tablespaces,
-        os_user: &here.os_user,
-        binaries: here.binaries.as_deref(),
-        mode,
-        network,
-        port: here.port,
-        verify: false,
+    let mut passed_over: Vec<String> = Vec::new();
+    // What is said when nothing is left to restore from: the damage, and what is missing without that base.
+    let beside = |passed_over: &[String], failure: Failure| Failure {
+        message: match passed_over {
+            [] => failure.message,
+            _ => format!(
+                "{}. Without it: {}. Mend the repository as docs/operating/faults.md says and retry, or restore {asset} \
+                 by hand (`levee database restore`) and skip this step",
+                passed_over.join(". "),
+                failure.message
+            ),
+        },
+        ..failure
     };
-    Ok(restore::prepare(&request, &()).map_err(fail)?.bytes)
+    loop {
+        let plan = restore::plan(&journal, &bases, &RecoveryTarget::Newest, Some(position.timeline))
+            .map_err(|error| beside(&passed_over, fail(&error)))?;
+        if plan.system_identifier != position.system_identifier || plan.end < position.lsn {
+            let reaches = failure(format!(
+                "{asset} can be restored to {} of system {} only, and the plan wants {position} of system {}: make a new \
+                 plan",
+                plan.end, plan.system_identifier, position.system_identifier
+            ));
+            return Err(beside(&passed_over, reaches));
+        }
+        let request = RestoreRequest {
+            vault: &vault,
+            plan: &plan,
+            journal: &journal,
+            identity_file: &app.folder.journal_identity(),
+            fetch_wal_program: &app.context.program,
+            data_directory: target,
+            private_directory: private,
+            tablespaces,
+            os_user: &here.os_user,
+            binaries: here.binaries.as_deref(),
+            mode,
+            network,
+            port: here.port,
+            verify: false,
+        };
+        let base = &plan.base;
+        match restore::prepare(&request, &()) {
+            Ok(prepared) => {
+                app.copies.damaged.clear(asset, &base.snapshot);
+                let used = base.facts.started_at;
+                let passed_over = (!passed_over.is_empty())
+                    .then(|| format!("{}. Rebuilt from the one of {used:.0}", passed_over.join(". ")));
+                return Ok(Restored { bytes: prepared.bytes, passed_over });
+            }
+            Err(error) if error.is_damaged_base() => {
+                let said = in_full(&error);
+                app.copies.damaged.note(asset, &base.snapshot, base.facts.started_at, Found::Rebuilding, &said);
+                app.board.changed();
+                passed_over.push(said);
+                bases.retain(|other| other.snapshot != base.snapshot);
+            }
+            Err(error) => return Err(beside(&passed_over, fail(&error))),
+        }
+    }
 }
 
 /// Restores a cluster into the app's own place, which must be free.
@@ -156,7 +202,7 @@ pub fn restore_in_place(
     asset: &AssetName,
     position: &LogPosition,
     recover: Recover,
-) -> Result<u64, Failure> {
+) -> Result<Restored, Failure> {
     let here = here(app, asset)?;
     restore(app, asset, position, &here.data_directory, recover, &private_directory(app, asset))
 }
@@ -246,7 +292,7 @@ pub fn restore_in_isolation(
     run: &RunId,
     asset: &AssetName,
     position: &LogPosition,
-) -> Result<u64, Failure> {
+) -> Result<Restored, Failure> {
     let (data, private) = drill_places(app, run, asset);
     restore(app, asset, position, &data, Recover::InIsolation, &private)
 }

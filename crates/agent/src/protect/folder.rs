@@ -23,6 +23,7 @@ use levee_model::{AgentId, AppName, AssetName, Epoch, RunId};
 ///            own-locks             the repository's locks that this site has taken
 ///          log-start-ASSET.json  where the unbroken log at the other site begins (writer side)
 ///          gaps-ASSET.json       gaps in the archived log, and the base backups behind them (writer side)
+///          damaged-ASSET.json    base backups that were found damaged (recovery side)
 ///          server/ASSET/         socket and log of the app's own database server
 ///          APP.gate.json         the start gate
 /// ```
@@ -129,6 +130,11 @@ impl AppFolder {
     /// The gaps in an asset's log.
     pub fn gaps(&self, asset: &AssetName) -> PathBuf {
         self.root.join(format!("gaps-{asset}.json"))
+    }
+
+    /// The base backups of an asset that were found damaged.
+    pub fn damaged(&self, asset: &AssetName) -> PathBuf {
+        self.root.join(format!("damaged-{asset}.json"))
     }
 
     /// What belongs to the app's own server at this site: its socket and log, and what only it may read.

@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use jiff::Timestamp;
-use levee_model::AssetId;
-use serde::{Deserialize, Serialize};
+use levee_model::control::Gap;
+use levee_model::{AssetId, AssetName};
 
 use super::folder::AppFolder;
 use crate::durable;
@@ -13,22 +13,21 @@ use crate::durable;
 /// The oldest are forgotten beyond this: more of them say no more.
 const GAPS_KEPT: usize = 100;
 
-/// A piece of log that was gone at the source before it was stored.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Gap {
-    pub noticed_at: Timestamp,
-    /// From where on the log is missing, why, and what stays restorable.
-    pub message: String,
-    /// When a base backup from behind it was stored.
-    pub closed_at: Option<Timestamp>,
-    /// That base backup's snapshot.
-    pub base: Option<String>,
-}
+/// How many of them the server is told of, with each status. It keeps what it was told.
+const GAPS_TOLD: usize = 10;
 
 /// Every gap of an asset that this agent knows of, oldest first.
 pub fn read_gaps(agent_folder: &Path, asset: &AssetId) -> std::io::Result<Vec<Gap>> {
     let path = AppFolder::new(agent_folder, &asset.app).gaps(&asset.asset);
     Ok(durable::read_json(&path)?.unwrap_or_default())
+}
+
+/// The newest gaps of an asset, as the server is told of them.
+pub(super) fn newest(folder: &AppFolder, asset: &AssetName) -> Vec<Gap> {
+    // There are hardly ever any, and an unreadable history is told of where it is written.
+    let mut gaps: Vec<Gap> = durable::read_json(&folder.gaps(asset)).ok().flatten().unwrap_or_default();
+    gaps.drain(..gaps.len().saturating_sub(GAPS_TOLD));
+    gaps
 }
 
 /// The gaps of one asset.

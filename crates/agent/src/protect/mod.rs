@@ -13,6 +13,7 @@ mod arrivals;
 mod board;
 mod by_hand;
 mod copies;
+mod damaged;
 mod database;
 mod demote;
 mod drill;
@@ -32,6 +33,7 @@ mod state;
 mod stop;
 mod tags;
 mod task;
+mod tasks;
 mod upkeep;
 mod writer;
 
@@ -51,7 +53,7 @@ use zeroize::Zeroizing;
 use crate::context::ProtectContext;
 use app::{App, failure, in_full, transient};
 pub use by_hand::start_database;
-pub use gaps::{Gap, read_gaps};
+pub use gaps::read_gaps;
 pub use queue::CopyQueue;
 use release::Releases;
 use state::Phase;
@@ -109,7 +111,10 @@ impl Supervisor {
                     (Err(RecvTimeoutError::Timeout), _) => {}
                     (Err(RecvTimeoutError::Disconnected), _) => return,
                 }
-                supervisor.all().iter().for_each(|app| app.obey(supervisor.context.heard.get(&app.name)));
+                for app in supervisor.all() {
+                    app.obey(supervisor.context.heard.get(&app.name));
+                    app.look_after_tasks();
+                }
             }
         })?;
         Ok(supervisor)

@@ -11,7 +11,7 @@ use levee_vault::restore::{self, Overwrite, RestoreOptions};
 use levee_vault::{SWAP_PATIENCE, SnapshotId};
 
 use super::app::{App, failure, in_full};
-use super::database::{self, Recover};
+use super::database::{self, Recover, Restored};
 use super::state::Standing;
 use super::{demote, drill};
 
@@ -24,7 +24,7 @@ pub fn rebuild(
     place: &Place,
 ) -> Result<Done, Failure> {
     let begun = Instant::now();
-    let bytes = match (place, position) {
+    let Restored { bytes, passed_over } = match (place, position) {
         (Place::Drill, Position::Log(position)) => {
             drill::end_and_remove(app, run, asset)?;
             database::restore_in_isolation(app, run, asset, position)?
@@ -32,17 +32,17 @@ pub fn rebuild(
         (Place::Drill, Position::Snapshot { id, .. }) => {
             let target = app.folder.run(run).join(asset.as_str());
             remove_own(&target)?;
-            restore_files(app, asset, id, &target)?
+            Restored { bytes: restore_files(app, asset, id, &target)?, passed_over: None }
         }
         (Place::Live, _) => {
             if app.state().standing(asset) != Standing::Absent {
                 // Rebuilt, staged or started by this run before: nothing to do again.
-                return Ok(Done::Rebuilt { bytes: 0, copy_s: 0.0 });
+                return Ok(Done::Rebuilt { bytes: 0, copy_s: 0.0, passed_over: None });
             }
             put_in_place(app, asset, position, Recover::ToWrite, Standing::Rebuilt)?
         }
     };
-    Ok(Done::Rebuilt { bytes, copy_s: begun.elapsed().as_secs_f64() })
+    Ok(Done::Rebuilt { bytes, copy_s: begun.elapsed().as_secs_f64(), passed_over })
 }
 
 /// Where a copy is put together, beside the place that it is for, so that it gets there by one rename.
@@ -58,8 +58,8 @@ pub fn put_in_place(
     position: &Position,
     recover: Recover,
     standing: Standing,
-) -> Result<u64, Failure> {
-    let bytes = match position {
+) -> Result<Restored, Failure> {
+    let restored = match position {
         Position::Log(position) => {
             demote::set_asset_aside(app, asset)?;
             database::restore_in_place(app, asset, position, recover)?
@@ -77,14 +77,14 @@ pub fn put_in_place(
             moved.map_err(|error| {
                 failure(format!("cannot move {} to {}: {error}", incoming.display(), target.display()))
             })?;
-            bytes
+            Restored { bytes, passed_over: None }
         }
     };
     app.change_state(|state| {
         state.assets.insert(asset.clone(), standing);
         Ok(())
     })?;
-    Ok(bytes)
+    Ok(restored)
 }
 
 /// The asset's own place at this site.

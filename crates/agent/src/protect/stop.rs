@@ -1,5 +1,6 @@
 //! The end of an app's writing at this site: the fence of a failover and of a switchover, which leaves nothing behind.
 
+mod link;
 mod rest;
 
 use std::sync::Arc;
@@ -11,12 +12,12 @@ use levee_model::control::{AssetPoint, Done, Failure, Left, RecoveryPoint};
 use levee_model::postgres::Lsn;
 use levee_model::protection::{FilesSpec, PostgresSite, PostgresSpec};
 use levee_model::{AssetId, AssetName, LogPosition, Position};
-use levee_wire::AgentClient;
 
 use super::app::{App, failure, transient};
 use super::sink::WireSink;
 use super::state::Phase;
 use super::{database, writer};
+use link::Link;
 
 /// How long PostgreSQL, which waits at its end for the archive, may take before the archive is ended. What it had not
 /// sent is sent from the data directory.
@@ -25,7 +26,7 @@ const SERVER_MAX: Duration = Duration::from_secs(5);
 const ARCHIVE_MAX: Duration = Duration::from_secs(2);
 /// How long the last of the log may take to the other site.
 const SHIP_MAX: Duration = Duration::from_secs(30);
-/// The same in a failover, which must not wait for a link that is cut: enough for one dropped connection and a new one.
+/// The same in a failover, over a link that was there a moment ago.
 const SHIP_OR_LEAVE_MAX: Duration = Duration::from_secs(8);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 const RETRY_AFTER: Duration = Duration::from_millis(200);
@@ -54,9 +55,11 @@ pub fn stop(app: &Arc<App>, may_leave: bool) -> Result<Done, Failure> {
     database::shut_gate(app)?;
     let assignment = app.assignment();
     let mut last = Vec::new();
+    // Found out while the databases stop, so that nothing waits for it one after the other.
+    let link = Link::of(app, may_leave);
     // The archive goes on during this: PostgreSQL waits at its end until the archive has everything.
     for (asset, spec) in &assignment.spec.postgres {
-        last.push((asset, stop_database(app, asset, spec, may_leave)?));
+        last.push((asset, stop_database(app, asset, spec, &link)?));
     }
     // What cut a database's log off cuts a copy off as well, which would take long to find out.
     let cut_off = last.iter().find_map(|(_, last)| match last {
@@ -64,9 +67,10 @@ pub fn stop(app: &Arc<App>, may_leave: bool) -> Result<Done, Failure> {
         _ => None,
     });
     for (asset, spec) in &assignment.spec.files {
-        let copied = match &cut_off {
+        // A copy rides over short cuts of the link, and so takes long to fail.
+        let copied = match cut_off.as_ref().or_else(|| link.wait()) {
             Some(reason) => Err(reason.clone()),
-            None => copy_folder(app, asset, spec, may_leave),
+            None => writer::copy_once(app, &assignment, asset, spec).map(|copied| Last::Sent(copied.point)),
         };
         last.push((asset, copied.or_else(|failure| leave_folder(app, asset, spec, may_leave, failure))?));
     }
@@ -91,12 +95,13 @@ pub fn stop(app: &Arc<App>, may_leave: bool) -> Result<Done, Failure> {
     Ok(Done::Stopped { point, left })
 }
 
-fn stop_database(app: &Arc<App>, asset: &AssetName, spec: &PostgresSpec, may_leave: bool) -> Result<Last, Failure> {
+fn stop_database(app: &Arc<App>, asset: &AssetName, spec: &PostgresSpec, link: &Link) -> Result<Last, Failure> {
+    let may_leave = !matches!(link, Link::Needed);
     let place = app.place(asset);
     let _alone = place.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let assignment = app.assignment();
     let here = database::place(spec, &assignment.site)?;
-    let stopped = stop_server(app, asset, here)?;
+    let stopped = stop_server(app, asset, here, link)?;
     // What the archive knows is forgotten with its thread.
     let sent = app.board.get(asset).point;
     let control = database::control_data(app, asset)?;
@@ -125,11 +130,14 @@ fn stop_database(app: &Arc<App>, asset: &AssetName, spec: &PostgresSpec, may_lea
     };
     let archive_max = if stopped == Archive::Ended { Duration::ZERO } else { ARCHIVE_MAX };
     let deadline = Instant::now() + archive_max;
-    while Instant::now() < deadline {
+    while Instant::now() < deadline && link.cut().is_none() {
         match app.board.get(asset).point.map(|point| point.position) {
             Some(Position::Log(position)) if position.lsn >= rest.end => return Ok(arrived(position.lsn)),
             _ => std::thread::sleep(LOOK_EVERY),
         }
+    }
+    if let Some(cut) = link.wait() {
+        return Ok(leave(Some(rest.end), cut.message.clone()));
     }
     // The archive's own stream holds the journal; with the server down it has nothing more to send.
     app.end_tasks_of(asset);
@@ -169,11 +177,11 @@ enum Archive {
 }
 
 /// Stops the server. One that waits for an archive which cannot send has its archive taken away.
-fn stop_server(app: &Arc<App>, asset: &AssetName, here: &PostgresSite) -> Result<Archive, Failure> {
+fn stop_server(app: &Arc<App>, asset: &AssetName, here: &PostgresSite, link: &Link) -> Result<Archive, Failure> {
     std::thread::scope(|scope| {
         let stopping = scope.spawn(|| database::stop_if_running(app, asset, here));
         let deadline = Instant::now() + SERVER_MAX;
-        while !stopping.is_finished() && Instant::now() < deadline {
+        while !stopping.is_finished() && Instant::now() < deadline && link.cut().is_none() {
             std::thread::sleep(LOOK_EVERY);
         }
         let archive = if stopping.is_finished() { Archive::Runs } else { Archive::Ended };
@@ -185,15 +193,6 @@ fn stop_server(app: &Arc<App>, asset: &AssetName, here: &PostgresSite) -> Result
             .unwrap_or_else(|_| Err(failure(format!("stopping {asset} failed inside the agent; see its log"))));
         stopped.map(|()| archive)
     })
-}
-
-/// Sends the last copy of a folder, which nobody may change any more.
-fn copy_folder(app: &Arc<App>, asset: &AssetName, spec: &FilesSpec, may_leave: bool) -> Result<Last, Failure> {
-    if may_leave {
-        // A copy rides over short cuts of the link, and so takes long to fail: ask first.
-        reach_peer(app)?;
-    }
-    writer::copy_once(app, &app.assignment(), asset, spec).map(|copied| Last::Sent(copied.point))
 }
 
 fn leave_folder(
@@ -212,14 +211,4 @@ fn leave_folder(
         })),
         _ => Err(failure),
     }
-}
-
-fn reach_peer(app: &App) -> Result<(), Failure> {
-    let assignment = app.assignment();
-    let Some(peer) = &assignment.peer else {
-        return Err(transient(format!("no agent has joined at the other site of app {} yet", app.name)));
-    };
-    let (address, context) = (peer.wire.to_string(), &app.context);
-    let connected = context.runtime.block_on(AgentClient::connect(&context.credentials, &peer.agent, &address));
-    connected.map(drop).map_err(|error| transient(levee_wire::unreachable(&peer.agent, &address, &error)))
 }

@@ -1,10 +1,17 @@
 //! How the snapshots of an app are told apart in its repository.
 
 use levee_model::{AppName, AssetName, Epoch};
+use levee_vault::{Snapshot, SnapshotFilter, SnapshotId, Vault};
 
 /// The tag of a folder's snapshots.
 pub fn files(app: &AppName, asset: &AssetName) -> String {
     format!("levee-files:{app}/{asset}")
+}
+
+/// The snapshots of a repository that have a tag.
+pub fn snapshots(vault: &Vault, tag: &str) -> levee_vault::Result<Vec<(SnapshotId, Snapshot)>> {
+    let filter = SnapshotFilter { tags: vec![tag.into()], ..SnapshotFilter::default() };
+    Ok(vault.snapshots()?.into_iter().filter(|(_, snapshot)| filter.matches(snapshot)).collect())
 }
 
 const EPOCH: &str = "levee-epoch:";

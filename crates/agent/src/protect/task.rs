@@ -24,6 +24,10 @@ impl Task {
         self.stop.stop();
     }
 
+    pub fn is_finished(&self) -> bool {
+        self.thread.is_finished()
+    }
+
     /// Waits for the thread to end, having told it to.
     pub fn end(self) {
         self.stop.stop();

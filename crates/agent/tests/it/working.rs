@@ -10,7 +10,13 @@ use levee_wire::{FromServer, Subject};
 
 use crate::server::{DAY, Levee, Running, Server, answer, desired, join_as, options, send, status};
 
-async fn started(levee: &Arc<Levee>, server: &Server, folder: &Path, agent: &str, site: &str) -> (Running, AgentLink) {
+pub async fn started(
+    levee: &Arc<Levee>,
+    server: &Server,
+    folder: &Path,
+    agent: &str,
+    site: &str,
+) -> (Running, AgentLink) {
     let options = options(folder);
     join(&options, &join_as(agent, site), &levee.token(server)).await.unwrap();
     let running = Running::start(&options).await;
@@ -32,7 +38,7 @@ fn record(epoch: u64, site: &str, last: u8) -> EntryRecord {
     }
 }
 
-fn peer(running: &Running, agent: &str, site: &str) -> Peer {
+pub fn peer(running: &Running, agent: &str, site: &str) -> Peer {
     let (wire, store) = (running.addresses.wire, running.addresses.store);
     Peer { agent: agent.parse().unwrap(), site: site.parse().unwrap(), wire, store }
 }

@@ -13,7 +13,7 @@ pub use fleet::{
 };
 pub use runs::{PlanRequest, RetryRequest, RunChange, RunFilter, RunOrder, RunSummary, RunWait, SkipRequest};
 pub use status::{
-    AdoptedView, AppStatus, AssetView, BackupView, EntryView, FleetStatus, Health, Proof, Sample, SetAside,
+    AdoptedView, AppStatus, AssetView, BackupView, EntryView, FleetStatus, GapView, Health, Proof, Sample, SetAside,
 };
 pub use tokens::{
     JoinTokenCreated, JoinTokenRequest, JoinTokenView, TokenAccess, TokenCreated, TokenRequest, TokenText, TokenView,

@@ -148,6 +148,26 @@ pub struct AssetView {
     #[serde(default)]
     pub waiting: Option<String>,
     pub problems: Vec<String>,
+    /// The newest gaps in its archived log, oldest first: points within one can't be restored.
+    #[serde(default)]
+    pub gaps: Vec<GapView>,
+}
+
+/// A gap in an asset's archived log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GapView {
+    /// The site that wrote then.
+    #[schema(value_type = String)]
+    pub site: SiteName,
+    #[schema(value_type = String, format = DateTime)]
+    pub noticed_at: Timestamp,
+    /// From where on the log is missing, and why.
+    pub message: String,
+    /// When a base backup from behind it was stored; null while there is none.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub closed_at: Option<Timestamp>,
+    /// That base backup's snapshot.
+    pub base: Option<String>,
 }
 
 /// A backup of which something was shown.

@@ -5,26 +5,8 @@
 //! continued lines are those of `next_token` in PostgreSQL's `hba.c`.
 
 use std::ops::Range;
-use std::path::{Component, Path, PathBuf};
 
-/// What a file of rules refers to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Reference {
-    pub kind: Kind,
-    /// As it is written.
-    pub path: PathBuf,
-    /// Where it is written, with its quotes and without the `@`.
-    range: Range<usize>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    File,
-    /// Need not be there.
-    OptionalFile,
-    /// Every file of it whose name ends in `.conf`.
-    Folder,
-}
+use super::references::{Kind, Reference};
 
 struct Word {
     text: String,
@@ -41,13 +23,8 @@ pub(super) fn references(text: &str) -> Vec<Reference> {
     let mut found = Vec::new();
     let mut words = words.into_iter().peekable();
     while let Some(word) = words.next() {
-        let kind = match word.text.as_str() {
-            "include" => Some(Kind::File),
-            "include_if_exists" => Some(Kind::OptionalFile),
-            "include_dir" => Some(Kind::Folder),
-            _ => None,
-        };
-        if let Some(kind) = kind.filter(|_| word.starts_line && !word.quoted) {
+        let kind = Kind::of_word(&word.text).filter(|_| word.starts_line && !word.quoted);
+        if let Some(kind) = kind {
             if let Some(path) = words.next_if(|next| !next.starts_line) {
                 found.push(Reference { kind, path: path.text.into(), range: path.range });
             }
@@ -57,35 +34,6 @@ pub(super) fn references(text: &str) -> Vec<Reference> {
         }
     }
     found
-}
-
-/// Where a path leads that stands in a file of rules, without `.` and `..`.
-pub(super) fn resolved(file: &Path, path: &Path) -> PathBuf {
-    let mut place = PathBuf::new();
-    for component in file.parent().unwrap_or(Path::new("/")).join(path).components() {
-        match component {
-            Component::ParentDir => {
-                place.pop();
-            }
-            Component::CurDir => {}
-            other => place.push(other),
-        }
-    }
-    place
-}
-
-/// The file with other paths in the place of those that it refers to.
-pub(super) fn rewritten(text: &str, new_path: impl Fn(&Path) -> Option<String>) -> String {
-    let mut result = String::with_capacity(text.len());
-    let mut copied = 0;
-    for reference in references(text) {
-        let Some(path) = new_path(&reference.path) else { continue };
-        result.push_str(&text[copied..reference.range.start]);
-        result.push_str(&format!("\"{path}\""));
-        copied = reference.range.end;
-    }
-    result.push_str(&text[copied..]);
-    result
 }
 
 fn words(text: &str) -> Vec<Word> {
@@ -132,6 +80,7 @@ fn words(text: &str) -> Vec<Word> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::references::Language;
     use super::*;
 
     #[test]
@@ -153,30 +102,10 @@ mod tests {
         check("host all \\\ninclude /x trust\ninclude /y", &[(Kind::File, "/y")]);
     }
 
-    #[test]
-    fn a_path_begins_where_its_file_lies() {
-        let check = |path: &str, expected: &str| {
-            assert_eq!(resolved(Path::new("/etc/pg/main/hba"), Path::new(path)), Path::new(expected), "{path}");
-        };
-        check("d/a.conf", "/etc/pg/main/d/a.conf");
-        check("./../b", "/etc/pg/b");
-        check("/x/../../y", "/y");
-    }
-
-    #[test]
-    fn paths_are_exchanged_and_all_else_stays() {
-        let text = "include  a # why\nhost all @\"b\",c all trust\ninclude_dir d\n";
-        let new_path = |path: &Path| (path != Path::new("d")).then(|| format!("/new/{}", path.display()));
-        assert_eq!(
-            rewritten(text, new_path),
-            "include  \"/new/a\" # why\nhost all @\"/new/b\",c all trust\ninclude_dir d\n"
-        );
-    }
-
     proptest! {
         #[test]
         fn no_text_makes_it_panic(text in "[@\"\\\\a#, \r\n\u{e4}]{0,40}(include)?[ \"@x\n]{0,9}") {
-            prop_assert_eq!(rewritten(&text, |_| None), text);
+            prop_assert_eq!(Language::Rules.rewritten(&text, |_| None), text);
         }
     }
 }

@@ -502,6 +502,21 @@ fn configuration_from_outside_the_data_directory_comes_inside() {
     fs::create_dir(outside.join("conf.d")).unwrap();
     fs::write(outside.join("conf.d/own.conf"), "work_mem = '12345kB'\n").unwrap();
     text.push_str("include_dir = 'conf.d'\n");
+    // What several servers have in common lies elsewhere, and includes more.
+    let shared = site.database_folder("shared");
+    fs::create_dir(shared.join("more.d")).unwrap();
+    fs::create_dir(shared.join("empty.d")).unwrap();
+    fs::write(shared.join("more.d/delay.conf"), "bgwriter_delay = 321ms\n").unwrap();
+    fs::write(
+        shared.join("common.conf"),
+        format!(
+            "maintenance_work_mem = 54321kB\ninclude_dir 'more.d'\ninclude_dir 'empty.d'\ninclude_if_exists 'absent.conf'\n\
+             ident_file = '{}'\n",
+            outside.join("pg_ident.conf").display()
+        ),
+    )
+    .unwrap();
+    text.push_str(&format!("Include = '{}' # of all servers\n", shared.join("common.conf").display()));
     fs::write(&main, text).unwrap();
     let mut command = cluster.binaries().command("postgres");
     command.arg("-D").arg(cluster.data_directory()).arg("-c").arg(format!("config_file={}", main.display()));
@@ -515,6 +530,13 @@ fn configuration_from_outside_the_data_directory_comes_inside() {
     let restored = check_newest(&side, &cluster, "data");
     assert_eq!(restored.query("show work_mem"), "12345kB");
     let data = side.site.path().join("data");
+    for (name, value) in [("maintenance_work_mem", "54321kB"), ("bgwriter_delay", "321ms")] {
+        assert_eq!(restored.query(&format!("show {name}")), value);
+        let file = restored.query(&format!("select sourcefile from pg_settings where name = '{name}'"));
+        assert!(Path::new(&file).starts_with(&data), "{name} comes from the source's own {file}");
+    }
+    assert_eq!(restored.query("select count(*) from pg_file_settings where error is not null"), "0");
+    assert_eq!(restored.query("show ident_file"), data.join("pg_ident.conf").to_string_lossy());
     assert_eq!(restored.query("show data_directory"), data.to_string_lossy());
     assert_eq!(restored.query("show config_file"), data.join("postgresql.conf").to_string_lossy());
     assert_eq!(

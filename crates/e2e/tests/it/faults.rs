@@ -6,7 +6,7 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -16,7 +16,9 @@ use levee_testing::wait::wait_until;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use super::status::{problems, wait_problem};
+use super::damaged::a_damaged_base_is_passed_over;
+use super::repository::{flip_a_bit, largest, packs};
+use super::status::{orders, problems, wait_problem};
 use super::traces::Traces;
 use super::world::{PATIENCE, Process, Setup, Site, World};
 
@@ -163,6 +165,12 @@ fn check_dropped_slot(world: &mut World) {
     let [gap] = &status["gaps"].as_array().unwrap()[..] else { panic!("{status:#}") };
     assert!(gap["gap"]["message"].as_str().unwrap().contains("gap"), "{gap}");
     assert!(gap["gap"]["closed_at"].is_string() && gap["gap"]["base"].is_string(), "{gap}");
+    // The server goes on telling of it, also when the site is lost.
+    let shown = orders(world).map(|asset| asset["gaps"].clone()).unwrap_or_default();
+    assert_eq!((&shown[0]["site"], &shown[0]["base"]), (&"east".into(), &gap["gap"]["base"]), "{shown}");
+    let text = world.operator(&["status"]);
+    let text = String::from_utf8_lossy(&text.stdout);
+    assert!(text.contains("gap in the log from east") && text.contains("points within it can't be restored"), "{text}");
 }
 
 fn check_restore_targets(world: &World) {
@@ -242,14 +250,6 @@ fn who_is_not_let_in_is_told_why_and_keeps_no_half_joined_folder() {
     }
 }
 
-/// The largest pack of west's repository.
-fn largest_pack(world: &World) -> PathBuf {
-    let data = world.shop_folder(Site::West).join("repository/data");
-    let folders = fs::read_dir(data).unwrap().flatten().filter_map(|folder| fs::read_dir(folder.path()).ok());
-    let packs = folders.flat_map(|entries| entries.flatten().map(|entry| entry.path()));
-    packs.max_by_key(|path| fs::metadata(path).map_or(0, |data| data.len())).unwrap()
-}
-
 #[test]
 fn what_cannot_be_read_is_named_at_either_site() {
     let mut world = World::set_up(Setup::default());
@@ -282,17 +282,17 @@ fn what_cannot_be_read_is_named_at_either_site() {
     // One bit of the repository is wrong: a drill says so, makes nothing of it and leaves nothing.
     world.expect(&["drill", "shop", "--to", "west"]);
     let before = Traces::of(&world, Site::West);
-    let pack = largest_pack(&world);
+    let pack = largest(packs(&world));
     let whole = fs::read(&pack).unwrap();
-    let mut damaged = whole.clone();
-    damaged[whole.len() / 3] ^= 1;
-    fs::write(&pack, damaged).unwrap();
+    flip_a_bit(&pack);
     let drill = world.operator(&["drill", "shop", "--to", "west"]);
     let name = pack.file_name().unwrap().to_string_lossy().into_owned();
-    check_failed(&drill, &[&name[..8], "check --read-data"], &[]);
+    check_failed(&drill, &[&name[..8], "check --read-data", "base backup"], &[]);
+    wait_problem(&world, &["west: base backup", "is damaged", &name[..8]]);
     let proof = world.status().unwrap()["last_proof"].clone();
     assert_ne!(proof["passed"], true, "{proof}");
-    assert_eq!(Traces::of(&world, Site::West).beyond(&before), Vec::<String>::new());
+    // What is remembered of it is all that stays.
+    assert_eq!(Traces::of(&world, Site::West).beyond(&before), ["agent/apps/shop/damaged-orders.json"]);
     let repository = world.shop_folder(Site::West).join("repository");
     let password_file = world.shop_folder(Site::West).join("repository-password");
     let check = |password_file: &Path| {
@@ -302,7 +302,9 @@ fn what_cannot_be_read_is_named_at_either_site() {
     };
     check_failed(&check(&password_file), &[&name[..8]], &[]);
     fs::write(&pack, whole).unwrap();
+    // The only base there is is tried all the same, and was mended.
     world.expect(&["drill", "shop", "--to", "west"]);
+    wait_until("no problem any more", PATIENCE, || problems(&world).as_deref() == Some("[]"));
 
     // Somebody else's password, and somebody else's repository in the place of ours.
     let wrong = world.root().join("client/wrong-password");
@@ -310,4 +312,5 @@ fn what_cannot_be_read_is_named_at_either_site() {
     let refused = check(&wrong);
     assert_eq!(refused.status.code(), Some(12), "{}", said_by(&refused));
     assert!(said_by(&refused).contains("wrong password") && !said_by(&refused).contains(PASSWORD));
+    a_damaged_base_is_passed_over(&mut world);
 }

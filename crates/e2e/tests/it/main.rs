@@ -4,7 +4,9 @@
 //! the moments of an earlier run, and `LEVEE_E2E_ALL=1` kills each process at each step of each kind of run, and not only some.
 
 mod clock;
+mod crashed;
 mod cut;
+mod damaged;
 mod disk;
 mod drill;
 mod faults;
@@ -13,8 +15,10 @@ mod network;
 mod orders;
 mod refusals;
 mod removed;
+mod repository;
 mod restored;
 mod runs;
+mod schedules;
 mod seed;
 mod status;
 mod strangers;

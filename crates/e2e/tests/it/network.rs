@@ -6,9 +6,9 @@ use std::time::Duration;
 use levee_testing::netns::Net;
 use levee_testing::process::output;
 use levee_testing::wait::{poll, wait_until};
-use serde_json::Value;
 
 use super::orders::Orders;
+use super::repository::{BASES, count};
 use super::status::{self, wait_problem};
 use super::world::{PATIENCE, Process, Setup, Site, World};
 
@@ -97,11 +97,11 @@ fn the_archive_catches_up_after_a_cut_and_keeps_its_bound_in_a_long_one() {
     assert!(kept.parse::<u64>().unwrap() <= 80 << 20, "the source keeps {kept} bytes of log");
     let said = wait_problem(&world, &["bound"]);
     println!("said when the slot was dropped: {said}");
-    let bases = count_bases(&world);
+    let bases = count(&world, BASES);
     world.net().restore_between("east", "west");
     let said = wait_problem(&world, &["gap", "removed"]);
     println!("said about the gap: {said}");
-    wait_until("a new base", PATIENCE, || count_bases(&world) > bases);
+    wait_until("a new base", PATIENCE, || count(&world, BASES) > bases);
     wait_caught_up(&mut world);
     orders.wait_for_more_at(east, PATIENCE);
 
@@ -114,15 +114,6 @@ fn the_archive_catches_up_after_a_cut_and_keeps_its_bound_in_a_long_one() {
         .and_then(|mut session| session.query("select count(*) from orders"))
         .unwrap();
     assert!(present.values[0].parse::<usize>().unwrap() >= acknowledged, "{:?} of {acknowledged}", present.values);
-}
-
-fn count_bases(world: &World) -> usize {
-    let west = world.shop_folder(Site::West);
-    let mut restic = std::process::Command::new("restic");
-    restic.args(["snapshots", "--json", "--no-lock", "--no-cache", "--tag", "levee-base", "-r"]);
-    restic.arg(west.join("repository")).arg("--password-file").arg(west.join("repository-password"));
-    let listed: Value = serde_json::from_slice(&output(&mut restic).stdout).unwrap_or_default();
-    listed.as_array().map_or(0, Vec::len)
 }
 
 /// The address that a site's own node gives for the shop's name to a client at that site.

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use clap::Args;
 use jiff::Timestamp;
-use levee_api::{AppStatus, AssetView, BackupView, Client, ClientError, FleetStatus, Health, SetAside};
+use levee_api::{AppStatus, AssetView, BackupView, Client, ClientError, FleetStatus, GapView, Health, SetAside};
 use levee_model::AppName;
 use levee_model::control::AssetState;
 use levee_model::protection::CopyCount;
@@ -13,6 +13,8 @@ use crate::exit::Exit;
 use crate::output::Output;
 
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
+/// Of each asset; the newest, which bear on what is restored most often.
+const GAPS_SHOWN: usize = 3;
 /// Cursor home, then clear to the end (ECMA-48).
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
@@ -168,6 +170,11 @@ fn remarks(app: &AppStatus) -> Vec<String> {
     for asset in &app.assets {
         lines.extend(asset.problems.iter().map(|problem| format!("{}: {problem}", asset.asset)));
         lines.extend(asset.waiting.iter().map(|waiting| format!("{}: waiting behind {waiting}", asset.asset)));
+        let older = asset.gaps.len().saturating_sub(GAPS_SHOWN);
+        lines.extend(asset.gaps.iter().skip(older).map(|gap| describe_gap(asset, gap)));
+        if older > 0 {
+            lines.push(format!("{}: {older} older gaps, see --json", asset.asset));
+        }
     }
     if let Some(run) = &app.open_run {
         lines.push(format!("run {run} is under way: `levee run watch {run}`"));
@@ -193,6 +200,20 @@ fn remarks(app: &AppStatus) -> Vec<String> {
     lines
 }
 
+/// A gap stays worth knowing after it was closed: no point within it can be restored.
+fn describe_gap(asset: &AssetView, gap: &GapView) -> String {
+    let state = match (&gap.base, gap.closed_at) {
+        (Some(base), Some(at)) => format!(
+            "whole again from {} on, by base backup {}; points within it can't be restored",
+            moment(at),
+            base.get(..8).unwrap_or(base)
+        ),
+        _ => "open until a base backup lies behind it".into(),
+    };
+    let (asset, site, noticed) = (&asset.asset, &gap.site, moment(gap.noticed_at));
+    format!("{asset}: gap in the log from {site}, noticed {noticed}: {}; {state}", gap.message)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -210,7 +231,9 @@ mod tests {
                     "last_verified": { "position": { "kind": "snapshot", "id": "5a", "taken_at": "2026-11-20T10:00:00Z" },
                         "as_of": "2026-11-20T10:00:00Z", "at": "2026-11-20T11:00:00Z" },
                     "waiting": "files of shop/pictures",
-                    "problems": ["the slot is gone"]
+                                        "problems": ["the slot is gone"],
+                    "gaps": [{ "site": "east", "noticed_at": "2026-11-20T11:00:00Z", "message": "0/3000000 is gone",
+                               "closed_at": "2026-11-20T11:00:09Z", "base": "0123456789abcdef" }]
                 }],
                 "entries": [], "last_proof": null, "open_run": null, "problems": []
             }]
@@ -227,6 +250,8 @@ mod tests {
             }
             assert_eq!(exit_code(status), exit);
         };
+        let gap = "orders: gap in the log from east, noticed 2026-11-20 11:00:00Z: 0/3000000 is gone; whole again from \
+                   2026-11-20 11:00:09Z on, by base backup 01234567; points within it can't be restored";
         let good = [
             "west",
             "east",
@@ -235,6 +260,7 @@ mod tests {
             "10s met",
             "never proved",
             "shop: orders: the slot is gone",
+            gap,
             "of 2026-11-20 10:00",
             "orders: waiting behind files of shop/pictures",
         ];

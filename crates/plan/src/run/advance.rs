@@ -1,42 +1,17 @@
 //! The inside of the machine: what an ending changes, and what may begin next.
 
-use std::collections::BTreeMap;
-
 use jiff::{SignedDuration, Timestamp};
-use levee_model::control::{Command, Done, Failure, Left};
-use levee_model::{AssetName, Position, SiteName};
+use levee_model::AssetName;
+use levee_model::SiteName;
+use levee_model::control::{Command, Done, Failure};
 
+use super::loss::{describe_left, describe_unasked};
 use super::{Effect, Outcome, ProbeResult, Run, RunState, StepState};
 use crate::plan::{Assertion, Executor, Step, StepId, When, Work};
 use crate::retry::backoff;
 
 fn after(now: Timestamp, seconds: i64) -> Timestamp {
     now.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX)
-}
-
-/// The loss of a failover, named: which changes are not at the new site, and where they lie.
-fn describe_left(from: &SiteName, left: &BTreeMap<AssetName, Left>) -> String {
-    let describe = |(asset, left): (&AssetName, &Left)| {
-        let sent = left.sent.as_ref().map_or("nothing".to_string(), |point| point.position.to_string());
-        let behind = match (&left.ends_at, left.sent.as_ref().map(|point| &point.position)) {
-            (Some(end), Some(Position::Log(sent))) => {
-                format!(", {} bytes of log up to {} were not sent", end.lsn.bytes_since(sent.lsn), end.lsn)
-            }
-            (Some(end), _) => format!(", its log ends at {}", end.lsn),
-            (None, _) => String::new(),
-        };
-        format!(
-            "{asset}: the other site has {sent}{behind}; the rest is in {} ({})",
-            left.kept_in.display(),
-            left.reason
-        )
-    };
-    let assets: Vec<String> = left.iter().map(describe).collect();
-    format!(
-        "stopped, not everything was sent from {from}: {}. It is set aside there under a new name, which `levee status` \
-         shows",
-        assets.join("; ")
-    )
 }
 
 impl Run {
@@ -88,6 +63,16 @@ impl Run {
                     && !left.is_empty()
                 {
                     outcome.note = Some(describe_left(&self.plan.from, left));
+                }
+                if let Done::Point { point } = &outcome.done
+                    && step.work == Work::ChoosePoint
+                    && self.facts.assertion.is_some()
+                    && self.facts.stopped.is_none()
+                {
+                    outcome.note = Some(describe_unasked(&self.plan, point));
+                }
+                if let Done::Rebuilt { passed_over: Some(passed_over), .. } = &outcome.done {
+                    outcome.note = Some(passed_over.clone());
                 }
                 record.state = StepState::Done;
                 record.outcome = Some(outcome);

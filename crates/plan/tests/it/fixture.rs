@@ -88,12 +88,14 @@ impl Fixture {
                 verified: None,
                 waiting: None,
                 warned_since: None,
+                gaps: Vec::new(),
             });
             AgentView {
                 agent: format!("{site}-1").parse().unwrap(),
                 site: site.clone(),
                 connected: true,
                 clock_ahead_ms: 0,
+                heard_at: Some(start()),
                 status: Some(AgentStatus {
                     agent: format!("{site}-1").parse().unwrap(),
                     site: site.clone(),

@@ -2,7 +2,7 @@ use levee_model::Epoch;
 use levee_model::control::AssetState;
 use levee_plan::{Measurements, Plan, PlanError, drill, failover, protect, switchover};
 
-use crate::fixture::{Fixture, site, step};
+use crate::fixture::{Fixture, after_s, site, step};
 
 fn shape(plan: &Plan) -> Vec<String> {
     plan.steps
@@ -146,8 +146,16 @@ fn a_prediction_adds_up_the_longest_chain() {
     let plan = failover(&fixture.inputs(), &site("west")).unwrap();
     assert_eq!(plan.prediction.recovery_time_s, Some(12.623));
     let text = plan.to_string();
-    assert!(text.contains("orders: 0/3E8 on timeline 1, 2.0 s old, 500 bytes of log not here yet"), "{text}");
+    assert!(text.contains("orders: 0/3E8 on timeline 1, 2.0 s old, 500 bytes of log not at west yet"), "{text}");
+    assert!(!text.contains("last heard of"), "it spoke a moment ago: {text}");
     assert!(text.contains("expected to take 13 s"), "{text}");
+    // What is said of the old site is as old as its last word.
+    fixture.agents[0].heard_at = Some(after_s(-60));
+    let text = failover(&fixture.inputs(), &site("west")).unwrap().to_string();
+    assert!(text.contains("east was last heard of 62 s before this"), "{text}");
+    fixture.agents[0].heard_at = None;
+    let text = failover(&fixture.inputs(), &site("west")).unwrap().to_string();
+    assert!(text.contains("what it had written is not known"), "{text}");
 
     let mut fixture = Fixture::new(AssetState::Protected);
     fixture.measurements = Measurements {

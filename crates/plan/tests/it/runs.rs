@@ -25,7 +25,7 @@ pub fn good(work: &Work) -> Outcome {
     Outcome::of(match work {
         Work::Stop { .. } => Done::Stopped { point: point(1500), left: Default::default() },
         Work::Seal | Work::ChoosePoint | Work::AwaitStopped => Done::Point { point: point(1000) },
-        Work::Rebuild { .. } => Done::Rebuilt { bytes: 1, copy_s: 0.1 },
+        Work::Rebuild { .. } => Done::Rebuilt { bytes: 1, copy_s: 0.1, passed_over: None },
         Work::Start { .. } => Done::Started { timeline: Some(2), replay_s: 0.1 },
         Work::Probe { .. } => Done::Probed { passed: true, detail: "t".into() },
         _ => Done::Nothing,
@@ -81,6 +81,15 @@ fn a_run_goes_step_by_step_and_in_parallel_where_it_can() {
     assert_eq!(ids(&succeed(&mut run, "seal")), [("choose".into(), 1)]);
     let both = [("rebuild-orders".into(), 1), ("rebuild-documents".into(), 1)];
     assert_eq!(ids(&succeed(&mut run, "choose")), both);
+    let note = run.steps[&step("choose")].outcome.as_ref().unwrap().note.clone().unwrap();
+    for words in [
+        "east was not asked, it was last heard of 2.0 s before the plan",
+        "orders: brought back as of 2026-",
+        "at least 500 bytes of its log, which had come to 0/5DC then, are lost",
+        "documents: brought back as of",
+    ] {
+        assert!(note.contains(words), "{words:?} is not in {note}");
+    }
     assert_eq!(ids(&run.resume()), both, "after a restart the same is sent again");
     assert_eq!(ids(&succeed(&mut run, "rebuild-documents")), [("start-documents".into(), 1)]);
     finish(&mut run);

@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use jiff::Timestamp;
+use levee_model::control::{AgentStatus, AssetStatus};
 use levee_wire::server::AgentLink;
 use levee_wire::{FromAgent, PeerIdentity};
 
@@ -31,7 +32,9 @@ pub async fn run(shared: Arc<Shared>, peer: PeerIdentity, mut link: AgentLink) {
                 tracing::warn!(agent = %agent, said = %status.agent, "left out a status in another agent's name");
             }
             FromAgent::Status(status) => {
-                let moved = shared.hub.heard(&agent, number, status.clone(), Timestamp::now()).is_none_or(|before| {
+                let before = shared.hub.heard(&agent, number, status.clone(), Timestamp::now());
+                keep_gaps(&shared, before.as_ref(), &status).await;
+                let moved = before.is_none_or(|before| {
                     (before.wire, before.store, before.dns) != (status.wire, status.store, status.dns)
                 });
                 if moved && let Err(error) = shared.clone().blocking(move |shared| shared.note_addresses(&status)).await
@@ -44,4 +47,24 @@ pub async fn run(shared: Arc<Shared>, peer: PeerIdentity, mut link: AgentLink) {
     }
     shared.hub.disconnected(&agent, number);
     tracing::info!(agent = %agent, "agent disconnected");
+}
+
+/// Keeps what a status says of gaps, when that is new.
+async fn keep_gaps(shared: &Arc<Shared>, before: Option<&AgentStatus>, status: &AgentStatus) {
+    let known = |asset: &AssetStatus| {
+        let mut before = before.into_iter().flat_map(|before| &before.assets);
+        before.any(|known| (&known.app, &known.asset, &known.gaps) == (&asset.app, &asset.asset, &asset.gaps))
+    };
+    let changed: Vec<AssetStatus> =
+        status.assets.iter().filter(|asset| !asset.gaps.is_empty() && !known(asset)).cloned().collect();
+    if changed.is_empty() {
+        return;
+    }
+    let site = status.site.clone();
+    let kept = shared.clone().blocking(move |shared| {
+        changed.iter().try_for_each(|asset| shared.history.put_gaps(&asset.app, &asset.asset, &site, &asset.gaps))
+    });
+    if let Err(error) = kept.await {
+        tracing::error!(agent = %status.agent, error = %levee_wire::chain(&error), "cannot keep the gaps it has told of");
+    }
 }

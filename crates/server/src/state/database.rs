@@ -64,6 +64,18 @@ const TABLES: &str = "
     create index proof_by_app on proof (app, at);
 ";
 
+/// Tables that came later. A server that does not know them yet leaves them alone.
+const LATER_TABLES: &str = "
+    create table if not exists gap (
+        app text not null,
+        asset text not null,
+        site text not null,
+        noticed_at integer not null,
+        content text not null,
+        primary key (app, asset, site, noticed_at)
+    ) strict, without rowid;
+";
+
 /// The state file.
 #[derive(Clone)]
 pub struct Database {
@@ -89,6 +101,7 @@ impl Database {
             FORMAT => {}
             found => return Err(ServerError::NewerFormat { found, known: FORMAT }),
         }
+        connection.execute_batch(LATER_TABLES).map_err(failed)?;
         Ok(Self { connection: Arc::new(Mutex::new(connection)) })
     }
 

@@ -24,6 +24,10 @@ impl History {
         Self { database }
     }
 
+    pub(super) fn database(&self) -> &Database {
+        &self.database
+    }
+
     /// Keeps a run that has ended. A run that is there already is replaced.
     pub fn put_run(&self, run: &Run, summary: &RunSummary) -> Result<()> {
         let damaged = |source| ServerError::Damaged { key: format!("run {}", run.id), source };
@@ -157,6 +161,6 @@ impl History {
     }
 }
 
-fn parse<T: serde::de::DeserializeOwned>(text: &str, key: impl FnOnce() -> String) -> Result<T> {
+pub(super) fn parse<T: serde::de::DeserializeOwned>(text: &str, key: impl FnOnce() -> String) -> Result<T> {
     serde_json::from_str(text).map_err(|source| ServerError::Damaged { key: key(), source })
 }

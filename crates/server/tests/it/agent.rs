@@ -147,7 +147,7 @@ impl Agent {
                 Done::Stopped { point: point(), left: Default::default() }
             }
             Action::Seal | Action::Await { .. } | Action::ChoosePoint => Done::Point { point: point() },
-            Action::Rebuild { .. } => Done::Rebuilt { bytes: 10, copy_s: 0.01 },
+            Action::Rebuild { .. } => Done::Rebuilt { bytes: 10, copy_s: 0.01, passed_over: None },
             Action::Stage { asset } => {
                 memory.staged.insert(asset.clone());
                 Done::Nothing
@@ -187,6 +187,7 @@ impl Agent {
                     verified: None,
                     waiting: None,
                     warned_since: None,
+                    gaps: Vec::new(),
                 });
             }
         }

@@ -91,15 +91,10 @@ impl Folder<'_> {
 
     /// When the newest copy that is at the other site was begun.
     fn newest_copy(&self) -> Result<Option<Timestamp>, Failure> {
-        let tag = tags::files(&self.app.name, self.asset);
-        let snapshots = self
-            .app
-            .remote
-            .vault(self.assignment)?
-            .snapshots()
+        let vault = self.app.remote.vault(self.assignment)?;
+        let of_this_folder = tags::snapshots(&vault, &tags::files(&self.app.name, self.asset))
             .map_err(|error| transient(format!("cannot list the copies of {}: {}", self.asset, in_full(&error))))?;
-        let of_this_folder = snapshots.into_iter().filter(|(_, snapshot)| snapshot.tags.contains(&tag));
-        Ok(of_this_folder.map(|(_, snapshot)| snapshot.time).max())
+        Ok(of_this_folder.into_iter().map(|(_, snapshot)| snapshot.time).max())
     }
 }
 

@@ -72,6 +72,14 @@ impl From<Failure> for Ended {
     }
 }
 
+/// A base backup at the other site.
+struct Known {
+    base: BaseBackup,
+    /// By this machine's clock, by which the next one is due: the source's may be off, and then there would be one base
+    /// after the other.
+    begun_at: Timestamp,
+}
+
 struct Writer<'a> {
     app: &'a Arc<App>,
     assignment: &'a Arc<Assignment>,
@@ -179,7 +187,7 @@ impl Writer<'_> {
     /// Takes a base backup whenever one is due, as long as the archive runs beside it.
     fn take_bases(&self, options: &ArchiveOptions, stop: &StopSignal) {
         // Listed once: this agent is the only one that adds any.
-        let mut bases: Option<Vec<BaseBackup>> = None;
+        let mut bases: Option<Vec<Known>> = None;
         while !stop.wait(LOOK_EVERY) {
             let status = self.status();
             // The log must be arriving before a base starts: it needs everything from its redo position on.
@@ -221,17 +229,24 @@ impl Writer<'_> {
         &self,
         options: &ArchiveOptions,
         status: &ArchiveStatus,
-        bases: &mut Option<Vec<BaseBackup>>,
+        bases: &mut Option<Vec<Known>>,
         stop: &StopSignal,
     ) -> Result<(), Failure> {
         let vault = self.app.remote.vault(self.assignment)?;
+        let now = Timestamp::now();
         let known = match bases {
             Some(known) => known,
-            None => bases.insert(base::list(&vault, &self.id).map_err(|error| {
-                transient(format!("cannot list the base backups of {}: {}", self.id, in_full(&error)))
-            })?),
+            None => {
+                let listed = base::list(&vault, &self.id).map_err(|error| {
+                    transient(format!("cannot list the base backups of {}: {}", self.id, in_full(&error)))
+                })?;
+                // By a source's clock that is ahead, they were begun in a time to come.
+                bases.insert(
+                    listed.into_iter().map(|base| Known { begun_at: base.facts.started_at.min(now), base }).collect(),
+                )
+            }
         };
-        if !self.is_due(known, status, Timestamp::now()) {
+        if !self.is_due(known, status, now) {
             return Ok(());
         }
         let tell = |waiting| self.app.board.update(&self.id.asset, |entry| entry.waiting = waiting);
@@ -253,22 +268,22 @@ impl Writer<'_> {
             "base backup taken");
         self.gaps().close(&taken.snapshot.to_string(), Timestamp::now());
         *self.gap.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        known.push(taken);
+        known.push(Known { base: taken, begun_at: now });
         Ok(())
     }
 
-    fn is_due(&self, bases: &[BaseBackup], status: &ArchiveStatus, now: Timestamp) -> bool {
+    fn is_due(&self, bases: &[Known], status: &ArchiveStatus, now: Timestamp) -> bool {
         // A base from before the unbroken log began can't be rolled forward to now, and one of an earlier epoch is not
         // what this epoch is protected by: an app that was removed and is protected anew has such.
         let log_start: Option<LogPosition> =
             durable::read_json(&self.app.folder.log_start(&self.id.asset)).unwrap_or_default();
-        let usable = |base: &&BaseBackup| {
+        let usable = |Known { base, .. }: &&Known| {
             base.facts.epoch == self.assignment.epoch
                 && Some(base.facts.system_identifier) == status.system_identifier
                 && Some(base.facts.timeline) == status.timeline
                 && log_start.is_some_and(|start| start.timeline != base.facts.timeline || start.lsn <= base.facts.start)
         };
-        let Some(newest) = bases.iter().filter(usable).map(|base| base.facts.started_at).max() else {
+        let Some(newest) = bases.iter().filter(usable).map(|known| known.begun_at).max() else {
             // Without one nothing can be restored: that does not wait for the hour.
             return true;
         };

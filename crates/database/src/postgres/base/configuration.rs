@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use levee_engine::postgres::{ConnectOptions, Connection, Host, quote_literal};
 
 use super::{CONFIGURATION_PATH, ConfigurationFile, DATA_PATH};
-use crate::postgres::access_rules::{Kind, references, resolved};
+use crate::postgres::references::{Kind, Language, resolved};
 use crate::{Error, Result};
 
 /// No configuration file is larger.
@@ -27,38 +27,33 @@ pub(super) fn capture(
     data_directory: &Path,
 ) -> Result<Vec<Captured>> {
     // The main files, and whatever else settings come from.
+    // `postgresql.auto.conf` and files that are included by now-changed lines are told of as sources of settings.
     let sql = "SELECT setting AS path, name IN ('hba_file', 'ident_file') AS rules FROM pg_catalog.pg_settings \
                WHERE name IN ('config_file', 'hba_file', 'ident_file') AND setting <> '' \
                UNION SELECT sourcefile, false FROM pg_catalog.pg_settings WHERE sourcefile IS NOT NULL ORDER BY path";
     let rows = connection.simple_query(sql).map_err(Error::engine("listing configuration files"))?;
     let mut reader = Reader { is_local: is_this_machine(&options.host), connection, data_directory };
     let mut captured: Vec<Captured> = Vec::new();
-    let mut rules = Vec::new();
-    for row in &rows {
-        let Some(path) = row.get(0).map(PathBuf::from) else { continue };
-        if row.get(1) == Some("t") {
-            rules.push((path, Kind::File));
-        } else {
-            captured.push(reader.capture(&path));
-        }
-    }
-    // Rules name files that name files; each is taken once, whoever names it.
+    let language = |rules| if rules == Some("t") { Language::Rules } else { Language::Settings };
+    let mut to_do: Vec<(PathBuf, Kind, Language)> =
+        rows.iter().filter_map(|row| Some((row.get(0)?.into(), Kind::File, language(row.get(1))))).collect();
+    // Files name files that name files; each is taken once, whoever names it.
     let mut seen = BTreeSet::new();
-    while let Some((path, kind)) = rules.pop() {
+    while let Some((path, kind, language)) = to_do.pop() {
         if captured.len() >= FILES_MAX {
-            tracing::warn!(FILES_MAX, "the rest of the files of access rules is not in the base backup");
+            tracing::warn!(FILES_MAX, "the rest of the files of configuration is not in the base backup");
             break;
         }
-        if !seen.insert(path.clone()) {
+        if !seen.insert((path.clone(), language)) {
             continue;
         }
         if kind == Kind::Folder {
-            rules.extend(reader.rules_in(&path).into_iter().map(|path| (path, Kind::File)));
+            to_do.extend(reader.files_in(&path).into_iter().map(|path| (path, Kind::File, language)));
             continue;
         }
-        let file = reader.capture_rules(&path);
+        let file = reader.capture(&path, language);
         let is_missing = file.captured.file.missing.is_some();
-        rules.extend(file.names);
+        to_do.extend(file.names.into_iter().map(|(path, kind)| (path, kind, language)));
         if kind != Kind::OptionalFile || !is_missing {
             captured.push(file.captured);
         }
@@ -66,8 +61,8 @@ pub(super) fn capture(
     Ok(captured)
 }
 
-/// A file of access rules, and what it refers to.
-struct Rules {
+/// A file, and what it refers to.
+struct Read {
     captured: Captured,
     names: Vec<(PathBuf, Kind)>,
 }
@@ -79,11 +74,7 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn capture(&mut self, path: &Path) -> Captured {
-        if path.starts_with(self.data_directory) { self.inside(path) } else { self.outside(path) }
-    }
-
-    fn capture_rules(&mut self, path: &Path) -> Rules {
+    fn capture(&mut self, path: &Path, language: Language) -> Read {
         let (captured, text) = if path.starts_with(self.data_directory) {
             // What can't be read here is in the backup all the same; only what it refers to may not be.
             (self.inside(path), self.read(path).unwrap_or_default())
@@ -92,9 +83,9 @@ impl Reader<'_> {
             let text = captured.content.clone().unwrap_or_default();
             (captured, text)
         };
-        let references = references(&String::from_utf8_lossy(&text));
+        let references = language.references(&String::from_utf8_lossy(&text));
         let names = references.into_iter().map(|reference| (resolved(path, &reference.path), reference.kind)).collect();
-        Rules { captured, names }
+        Read { captured, names }
     }
 
     fn inside(&self, path: &Path) -> Captured {
@@ -131,14 +122,14 @@ impl Reader<'_> {
     }
 
     /// The files that `include_dir` takes from a folder, as the server does.
-    fn rules_in(&mut self, folder: &Path) -> Vec<PathBuf> {
+    fn files_in(&mut self, folder: &Path) -> Vec<PathBuf> {
         let sql = format!("SELECT pg_catalog.pg_ls_dir({})", quote_literal(&folder.to_string_lossy()));
         let names: Vec<String> = match self.connection.simple_query(&sql) {
             Ok(rows) => rows.iter().filter_map(|row| row.get(0).map(str::to_owned)).collect(),
             Err(error) => {
                 let entries = if self.is_local { std::fs::read_dir(folder).ok() } else { None };
                 if entries.is_none() {
-                    tracing::warn!(folder = %folder.display(), %error, "a folder of access rules is not in the base backup");
+                    tracing::warn!(folder = %folder.display(), %error, "a folder of configuration is not in the base backup");
                 }
                 let names = entries.into_iter().flatten().flatten();
                 names.filter_map(|entry| entry.file_name().into_string().ok()).collect()

@@ -10,17 +10,15 @@
 
 mod configuration;
 mod facts;
+mod listing;
 mod received;
 mod take;
 
-use std::collections::BTreeMap;
-use std::path::Path;
-
 use levee_model::AssetId;
-use levee_vault::{Snapshot, SnapshotFilter, SnapshotId, Vault};
+use levee_vault::SnapshotId;
 
-use crate::{Error, Result};
 pub use facts::{BaseFacts, ConfigurationFile, DatabaseFacts, Extension, TablespaceFacts};
+pub use listing::{KnownBases, Unreadable, list, load};
 pub use take::{BaseOptions, PageChecks, take};
 
 /// In every base's tags.
@@ -44,56 +42,4 @@ pub struct BaseBackup {
 /// The tag that names the asset.
 pub fn asset_tag(asset: &AssetId) -> String {
     format!("asset:{asset}")
-}
-
-/// All bases of an asset, the oldest first. One that can't be read is left out, and logged: the others must stay usable.
-pub fn list(vault: &Vault, asset: &AssetId) -> Result<Vec<BaseBackup>> {
-    list_again(vault, asset, &mut BTreeMap::new())
-}
-
-/// As `list`, for whoever asks often: what is in `known` is not read again, and what was read is kept there. One
-/// `known` goes with one asset of one vault.
-pub fn list_again(
-    vault: &Vault,
-    asset: &AssetId,
-    known: &mut BTreeMap<SnapshotId, BaseBackup>,
-) -> Result<Vec<BaseBackup>> {
-    let filter = SnapshotFilter { tags: vec![TAG.into(), asset_tag(asset)], ..SnapshotFilter::default() };
-    let snapshots = vault.snapshots().map_err(Error::vault("listing base backups"))?;
-    let mut read = BTreeMap::new();
-    for (id, _) in snapshots.iter().filter(|(_, snapshot): &&(SnapshotId, Snapshot)| filter.matches(snapshot)) {
-        let base = match known.remove(id) {
-            Some(base) => Ok(base),
-            None => load(vault, id),
-        };
-        match base {
-            Ok(base) => {
-                read.insert(*id, base);
-            }
-            // Then nothing is known of any of them.
-            Err(Error::Vault { doing, source: source @ levee_vault::Error::Store(_) }) => {
-                return Err(Error::Vault { doing, source });
-            }
-            Err(error) => tracing::error!(%asset, snapshot = %id.short(), "{}", error.with_causes()),
-        }
-    }
-    // Those that are gone from the vault go with what was known.
-    *known = read;
-    let mut bases: Vec<BaseBackup> = known.values().cloned().collect();
-    bases.sort_by_key(|base| base.facts.started_at);
-    Ok(bases)
-}
-
-/// Reads what a base says of itself.
-pub fn load(vault: &Vault, snapshot: &SnapshotId) -> Result<BaseBackup> {
-    let not_a_base = |source| Error::NotABase { snapshot: snapshot.short(), source };
-    let content = vault.read_file(snapshot, Path::new(FACTS_PATH)).map_err(|error| match error {
-        levee_vault::Error::PathNotFound { .. } => not_a_base(None),
-        source => Error::Vault { doing: "reading a base backup", source },
-    })?;
-    let facts: BaseFacts = serde_json::from_slice(&content).map_err(|source| not_a_base(Some(source)))?;
-    if facts.format != facts::FORMAT {
-        return Err(not_a_base(None));
-    }
-    Ok(BaseBackup { snapshot: *snapshot, facts })
 }

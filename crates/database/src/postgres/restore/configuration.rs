@@ -7,42 +7,44 @@ use std::path::{Path, PathBuf};
 use super::RestoreRequest;
 use super::place::{Layout, file_error};
 use super::settings::cleaned;
-use crate::postgres::access_rules::{Kind, references, resolved, rewritten};
-use crate::postgres::base::DATA_PATH;
+use crate::postgres::base::{ConfigurationFile, DATA_PATH};
+use crate::postgres::references::{Kind, Language, resolved};
 use crate::{Error, Result};
 
-/// Below the data directory: the files that access rules refer to and that lay outside, by their paths at the source.
-pub(super) const RULES_FOLDER: &str = "levee-access-rules";
+/// Below the data directory: the files that others refer to and that lay outside, by their paths at the source.
+pub(super) const FOLDERS: [&str; 2] = [SETTINGS_FOLDER, RULES_FOLDER];
+const SETTINGS_FOLDER: &str = "levee-configuration";
+const RULES_FOLDER: &str = "levee-access-rules";
+
+const MAIN: [(&str, Language); 3] =
+    [("postgresql.conf", Language::Settings), ("pg_hba.conf", Language::Rules), ("pg_ident.conf", Language::Rules)];
+
+impl Language {
+    fn folder(self) -> &'static str {
+        match self {
+            Language::Settings => SETTINGS_FOLDER,
+            Language::Rules => RULES_FOLDER,
+        }
+    }
+}
 
 impl Layout {
-    /// Puts configuration that lay outside the source's data directory into the restored one.
+    /// Puts configuration that lay outside the source's data directory into the restored one, with everything that it
+    /// refers to, and lets it refer to it there: the paths of the source may not exist here, or be somebody else's.
     pub fn place_configuration(&self, request: &RestoreRequest<'_>) -> Result<()> {
         let facts = &request.plan.base.facts;
-        let source_data = Path::new(&facts.data_directory);
-        for name in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"] {
+        let placing = Placing { layout: self, request, source_data: Path::new(&facts.data_directory) };
+        for (name, language) in MAIN {
             let target = self.incoming().join(name);
-            let stored = facts.configuration.iter().find_map(|file| {
-                let is_it = Path::new(&file.path).file_name().is_some_and(|file_name| file_name == name);
-                file.stored.as_ref().filter(|stored| is_it && !stored.starts_with(DATA_PATH))
-            });
-            let Some(stored) = stored else {
-                if name == "postgresql.conf" {
-                    self.clean(&target, false, source_data)?;
+            let is_it = |file: &&ConfigurationFile| Path::new(&file.path).file_name().is_some_and(|own| own == name);
+            match facts.configuration.iter().find(|file| is_it(file) && is_outside(file)) {
+                Some(file) => {
+                    placing.put(file, &target)?;
+                    placing.along(Path::new(&file.path), target, language)?;
                 }
-                continue;
-            };
-            let content = request
-                .vault
-                .read_file(&request.plan.base.snapshot, Path::new(stored))
-                .map_err(|source| Error::Vault { doing: "restoring the configuration", source })?;
-            fs::write(&target, content).map_err(file_error("writing", &target))?;
-            if name == "postgresql.conf" {
-                self.clean(&target, true, source_data)?;
+                None => placing.along(&placing.source_data.join(name), target, language)?,
             }
         }
-        self.place_rules(request)?;
-        // Debian's main file includes a folder that need not hold anything.
-        self.place_included(request)?;
         for name in ["postgresql.conf", "pg_hba.conf"] {
             if !self.incoming().join(name).exists() {
                 return Err(Error::NoConfiguration { name, snapshot: request.plan.base.snapshot.short() });
@@ -50,102 +52,115 @@ impl Layout {
         }
         Ok(())
     }
+}
 
-    fn clean(&self, main: &Path, was_outside: bool, source_data: &Path) -> Result<()> {
-        let text = match fs::read(main) {
-            Ok(text) => text,
-            // The caller says so.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(file_error("reading", main)(error)),
-        };
-        fs::write(main, cleaned(&String::from_utf8_lossy(&text), was_outside, source_data))
-            .map_err(file_error("writing", main))
+/// Whether a file is stored beside the data directory, not in it.
+fn is_outside(file: &ConfigurationFile) -> bool {
+    file.stored.as_ref().is_some_and(|stored| !stored.starts_with(DATA_PATH))
+}
+
+struct Placing<'a> {
+    layout: &'a Layout,
+    request: &'a RestoreRequest<'a>,
+    source_data: &'a Path,
+}
+
+impl Placing<'_> {
+    /// Writes a stored file, with the folders that it lies in.
+    fn put(&self, file: &ConfigurationFile, target: &Path) -> Result<()> {
+        let Some(stored) = &file.stored else { return Ok(()) };
+        let content = self
+            .request
+            .vault
+            .read_file(&self.request.plan.base.snapshot, Path::new(stored))
+            .map_err(Error::vault("restoring the configuration"))?;
+        write_below(target, &content)
     }
 
-    /// Files that the main file includes, by their paths relative to it.
-    fn place_included(&self, request: &RestoreRequest<'_>) -> Result<()> {
-        let facts = &request.plan.base.facts;
-        let main = facts.configuration.iter().find(|file| file.path.ends_with("/postgresql.conf"));
-        let Some(folder) = main.and_then(|file| Path::new(&file.path).parent()) else { return Ok(()) };
-        let text = fs::read_to_string(self.incoming().join("postgresql.conf")).unwrap_or_default();
-        for line in text.lines().map(str::trim_start).filter(|line| line.starts_with("include_dir")) {
-            let value = line.split('#').next().and_then(|line| line.split('\'').nth(1));
-            if let Some(value) = value.map(Path::new).filter(|value| value.is_relative()) {
-                let path = self.incoming().join(value);
-                fs::create_dir_all(&path).map_err(file_error("creating", &path))?;
-            }
+    /// Where a file of the source is below a data directory.
+    fn below(&self, data_directory: &Path, source: &Path, language: Language) -> PathBuf {
+        match source.strip_prefix(self.source_data) {
+            Ok(inside) => data_directory.join(inside),
+            Err(_) => data_directory.join(language.folder()).join(source.strip_prefix("/").unwrap_or(source)),
         }
-        for file in &facts.configuration {
-            let Ok(relative) = Path::new(&file.path).strip_prefix(folder) else { continue };
-            let stored = file.stored.as_ref().filter(|stored| !stored.starts_with(DATA_PATH));
-            let (Some(stored), true) = (stored, relative.components().count() > 1) else { continue };
-            let content = request
-                .vault
-                .read_file(&request.plan.base.snapshot, Path::new(stored))
-                .map_err(|source| Error::Vault { doing: "restoring the configuration", source })?;
-            write_below(&self.incoming().join(relative), &content)?;
-        }
-        Ok(())
     }
 
-    /// Puts what `pg_hba.conf` and `pg_ident.conf` refer to into the restored directory, and lets them refer to it
-    /// there: the paths of the source may not exist here, or be somebody else's.
-    fn place_rules(&self, request: &RestoreRequest<'_>) -> Result<()> {
-        let facts = &request.plan.base.facts;
-        let source_data = Path::new(&facts.data_directory);
-        // Where a file of the source is when the copy is in its place.
-        let new_place = |path: &Path| match path.strip_prefix(source_data) {
-            Ok(inside) => request.data_directory.join(inside),
-            Err(_) => request.data_directory.join(RULES_FOLDER).join(path.strip_prefix("/").unwrap_or(path)),
-        };
-        // From the main files along what they refer to; each is taken once, whoever refers to it.
-        let mut files: Vec<(PathBuf, PathBuf)> = Vec::new();
-        for name in ["pg_hba.conf", "pg_ident.conf"] {
-            let source = facts.configuration.iter().map(|file| Path::new(&file.path));
-            let source = source.into_iter().find(|path| path.file_name().is_some_and(|file_name| file_name == name));
-            files.extend(source.map(|source| (source.to_path_buf(), self.incoming().join(name))));
-        }
+    /// From a main file along what it refers to; each is taken once, whoever refers to it.
+    fn along(&self, source: &Path, target: PathBuf, language: Language) -> Result<()> {
+        let mut to_do = vec![(source.to_path_buf(), target)];
         let mut done = BTreeSet::new();
-        while let Some((source, target)) = files.pop() {
+        while let Some((source, target)) = to_do.pop() {
             if !done.insert(source.clone()) {
                 continue;
             }
             let Ok(text) = fs::read(&target) else { continue };
-            let text = String::from_utf8_lossy(&text);
-            let was_inside = source.starts_with(source_data);
-            for reference in references(&text) {
+            let before = String::from_utf8_lossy(&text);
+            let was_inside = source.starts_with(self.source_data);
+            let text = match language {
+                Language::Settings => {
+                    let names_places = |path: &Path| self.is_lost(&source, path);
+                    without_lost(&cleaned(&before, !was_inside, self.source_data), names_places)
+                }
+                Language::Rules => before.to_string(),
+            };
+            for reference in language.references(&text) {
                 let place = resolved(&source, &reference.path);
+                if reference.kind == Kind::Folder {
+                    // It need not hold anything, but must be there.
+                    let folder = self.below(self.layout.incoming(), &place, language);
+                    fs::create_dir_all(&folder).map_err(file_error("creating", &folder))?;
+                }
                 let is_meant = |path: &Path| match reference.kind {
                     Kind::Folder => path.parent() == Some(&*place),
                     Kind::File | Kind::OptionalFile => path == place,
                 };
-                for file in facts.configuration.iter().filter(|file| is_meant(Path::new(&file.path))) {
-                    let named = Path::new(&file.path);
+                let configuration = &self.request.plan.base.facts.configuration;
+                for file in configuration.iter().filter(|file| is_meant(Path::new(&file.path))) {
+                    let named = PathBuf::from(&file.path);
                     // What lay inside came with the data.
-                    let target = match named.strip_prefix(source_data) {
-                        Ok(inside) => self.incoming().join(inside),
-                        Err(_) => self.incoming().join(RULES_FOLDER).join(named.strip_prefix("/").unwrap_or(named)),
-                    };
-                    if let Some(stored) = file.stored.as_ref().filter(|stored| !stored.starts_with(DATA_PATH)) {
-                        let content = request
-                            .vault
-                            .read_file(&request.plan.base.snapshot, Path::new(stored))
-                            .map_err(|source| Error::Vault { doing: "restoring the configuration", source })?;
-                        write_below(&target, &content)?;
+                    let target = self.below(self.layout.incoming(), &named, language);
+                    if is_outside(file) {
+                        self.put(file, &target)?;
                     }
-                    files.push((named.to_path_buf(), target));
+                    to_do.push((named, target));
                 }
             }
-            let changed = rewritten(&text, |path| {
-                let stays = path.is_relative() && was_inside;
-                (!stays).then(|| new_place(&resolved(&source, path)).display().to_string())
+            let changed = language.rewritten(&text, |path| {
+                let place = resolved(&source, path);
+                let stays = path.is_relative() && was_inside && place.starts_with(self.source_data);
+                let new_place = self.below(self.request.data_directory, &place, language);
+                (!stays).then(|| new_place.display().to_string())
             });
-            if changed != text {
+            if *changed != *before {
                 write_below(&target, changed.as_bytes())?;
             }
         }
         Ok(())
     }
+
+    /// Whether a file that must be there could not be read when the base backup was taken.
+    fn is_lost(&self, source: &Path, path: &Path) -> bool {
+        let place = resolved(source, path);
+        let configuration = &self.request.plan.base.facts.configuration;
+        let is_stored = configuration.iter().any(|file| Path::new(&file.path) == place && file.stored.is_some());
+        !is_stored && !place.starts_with(self.source_data)
+    }
+}
+
+/// Takes out what includes a file that is not there: the server would not start.
+fn without_lost(text: &str, is_lost: impl Fn(&Path) -> bool) -> String {
+    let keep = |line: &str| {
+        let mut references = Language::Settings.references(line).into_iter();
+        match references.find(|reference| reference.kind == Kind::File && is_lost(&reference.path)) {
+            Some(lost) => {
+                tracing::error!(path = %lost.path.display(),
+                    "a file of settings is not in the base backup: the restored server does without it");
+                format!("#{}  # not in the base backup\n", line.trim_end())
+            }
+            None => line.to_string(),
+        }
+    };
+    text.split_inclusive('\n').map(keep).collect()
 }
 
 /// Writes a file, with the folders that it lies in.

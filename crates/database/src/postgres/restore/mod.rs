@@ -86,8 +86,21 @@ pub struct Prepared {
 /// under its name only when it is whole.
 ///
 /// # Errors
-/// `NotEmpty`, `NoBinaries`, `NoSuchUser`, `JournalClosedTo` before anything is written.
+/// `NotEmpty`, `NoBinaries`, `NoSuchUser`, `JournalClosedTo` before anything is written; `BaseDamaged` where another
+/// base backup may do.
 pub fn prepare(request: &RestoreRequest<'_>, progress: &dyn Progress) -> Result<Prepared> {
+    prepare_from_base(request, progress).map_err(|error| match &error {
+        Error::Vault { source, .. } if source.is_damage() => damaged_base(request, error.with_causes()),
+        _ => error,
+    })
+}
+
+fn damaged_base(request: &RestoreRequest<'_>, first: String) -> Error {
+    let base = &request.plan.base;
+    Error::BaseDamaged { snapshot: base.snapshot.short(), started_at: base.facts.started_at, first }
+}
+
+fn prepare_from_base(request: &RestoreRequest<'_>, progress: &dyn Progress) -> Result<Prepared> {
     let user = OsUser::find(request.os_user)?;
     let major = request.plan.base.facts.server_version / 10_000;
     let binaries = crate::postgres::instance::Binaries::find(major, request.binaries)?;

@@ -8,8 +8,8 @@ use std::process::Stdio;
 use levee_model::postgres::wal_file_name;
 use levee_vault::{Progress, RestoreOptions, SWAP_PATIENCE, restore};
 
-use super::configuration::RULES_FOLDER;
-use super::{Mode, RestoreRequest};
+use super::configuration::FOLDERS;
+use super::{Mode, RestoreRequest, damaged_base};
 use crate::postgres::base::{DATA_PATH, TABLESPACES_PATH};
 use crate::postgres::instance::OsUser;
 use crate::{Error, Result};
@@ -118,9 +118,11 @@ impl Layout {
                 patience: SWAP_PATIENCE,
                 ..RestoreOptions::default()
             };
-            let doing = "restoring the base backup";
             let summary = restore(request.vault, &request.plan.base.snapshot, &options, progress)
-                .map_err(|source| Error::Vault { doing, source })?;
+                .map_err(Error::vault("restoring the base backup"))?;
+            if let Some(first) = &summary.errors.first_damage {
+                return Err(damaged_base(request, format!("{}: {}", first.path.display(), first.message)));
+            }
             if let Some(first) = summary.errors.first.first() {
                 return Err(Error::NotRestored {
                     problems: summary.errors.count,
@@ -160,7 +162,7 @@ impl Layout {
                 let entry = entry.map_err(file_error("listing", &folder))?;
                 let kind = entry.file_type().map_err(file_error("looking at", &folder))?;
                 // Everything deeper came from the snapshot, with its owner.
-                let ours = ["conf.d", RULES_FOLDER].map(|name| self.incoming().join(name));
+                let ours = FOLDERS.map(|name| self.incoming().join(name));
                 if folder == self.incoming() || ours.iter().any(|ours| folder.starts_with(ours)) {
                     user.own(&entry.path())?;
                 }

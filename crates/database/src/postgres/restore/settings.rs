@@ -148,7 +148,7 @@ fn sets(line: &str, name: &str) -> bool {
     line.trim_start().split(['=', ' ', '\t']).next().unwrap_or_default().eq_ignore_ascii_case(name)
 }
 
-/// Takes out of the main configuration file what names places of the source: all of them where the file lay outside
+/// Takes out of a file of settings what names places of the source: all of them where the file lay outside
 /// its data directory, else those outside of it; and targets of an earlier recovery.
 pub(super) fn cleaned(text: &str, was_outside: bool, source_data: &Path) -> String {
     let taken_out = |line: &str| {
@@ -157,10 +157,10 @@ pub(super) fn cleaned(text: &str, was_outside: bool, source_data: &Path) -> Stri
         (names_place && (was_outside || is_elsewhere)) || TARGETS.iter().any(|name| sets(line, name))
     };
     let keep = |line: &str| match taken_out(line) {
-        true => format!("#{line}  # at the source\n"),
-        false => format!("{line}\n"),
+        true => format!("#{}  # at the source\n", line.trim_end()),
+        false => line.to_string(),
     };
-    text.lines().map(keep).collect()
+    text.split_inclusive('\n').map(keep).collect()
 }
 
 /// The quoted value of a line of a configuration file.

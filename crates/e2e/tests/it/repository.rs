@@ -1,0 +1,43 @@
+//! West's repository, as restic and the disk have it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use levee_testing::process::output;
+use serde_json::Value;
+
+use super::world::{Site, World};
+
+/// What base backups are tagged with.
+pub const BASES: &str = "levee-base";
+
+/// How many snapshots with a tag there are.
+pub fn count(world: &World, tag: &str) -> usize {
+    let west = world.shop_folder(Site::West);
+    let mut restic = Command::new("restic");
+    restic.args(["snapshots", "--json", "--no-lock", "--no-cache", "--tag", tag, "-r"]);
+    restic.arg(west.join("repository")).arg("--password-file").arg(west.join("repository-password"));
+    let listed: Value = serde_json::from_slice(&output(&mut restic).stdout).unwrap_or_default();
+    listed.as_array().map_or(0, Vec::len)
+}
+
+pub fn packs(world: &World) -> BTreeSet<PathBuf> {
+    let data = world.shop_folder(Site::West).join("repository/data");
+    let folders = fs::read_dir(data).unwrap().flatten().filter_map(|folder| fs::read_dir(folder.path()).ok());
+    folders.flat_map(|entries| entries.flatten().map(|entry| entry.path())).collect()
+}
+
+/// The largest of these packs.
+pub fn largest(packs: impl IntoIterator<Item = PathBuf>) -> PathBuf {
+    packs.into_iter().max_by_key(|path| fs::metadata(path).map_or(0, |data| data.len())).expect("there is a pack")
+}
+
+/// Makes one bit of a file wrong.
+pub fn flip_a_bit(path: &PathBuf) {
+    let mut content = fs::read(path).unwrap();
+    let middle = content.len() / 3;
+    content[middle] ^= 1;
+    fs::write(path, content).unwrap();
+}
