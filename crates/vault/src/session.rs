@@ -27,9 +27,8 @@ use index_writer::IndexWriter;
 const JOBS_PER_SEALER: usize = 2;
 /// Sealed blobs that wait for the packer.
 const SEALED_BLOBS: usize = 8;
-/// Packs of 16 MiB that wait for an uploader. With those being filled and stored, five at most.
-const PACKS_WAITING: usize = 1;
-const UPLOADERS: usize = 2;
+/// A full pack of 16 MiB goes to an uploader that is free: none waits beside those being filled and stored.
+const PACKS_WAITING: usize = 0;
 /// Buffers kept for reuse: fresh memory is dear when it comes by the megabyte.
 const SPARE_CHUNK_BUFFERS: usize = 16;
 const SPARE_PACK_BUFFERS: usize = 4;
@@ -236,7 +235,7 @@ impl Session {
             session.spawn("vault-sealer", &next_job, move |shared, jobs| sealer::run(shared, jobs, &sealed))?;
         }
         session.spawn("vault-packer", &next_sealed, move |shared, blobs| packer::run(shared, blobs, &packs))?;
-        for _ in 0..UPLOADERS {
+        for _ in 0..vault.parallelism().writers {
             let index_writer = session.index_writer.clone();
             session.spawn("vault-uploader", &next_pack, move |shared, packs| {
                 packer::upload(shared, packs, &index_writer)
@@ -286,7 +285,6 @@ impl Session {
     pub fn add_tree(&self, tree: Tree) -> Result<Id> {
         let json = tree.to_json();
         let id = Id::of(&json);
-        self.shared.vault.remember_tree(&id, tree, json.len());
         self.submit(Job { kind: BlobKind::Tree, plaintext: json, id: Some(id), reply: None })?;
         Ok(id)
     }
