@@ -41,6 +41,10 @@ impl Chunker {
     /// Forgets everything and starts on a new stream.
     pub fn reset(&mut self, chunking: Chunking) {
         (self.start, self.end, self.at_end) = (0, 0, false);
+        if self.buffer.len() > CHUNK_BYTES_AVERAGE + READ_BYTES {
+            // Grown for a chunk without a place to cut.
+            self.buffer = Vec::new();
+        }
         self.chunking = match chunking {
             Chunking::Content => Chunking::Content,
             Chunking::Pages { chunk_bytes } => {

@@ -103,7 +103,7 @@ impl Uploads {
     fn start(vault: &Vault) -> Result<Self> {
         let (waiting, next) = bounded(PACKS_WAITING);
         let mut uploads = Self { waiting: Some(waiting), threads: Vec::new(), stored: Arc::default() };
-        for _ in 0..vault.parallelism().writers {
+        for _ in 0..vault.pack_uploaders() {
             let (vault, next, stored) = (vault.clone(), next.clone(), uploads.stored.clone());
             let thread = std::thread::Builder::new().name("vault-uploader".into());
             let spawned = thread.spawn(move || upload(&vault, &next, &stored));

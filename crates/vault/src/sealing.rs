@@ -4,6 +4,9 @@ use crate::compress::{BlobCompressor, BlobDecompressor, Compression};
 use crate::crypto::{Key, OVERHEAD};
 use crate::{BlobKind, Error, Id, Result};
 
+/// Buffers beyond this are not kept: chunks of 8 MiB are rare.
+const KEPT_BYTES_MAX: usize = 3 << 20;
+
 /// Seals one blob after the other with the same buffers.
 pub(crate) struct BlobSealer<'a> {
     key: &'a Key,
@@ -49,6 +52,11 @@ impl<'a> BlobSealer<'a> {
             .map_err(|_| Error::ReadBack { reason: format!("{} bytes are too many for a blob", plaintext.len()) })?;
         let uncompressed_length = if compressed { uncompressed_length } else { 0 };
         self.read_back(id, sealed, uncompressed_length)?;
+        for buffer in [&mut self.compressed, &mut self.opened, &mut self.read_back] {
+            if buffer.capacity() > KEPT_BYTES_MAX {
+                *buffer = Vec::new();
+            }
+        }
         Ok(uncompressed_length)
     }
 

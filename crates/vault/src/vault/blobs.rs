@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use levee_store::FileType;
+use levee_store::{FileType, Parallelism};
 
 use super::{Vault, locked};
 use crate::cache::PACK_BYTES_MAX;
@@ -62,6 +62,13 @@ impl Vault {
     pub(crate) fn pack_threads(&self) -> usize {
         let parallelism = self.parallelism();
         if parallelism.waits_long { compute_threads().max(parallelism.readers) } else { compute_threads() }
+    }
+
+    /// How many threads store packs. One for every two cores fills them faster than a disk of its own takes them, and
+    /// each has a pack in memory.
+    pub(crate) fn pack_uploaders(&self) -> usize {
+        let Parallelism { writers, waits_long, .. } = self.parallelism();
+        if waits_long { writers } else { writers.min(compute_threads().div_ceil(2)) }
     }
 
     /// A part of a pack of directories from the cache, into which the whole pack is fetched first. `None`
