@@ -10,6 +10,7 @@ mod link;
 mod local;
 mod name;
 pub mod object_store;
+mod parallelism;
 pub mod rest_server;
 mod rest_store;
 mod retry;
@@ -24,6 +25,7 @@ pub use error::{Error, Result};
 pub use local::{LocalStore, Received};
 pub use name::content_name;
 pub use object_store::ObjectStore;
+pub use parallelism::Parallelism;
 pub use rest_store::{RestOptions, RestStore};
 pub use retry::{RetryPolicy, RetryStore};
 pub use sftp_store::{SftpOptions, SftpStore};
@@ -100,6 +102,11 @@ pub trait Store: Send + Sync {
 
     /// Removes a file. `Error::NotFound` when it is not there.
     fn remove(&self, file_type: FileType, name: &str) -> Result<()>;
+
+    /// How many requests serve it best at once. Where there is a machine on the other side, those of a network.
+    fn parallelism(&self) -> Parallelism {
+        Parallelism::NETWORK
+    }
 
     /// Where this is, for messages. Never holds a secret.
     fn location(&self) -> String;

@@ -3,6 +3,7 @@
 //! A file appears under its name only when it is whole and on disk: it is written without a name, synced,
 //! given its name, and then its folder is synced.
 
+mod direct;
 mod durable;
 
 use std::fs::{self, File};
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 
 use crate::standing::Standing;
-use crate::{Entry, Error, FileType, Result, Store, name};
+use crate::{Entry, Error, FileType, Parallelism, Result, Store, name};
 
 /// A file that stands in a repository, with the time at which this machine received it.
 ///
@@ -207,6 +208,10 @@ impl Store for LocalStore {
         fs::remove_file(path)
             .and_then(|()| durable::sync_folder(&self.folder(file_type, name)))
             .map_err(|source| self.io_error("remove", file_type, name, source))
+    }
+
+    fn parallelism(&self) -> Parallelism {
+        Parallelism::of_path(&self.dir)
     }
 
     fn location(&self) -> String {

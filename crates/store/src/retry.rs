@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::{Entry, Error, FileType, Result, Store};
+use crate::{Entry, Error, FileType, Parallelism, Result, Store};
 
 /// How often and how long to try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +120,10 @@ impl<S: Store> Store for RetryStore<S> {
             Err(Error::NotFound { .. }) if attempt > 1 => Ok(()),
             other => other,
         })
+    }
+
+    fn parallelism(&self) -> Parallelism {
+        self.inner.parallelism()
     }
 
     fn location(&self) -> String {

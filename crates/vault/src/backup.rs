@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crossbeam_channel::bounded;
 use jiff::Timestamp;
+use levee_store::Parallelism;
 
 pub use markers::Marker;
 
@@ -58,7 +59,8 @@ pub struct BackupOptions {
     pub ignore_inode: bool,
     /// Take a file for unchanged although its time of status change differs.
     pub ignore_ctime: bool,
-    /// How many files are read at once; as many as there are cores when it is not given.
+    /// How many files are read at once. When it is not given, as many as there are cores, or as suits a disk that
+    /// turns.
     pub read_concurrency: Option<usize>,
     /// The snapshot's time; now when it is not given.
     pub time: Option<Timestamp>,
@@ -203,12 +205,18 @@ fn find_parent(
     }
 }
 
+fn readers(options: &BackupOptions) -> usize {
+    let suitable = || options.paths.iter().map(|path| Parallelism::of_path(path).readers).min();
+    let readers = options.read_concurrency.unwrap_or_else(|| compute_threads().min(suitable().unwrap_or(1)));
+    readers.clamp(1, READERS_MAX)
+}
+
 /// Walks the sources, reads what has changed, and stores the directories, each in threads of its own.
 fn store_tree(context: &Context<'_>, targets: &Targets, parent: Option<Id>) -> Result<Id> {
     let (files, next_file) = bounded(FILES_WAITING);
     let (directories, next_directory) = bounded(DIRECTORIES_WAITING);
     std::thread::scope(|scope| {
-        for _ in 0..context.options.read_concurrency.unwrap_or_else(compute_threads).clamp(1, READERS_MAX) {
+        for _ in 0..readers(context.options) {
             let next_file = next_file.clone();
             scope.spawn(move || files::read_files(context, &next_file));
         }

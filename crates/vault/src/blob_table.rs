@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use crate::parallel::parallel_sort;
 use crate::{BlobKind, Id};
 
 const PREFIX_BYTES: usize = 24;
@@ -86,7 +87,7 @@ impl BlobTable {
 
     /// Makes the table ready to be asked.
     pub fn sort(&mut self) {
-        self.records.sort_unstable_by_key(Record::key);
+        parallel_sort(&mut self.records, &|a, b| a.key().cmp(&b.key()));
         self.records.dedup_by(|later, kept| {
             let same = later.key() == kept.key();
             if same {

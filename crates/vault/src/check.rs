@@ -12,6 +12,7 @@ use levee_store::FileType;
 pub(crate) use packs::{PACK_BYTES_MAX, look_at_content};
 use serde::Serialize;
 
+use crate::index::Index;
 use crate::pack::PackedBlob;
 use crate::parallel::parallel_map;
 use crate::problem::with_sources;
@@ -70,6 +71,22 @@ impl CheckReport {
         }
     }
 
+    /// Takes in what another look has found.
+    fn absorb(&mut self, other: Self) {
+        let room = |list: &[Finding]| FINDINGS_MAX.saturating_sub(list.len());
+        let (errors, hints) = (room(&self.errors), room(&self.hints));
+        self.errors.extend(other.errors.into_iter().take(errors));
+        self.hints.extend(other.hints.into_iter().take(hints));
+        self.error_count += other.error_count;
+        self.snapshots += other.snapshots;
+        self.index_files += other.index_files;
+        self.packs += other.packs;
+        self.blobs += other.blobs;
+        self.trees += other.trees;
+        self.unused_blobs += other.unused_blobs;
+        self.bytes_read += other.bytes_read;
+    }
+
     fn hint(&mut self, file: String, message: String) {
         if self.hints.len() < FINDINGS_MAX {
             self.hints.push(Finding { file, message });
@@ -90,6 +107,8 @@ impl CheckReport {
 #[derive(Default)]
 struct Indexed {
     packs: BTreeMap<Id, Vec<PackedBlob>>,
+    /// The same by blob.
+    index: Index,
     /// Which index file each pack stands in.
     files: HashMap<Id, Id>,
 }
@@ -102,8 +121,14 @@ pub fn check(vault: &Vault, options: CheckOptions, progress: &dyn Progress) -> R
     check_keys(vault, &mut report)?;
     let snapshots = read_snapshots(vault, &mut report)?;
     let indexed = read_indexes(vault, &mut report)?;
-    packs::check_packs(vault, options, &indexed, &mut report, progress)?;
-    trees::check_trees(vault, &snapshots, &indexed, &mut report, progress);
+    // At the same time: one thread follows the trees, and would leave the other cores idle.
+    let (packs, trees) = std::thread::scope(|scope| {
+        let trees = scope.spawn(|| trees::check_trees(vault, &snapshots, &indexed, progress));
+        let packs = packs::check_packs(vault, options, &indexed, progress);
+        (packs, trees.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    report.absorb(packs?);
+    report.absorb(trees?);
     drop(lock);
     Ok(report)
 }
@@ -146,7 +171,10 @@ fn read_indexes(vault: &Vault, report: &mut CheckReport) -> Result<Indexed> {
     };
     for (id, packs) in ids.iter().zip(parallel_map(FETCHES_AT_ONCE, &ids, read)) {
         let packs = match packs {
-            Ok(file) => file.packs,
+            Ok(file) => {
+                indexed.index.load(*id, &file);
+                file.packs
+            }
             Err(error) => {
                 report.take(FileType::Index, id, &error);
                 continue;
@@ -168,5 +196,6 @@ fn read_indexes(vault: &Vault, report: &mut CheckReport) -> Result<Indexed> {
             }
         }
     }
+    indexed.index.settle();
     Ok(indexed)
 }

@@ -8,8 +8,8 @@ use fastcdc::v2020::FastCDC;
 pub(crate) const CHUNK_BYTES_MIN: usize = 512 << 10;
 const CHUNK_BYTES_AVERAGE: usize = 1 << 20;
 pub(crate) const CHUNK_BYTES_MAX: usize = 8 << 20;
-/// Twice the largest chunk, so that at least one fits between two refills.
-const BUFFER_BYTES: usize = 2 * CHUNK_BYTES_MAX;
+/// Read at once. Little, so that what was read is still in the processor's cache when it is cut and copied.
+const READ_BYTES: usize = 2 << 20;
 /// Runs of zeros are cut out in chunks of this size: restic's `restore --sparse` makes holes of them.
 pub(crate) const ZERO_CHUNK_BYTES: usize = 512 << 10;
 const PAGE_CHUNK_BYTES_MAX: u32 = 8 << 20;
@@ -41,6 +41,10 @@ impl Chunker {
     /// Forgets everything and starts on a new stream.
     pub fn reset(&mut self, chunking: Chunking) {
         (self.start, self.end, self.at_end) = (0, 0, false);
+        if self.buffer.len() > CHUNK_BYTES_AVERAGE + READ_BYTES {
+            // Grown for a chunk without a place to cut.
+            self.buffer = Vec::new();
+        }
         self.chunking = match chunking {
             Chunking::Content => Chunking::Content,
             Chunking::Pages { chunk_bytes } => {
@@ -54,8 +58,13 @@ impl Chunker {
         chunk.clear();
         match self.chunking {
             Chunking::Content => {
-                self.refill(source)?;
-                let length = cut(&self.buffer[self.start..self.end]);
+                // An average chunk is enough to look at, unless it ends nowhere in there.
+                self.refill(source, CHUNK_BYTES_AVERAGE)?;
+                let mut length = cut(&self.buffer[self.start..self.end]);
+                if length == self.end - self.start && !self.at_end && length < CHUNK_BYTES_MAX {
+                    self.refill(source, CHUNK_BYTES_MAX)?;
+                    length = cut(&self.buffer[self.start..self.end]);
+                }
                 chunk.extend_from_slice(&self.buffer[self.start..self.start + length]);
                 self.start += length;
             }
@@ -67,18 +76,18 @@ impl Chunker {
         Ok(!chunk.is_empty())
     }
 
-    /// Makes sure that a largest chunk is at hand, or all that is left.
-    fn refill(&mut self, source: &mut dyn Read) -> io::Result<()> {
-        if self.at_end || self.end - self.start >= CHUNK_BYTES_MAX {
+    /// Makes sure that so much is at hand, or all that is left.
+    fn refill(&mut self, source: &mut dyn Read, wanted: usize) -> io::Result<()> {
+        if self.at_end || self.end - self.start >= wanted {
             return Ok(());
-        }
-        if self.buffer.is_empty() {
-            self.buffer.resize(BUFFER_BYTES, 0);
         }
         self.buffer.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);
-        while self.end < BUFFER_BYTES {
-            match source.read(&mut self.buffer[self.end..]) {
+        if self.buffer.len() < wanted + READ_BYTES {
+            self.buffer.resize(wanted + READ_BYTES, 0);
+        }
+        while self.end < wanted {
+            match source.read(&mut self.buffer[self.end..wanted + READ_BYTES]) {
                 Ok(0) => {
                     self.at_end = true;
                     break;
@@ -169,6 +178,40 @@ mod tests {
         let chunks = chunks(&data, Chunking::Content);
         let zeros = chunks.iter().filter(|chunk| chunk.len() == ZERO_CHUNK_BYTES && is_zero(chunk)).count();
         assert!(zeros >= 12 + 40 - 2, "{zeros}");
+    }
+
+    #[test]
+    fn cuts_do_not_depend_on_how_much_is_read_at_once() {
+        struct Pieces<'a>(&'a [u8], usize);
+        impl Read for Pieces<'_> {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                let length = buffer.len().min(self.1);
+                self.0.read(&mut buffer[..length])
+            }
+        }
+        // A part without any place to cut, and one of zeros.
+        let mut data = noise(11 << 20);
+        data.resize(data.len() + (17 << 20), b'x');
+        data.extend(noise(5 << 20));
+        data.resize(data.len() + (2 << 20), 0);
+        data.extend(noise(300_000));
+        let mut expected = Vec::new();
+        let mut rest = &data[..];
+        while !rest.is_empty() {
+            let (chunk, after) = rest.split_at(cut(rest));
+            expected.push(chunk.len());
+            rest = after;
+        }
+        assert!(expected.contains(&CHUNK_BYTES_MAX) && expected.contains(&ZERO_CHUNK_BYTES));
+        for piece in [usize::MAX, 1_000_000, 70_001] {
+            let mut chunker = Chunker::new();
+            chunker.reset(Chunking::Content);
+            let (mut source, mut chunk, mut lengths) = (Pieces(&data, piece), Vec::new(), Vec::new());
+            while chunker.next(&mut source, &mut chunk).unwrap() {
+                lengths.push(chunk.len());
+            }
+            assert_eq!(lengths, expected, "{piece}");
+        }
     }
 
     #[test]

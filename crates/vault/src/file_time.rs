@@ -2,7 +2,6 @@ use std::fmt;
 use std::str::FromStr;
 
 use jiff::Timestamp;
-use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A moment as file systems keep it: seconds since 1970, and nanoseconds.
@@ -68,23 +67,49 @@ fn date_of(days: i64) -> (i64, i64, i64) {
     (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
-impl fmt::Display for FileTime {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+/// The longest text of a time: `2006-01-02T15:04:05.123456789Z`.
+const TEXT_BYTES_MAX: usize = 30;
+
+/// Puts the last digits of a number where they go.
+fn put_digits(text: &mut [u8], mut value: u64) {
+    for digit in text.iter_mut().rev() {
+        *digit = b'0' + (value % 10) as u8;
+        value /= 10;
+    }
+}
+
+impl FileTime {
+    /// Writes the time as text: three times for each file of a snapshot, hence without the formatter.
+    pub(crate) fn write_to(self, out: &mut Vec<u8>) {
+        let mut text = *b"0000-00-00T00:00:00.000000000Z";
+        const _: () = assert!(TEXT_BYTES_MAX == b"0000-00-00T00:00:00.000000000Z".len());
         let (year, month, day) = date_of(self.seconds.div_euclid(DAY_SECONDS));
         let second = self.seconds.rem_euclid(DAY_SECONDS);
-        write!(
-            formatter,
-            "{:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}",
-            year.clamp(0, 9999),
-            second / 3600,
-            second / 60 % 60,
-            second % 60
-        )?;
-        if self.nanoseconds > 0 {
-            let fraction = format!("{:09}", self.nanoseconds);
-            write!(formatter, ".{}", fraction.trim_end_matches('0'))?;
+        let fields = [
+            (0..4, year.clamp(0, 9999)),
+            (5..7, month),
+            (8..10, day),
+            (11..13, second / 3600),
+            (14..16, second / 60 % 60),
+            (17..19, second % 60),
+        ];
+        for (place, value) in fields {
+            put_digits(&mut text[place], value.unsigned_abs());
         }
-        formatter.write_str("Z")
+        put_digits(&mut text[20..29], u64::from(self.nanoseconds));
+        // Without the zeros at the end, and without a point before nothing.
+        let end = text[..29].iter().rposition(|byte| *byte != b'0').map_or(19, |last| last + 1);
+        let end = if self.nanoseconds == 0 { 19 } else { end };
+        out.extend_from_slice(&text[..end]);
+        out.push(b'Z');
+    }
+}
+
+impl fmt::Display for FileTime {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = Vec::with_capacity(TEXT_BYTES_MAX);
+        self.write_to(&mut text);
+        formatter.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
 }
 
@@ -149,8 +174,7 @@ impl Serialize for FileTime {
 
 impl<'de> Deserialize<'de> for FileTime {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
-        text.parse().map_err(D::Error::custom)
+        deserializer.deserialize_str(crate::id::FromText(std::marker::PhantomData))
     }
 }
 

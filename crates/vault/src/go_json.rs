@@ -6,7 +6,10 @@
 /// escaped, and every byte that isn't UTF-8 becomes `\ufffd`.
 pub(crate) fn write_string(out: &mut Vec<u8>, text: &[u8]) {
     out.push(b'"');
-    for chunk in text.utf8_chunks() {
+    // Nearly all of what stands in a directory needs nothing.
+    let plain = text.iter().position(|byte| !is_plain(*byte)).unwrap_or(text.len());
+    out.extend_from_slice(&text[..plain]);
+    for chunk in text[plain..].utf8_chunks() {
         for character in chunk.valid().chars() {
             match character {
                 '"' | '\\' => out.extend([b'\\', character as u8]),
@@ -24,6 +27,20 @@ pub(crate) fn write_string(out: &mut Vec<u8>, text: &[u8]) {
         }
     }
     out.push(b'"');
+}
+
+/// Whether a byte stands for itself, both in Go's JSON and between its quotes.
+fn is_plain(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\' | b'<' | b'>' | b'&')
+}
+
+/// Writes a name as a JSON string that holds what stands between the quotes of Go's `strconv.Quote`.
+pub(crate) fn write_quoted(out: &mut Vec<u8>, name: &[u8]) {
+    if name.iter().all(|byte| is_plain(*byte)) {
+        write_string(out, name);
+    } else {
+        write_string(out, quote(name).as_bytes());
+    }
 }
 
 /// What stands between the quotes of Go's `strconv.Quote`.

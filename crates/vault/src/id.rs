@@ -1,7 +1,8 @@
 use std::fmt;
+use std::marker::PhantomData;
 use std::str::FromStr;
 
-use serde::de::Error as _;
+use serde::de::Visitor;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
@@ -53,12 +54,36 @@ impl fmt::Debug for Id {
 #[error("this is not an id of 64 hexadecimal digits")]
 pub struct InvalidId;
 
+/// What no digit is worth: a bit that none has.
+const NO_DIGIT: u8 = 0x80;
+
+/// What each byte is worth as a hexadecimal digit. An index is millions of ids, hence the table.
+const DIGITS: [u8; 256] = {
+    let mut digits = [NO_DIGIT; 256];
+    let mut value = 0;
+    while value < 16 {
+        digits[b"0123456789abcdef"[value] as usize] = value as u8;
+        digits[b"0123456789ABCDEF"[value] as usize] = value as u8;
+        value += 1;
+    }
+    digits
+};
+
 impl FromStr for Id {
     type Err = InvalidId;
     fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+        if pairs.len() != Id::LENGTH || !rest.is_empty() {
+            return Err(InvalidId);
+        }
         let mut bytes = [0; Id::LENGTH];
-        hex::decode_to_slice(text, &mut bytes).map_err(|_| InvalidId)?;
-        Ok(Self(bytes))
+        let mut bad = 0;
+        for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+            let (high, low) = (DIGITS[usize::from(*high)], DIGITS[usize::from(*low)]);
+            bad |= high | low;
+            *byte = high << 4 | low & 0xf;
+        }
+        if bad & NO_DIGIT == 0 { Ok(Self(bytes)) } else { Err(InvalidId) }
     }
 }
 
@@ -70,8 +95,22 @@ impl Serialize for Id {
 
 impl<'de> Deserialize<'de> for Id {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
-        text.parse().map_err(D::Error::custom)
+        deserializer.deserialize_str(FromText(PhantomData))
+    }
+}
+
+/// Reads a value from a string of JSON without a copy of it: indexes and directories consist of such.
+pub(crate) struct FromText<T>(pub PhantomData<T>);
+
+impl<T: FromStr<Err: fmt::Display>> Visitor<'_> for FromText<T> {
+    type Value = T;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a string")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
     }
 }
 
@@ -116,5 +155,25 @@ impl fmt::Display for BlobKind {
             BlobKind::Data => "data",
             BlobKind::Tree => "tree",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_read_back_and_nothing_else_does() {
+        let id = Id::of(b"something");
+        assert_eq!(id.to_hex().parse(), Ok(id));
+        assert_eq!(id.to_hex().to_uppercase().parse(), Ok(id));
+        assert_eq!(serde_json::from_str::<Id>(&format!("\"{id}\"")).unwrap(), id);
+        let digits = id.to_hex();
+        let not_a_digit = digits.replace(&digits[10..12], "0g");
+        for bad in ["", &digits[1..], &format!("{digits}0"), &format!("{digits}00"), &not_a_digit] {
+            assert_eq!(bad.parse::<Id>(), Err(InvalidId), "{bad}");
+            assert!(serde_json::from_str::<Id>(&format!("\"{bad}\"")).is_err());
+        }
+        assert!(serde_json::from_str::<Id>("7").is_err());
     }
 }

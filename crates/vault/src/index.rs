@@ -1,14 +1,30 @@
-//! Which pack holds which blob: in memory a sorted list, 48 bytes for each blob.
+//! Which pack holds which blob: 36 bytes of memory for each blob.
+//!
+//! Fifty million blobs must leave room for other things in 2 GiB. So of an id only the first 24 bytes are kept
+//! (two blobs that share them would take 2^96 tries to make, and whoever reads one compares its whole hash), and
+//! no offset: blobs lie in a pack without a gap, so that the lengths before a blob give it.
+
+mod places;
 
 use std::collections::{HashMap, HashSet};
 
 use crate::index_file::IndexFile;
 use crate::pack::PackedBlob;
+use crate::parallel::parallel_sort;
 use crate::{BlobKind, Id, index_marks};
+use places::Places;
 
-/// New blobs go into a map first; when it has grown to this share of the list, it is merged into it.
+const PREFIX_BYTES: usize = 24;
+/// Blobs are looked up from the first of those that share their two first bytes.
+const BUCKETS: usize = 1 << 16;
+/// Blobs that come one file after the other go into a map; when it has grown to this share of the list, they
+/// are sorted into it.
 const MERGE_SHARE: usize = 8;
 const MERGE_AT_LEAST: usize = 4096;
+/// A map takes twice the memory of the list.
+const MERGE_AT_MOST: usize = 1 << 20;
+
+type Prefix = [u8; PREFIX_BYTES];
 
 /// Where a blob lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,57 +35,45 @@ pub(crate) struct Location {
 
 #[derive(Clone, Copy)]
 struct Entry {
-    id: Id,
-    /// The pack's number, and the kind in the highest bit.
-    pack_and_kind: u32,
-    offset: u32,
-    length: u32,
-    uncompressed_length: u32,
+    prefix: Prefix,
+    /// The blob's number in `Places`, and the kind in the highest bit.
+    number_and_kind: u32,
 }
 
 const TREE_BIT: u32 = 1 << 31;
 
+fn key_of(kind: BlobKind, id: &Id) -> (Prefix, u32) {
+    let mut prefix = [0; PREFIX_BYTES];
+    prefix.copy_from_slice(&id.as_bytes()[..PREFIX_BYTES]);
+    (prefix, if kind == BlobKind::Tree { TREE_BIT } else { 0 })
+}
+
 impl Entry {
-    fn new(pack: u32, blob: &PackedBlob) -> Self {
-        let kind = if blob.kind == BlobKind::Tree { TREE_BIT } else { 0 };
-        Self {
-            id: blob.id,
-            pack_and_kind: pack | kind,
-            offset: blob.offset,
-            length: blob.length,
-            uncompressed_length: blob.uncompressed_length,
-        }
+    fn key(&self) -> (Prefix, u32) {
+        (self.prefix, self.number_and_kind & TREE_BIT)
     }
 
-    fn kind(&self) -> BlobKind {
-        if self.pack_and_kind & TREE_BIT == 0 { BlobKind::Data } else { BlobKind::Tree }
+    fn number(&self) -> u32 {
+        self.number_and_kind & !TREE_BIT
     }
+}
 
-    fn pack(&self) -> u32 {
-        self.pack_and_kind & !TREE_BIT
-    }
-
-    fn blob(&self) -> PackedBlob {
-        PackedBlob {
-            offset: self.offset,
-            length: self.length,
-            uncompressed_length: self.uncompressed_length,
-            kind: self.kind(),
-            id: self.id,
-        }
-    }
-
-    fn key(&self) -> (Id, BlobKind, u32) {
-        (self.id, self.kind(), self.pack())
-    }
+fn bucket(prefix: &Prefix) -> usize {
+    usize::from(u16::from_be_bytes([prefix[0], prefix[1]]))
 }
 
 /// The index of a repository.
 #[derive(Default)]
 pub(crate) struct Index {
-    packs: Vec<Id>,
+    places: Places,
+    /// Sorted by key.
     sorted: Vec<Entry>,
-    recent: HashMap<(Id, BlobKind), Entry>,
+    /// Where each bucket of `sorted` begins; empty when nothing is sorted.
+    bucket_starts: Vec<u32>,
+    /// What was loaded and is not to be found before `settle`.
+    loaded: Vec<Entry>,
+    /// What has come since.
+    recent: HashMap<(Prefix, u32), Vec<u32>>,
     /// What lies in packs of trees, so that a tree can be read together with its neighbours.
     tree_packs: HashMap<Id, Vec<PackedBlob>>,
     /// The index files whose content is in here.
@@ -83,50 +87,107 @@ impl Index {
         &self.files
     }
 
-    /// Takes in a whole index file.
-    pub fn add_file(&mut self, id: Id, file: &IndexFile) {
-        self.add(id, &file.packs);
+    /// Takes in a whole index file. What it says is found after `settle`.
+    pub fn load(&mut self, id: Id, file: &IndexFile) {
+        if self.files.insert(id) {
+            self.take(&file.packs, |index, entry| index.loaded.push(entry));
+        }
         if let Some(marks) = file.marks.as_ref().filter(|marks| marks.version == index_marks::VERSION) {
             self.leaving.extend(&marks.leaving);
         }
     }
 
-    /// Takes in what an index file says of packs.
+    /// Makes what was loaded ready to be asked.
+    pub fn settle(&mut self) {
+        if self.loaded.is_empty() {
+            return;
+        }
+        let loaded = std::mem::take(&mut self.loaded);
+        if self.recent.len() + loaded.len() <= self.recent_max() {
+            for entry in loaded {
+                self.recent.entry(entry.key()).or_default().push(entry.number());
+            }
+            return;
+        }
+        if self.sorted.is_empty() {
+            self.sorted = loaded;
+        } else {
+            self.sorted.extend(loaded);
+        }
+        self.sort();
+    }
+
+    /// How many blobs may wait in the map.
+    fn recent_max(&self) -> usize {
+        (self.sorted.len() / MERGE_SHARE).clamp(MERGE_AT_LEAST, MERGE_AT_MOST)
+    }
+
+    /// Takes in what an index file says of packs, to be found at once.
     pub fn add(&mut self, file: Id, packs: &[(Id, Vec<PackedBlob>)]) {
         if !self.files.insert(file) {
             return;
         }
+        self.take(packs, |index, entry| {
+            index.recent.entry(entry.key()).or_default().push(entry.number());
+        });
+        if self.recent.len() > self.recent_max() {
+            self.merge();
+        }
+    }
+
+    fn take(&mut self, packs: &[(Id, Vec<PackedBlob>)], mut note: impl FnMut(&mut Self, Entry)) {
         for (pack, blobs) in packs {
-            // Two thousand million packs would need an index of terabytes.
-            let number = self.packs.len() as u32 & !TREE_BIT;
-            self.packs.push(*pack);
-            for blob in blobs {
-                self.recent.insert((blob.id, blob.kind), Entry::new(number, blob));
+            let first = self.places.add(*pack, blobs);
+            for (number, blob) in (first..).zip(blobs) {
+                let (prefix, kind) = key_of(blob.kind, &blob.id);
+                note(self, Entry { prefix, number_and_kind: number | kind });
             }
             let trees: Vec<_> = blobs.iter().filter(|blob| blob.kind == BlobKind::Tree).copied().collect();
             if !trees.is_empty() {
                 self.tree_packs.insert(*pack, trees);
             }
-            if self.recent.len() > MERGE_AT_LEAST.max(self.sorted.len() / MERGE_SHARE) {
-                self.merge();
-            }
         }
     }
 
     fn merge(&mut self) {
-        self.sorted.extend(self.recent.drain().map(|(_, entry)| entry));
-        self.sorted.sort_unstable_by_key(Entry::key);
-        self.sorted.dedup_by_key(|entry| entry.key());
+        let recent = std::mem::take(&mut self.recent);
+        for ((prefix, kind), numbers) in recent {
+            self.sorted.extend(numbers.iter().map(|number| Entry { prefix, number_and_kind: number | kind }));
+        }
+        self.sort();
     }
 
-    fn sorted_entries(&self, kind: BlobKind, id: &Id) -> &[Entry] {
-        let start = self.sorted.partition_point(|entry| (&entry.id, entry.kind()) < (id, kind));
-        let count = self.sorted[start..].iter().take_while(|entry| entry.id == *id && entry.kind() == kind).count();
-        &self.sorted[start..start + count]
+    fn sort(&mut self) {
+        parallel_sort(&mut self.sorted, &|a, b| (a.key(), a.number()).cmp(&(b.key(), b.number())));
+        self.sorted.shrink_to_fit();
+        let mut starts = vec![0_u32; BUCKETS + 1];
+        for entry in &self.sorted {
+            starts[bucket(&entry.prefix) + 1] += 1;
+        }
+        for bucket in 0..BUCKETS {
+            starts[bucket + 1] += starts[bucket];
+        }
+        self.bucket_starts = starts;
+    }
+
+    fn sorted_entries(&self, key: &(Prefix, u32)) -> &[Entry] {
+        let bucket = bucket(&key.0);
+        let Some([start, end]) = self.bucket_starts.get(bucket..bucket + 2) else { return &[] };
+        let entries = &self.sorted[*start as usize..*end as usize];
+        let first = entries.partition_point(|entry| entry.key() < *key);
+        let count = entries[first..].iter().take_while(|entry| entry.key() == *key).count();
+        &entries[first..first + count]
+    }
+
+    /// How many blobs there are, each counted once.
+    pub fn distinct_blobs(&self) -> usize {
+        let sorted = self.sorted.chunk_by(|a, b| a.key() == b.key()).map(|copies| copies[0].key());
+        sorted.filter(|key| !self.recent.contains_key(key)).count() + self.recent.len()
     }
 
     pub fn contains(&self, kind: BlobKind, id: &Id) -> bool {
-        self.recent.contains_key(&(*id, kind)) || !self.sorted_entries(kind, id).is_empty()
+        let key = key_of(kind, id);
+        !self.sorted_entries(&key).is_empty() || self.recent.contains_key(&key)
     }
 
     /// Whether a copy lies in a pack that is not about to be removed.
@@ -137,19 +198,19 @@ impl Index {
         self.locations(kind, id).iter().any(|location| !self.leaving.contains(&location.pack))
     }
 
-    /// Every known copy of a blob.
+    /// Every known copy of a blob, the newest first.
     pub fn locations(&self, kind: BlobKind, id: &Id) -> Vec<Location> {
-        let recent = self.recent.get(&(*id, kind));
-        recent
-            .into_iter()
-            .chain(self.sorted_entries(kind, id))
-            .map(|entry| Location { pack: self.packs[entry.pack() as usize], blob: entry.blob() })
-            .collect()
+        let key = key_of(kind, id);
+        let recent = self.recent.get(&key).into_iter().flatten().copied();
+        let sorted = self.sorted_entries(&key).iter().map(Entry::number);
+        recent.rev().chain(sorted.rev()).map(|number| self.places.location(number, kind, id)).collect()
     }
 
     pub fn location(&self, kind: BlobKind, id: &Id) -> Option<Location> {
-        let entry = self.recent.get(&(*id, kind)).or_else(|| self.sorted_entries(kind, id).first())?;
-        Some(Location { pack: self.packs[entry.pack() as usize], blob: entry.blob() })
+        let key = key_of(kind, id);
+        let recent = self.recent.get(&key).and_then(|numbers| numbers.last()).copied();
+        let number = recent.or_else(|| self.sorted_entries(&key).last().map(Entry::number))?;
+        Some(self.places.location(number, kind, id))
     }
 
     /// The trees that lie in a pack, in their order.
@@ -165,29 +226,47 @@ mod tests {
     #[test]
     fn blobs_are_found_before_and_after_merging() {
         let blob = |number: u32, kind| PackedBlob {
-            offset: number * 100,
+            offset: number % 1000 * 100,
             length: 100,
             uncompressed_length: 0,
             kind,
             id: Id::of(&number.to_le_bytes()),
         };
+        let pack = |file: u32| {
+            let blobs: Vec<_> = (0..1000).map(|number| blob(file * 1000 + number, BlobKind::Data)).collect();
+            (Id::of(&[file as u8]), blobs)
+        };
         let mut index = Index::default();
-        for file in 0..20_u32 {
-            let blobs = (0..1000).map(|n| blob(file * 1000 + n, BlobKind::Data)).collect();
-            index.add(Id::of(&[file as u8, 1]), &[(Id::of(&[file as u8]), blobs)]);
+        for file in 0..10 {
+            let content = IndexFile { packs: vec![pack(file)], marks: None };
+            index.load(Id::of(&[file as u8, 1]), &content);
         }
-        index.add(Id::of(b"trees"), &[(Id::of(b"pack"), vec![blob(5, BlobKind::Tree)])]);
-        index.add(Id::of(b"again"), &[(Id::of(b"copy"), vec![blob(5, BlobKind::Data)])]);
-        index.merge();
-        assert_eq!(index.sorted.len(), 20_002);
-        for number in 0..20_000_u32 {
-            let id = Id::of(&number.to_le_bytes());
-            let location = index.location(BlobKind::Data, &id).unwrap();
-            assert_eq!(location.blob.offset, number * 100);
+        assert!(!index.contains(BlobKind::Data, &Id::of(&1_u32.to_le_bytes())), "found before it is settled");
+        index.settle();
+        for file in 10..20 {
+            index.add(Id::of(&[file as u8, 1]), &[pack(file)]);
         }
-        assert_eq!(index.locations(BlobKind::Data, &Id::of(&5_u32.to_le_bytes())).len(), 2);
-        assert!(index.contains(BlobKind::Tree, &Id::of(&5_u32.to_le_bytes())));
-        assert!(!index.contains(BlobKind::Tree, &Id::of(&6_u32.to_le_bytes())));
-        assert_eq!(index.trees_in(&Id::of(b"pack")).len(), 1);
+        index.add(Id::of(b"trees"), &[(Id::of(b"pack"), vec![blob(0, BlobKind::Tree)])]);
+        index.add(Id::of(b"again"), &[(Id::of(b"copy"), vec![blob(0, BlobKind::Data)])]);
+        for merged in [false, true] {
+            for number in 0..20_000_u32 {
+                let id = Id::of(&number.to_le_bytes());
+                let location = index.location(BlobKind::Data, &id).unwrap();
+                assert_eq!(location.blob, blob(number, BlobKind::Data), "{number}");
+                let file = Id::of(&[(number / 1000) as u8]);
+                assert_eq!(location.pack, if number == 0 { Id::of(b"copy") } else { file });
+            }
+            assert_eq!(index.locations(BlobKind::Data, &Id::of(&0_u32.to_le_bytes())).len(), 2);
+            assert!(index.contains(BlobKind::Tree, &Id::of(&0_u32.to_le_bytes())));
+            assert_eq!(index.distinct_blobs(), 20_001);
+            assert!(!index.contains(BlobKind::Tree, &Id::of(&6_u32.to_le_bytes())));
+            assert!(!index.contains(BlobKind::Data, &Id::of(&20_000_u32.to_le_bytes())));
+            assert_eq!(index.trees_in(&Id::of(b"pack")).len(), 1);
+            if !merged {
+                index.merge();
+                assert_eq!((index.sorted.len(), index.recent.len()), (20_002, 0));
+            }
+        }
+        assert_eq!(size_of::<Entry>(), 28);
     }
 }

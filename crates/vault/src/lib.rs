@@ -24,6 +24,7 @@ mod error;
 mod file_time;
 mod find;
 pub mod forget;
+mod gate;
 mod go_json;
 mod id;
 mod index;
@@ -31,6 +32,8 @@ mod index_file;
 mod index_marks;
 mod key_file;
 mod lock;
+#[cfg(feature = "measure")]
+pub mod measure;
 mod mount;
 #[cfg(test)]
 mod mutations;
@@ -51,6 +54,7 @@ pub mod repair;
 pub mod reread;
 pub mod restore;
 mod rewrite;
+mod sealing;
 mod selection;
 mod session;
 mod snapshot;

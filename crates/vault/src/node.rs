@@ -1,11 +1,11 @@
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::go_json::{quote, unquote, write_string};
+use crate::go_json::{unquote, write_quoted, write_string};
 use crate::{FileTime, Id};
 
 /// What an entry of a directory is.
@@ -133,65 +133,103 @@ impl Node {
 
     /// Writes the node as restic's marshaller does, down to the order of the fields.
     pub(crate) fn write_json(&self, out: &mut Vec<u8>) {
-        let name = std::os::unix::ffi::OsStrExt::as_bytes(self.name.as_os_str());
-        out.extend(b"{\"name\":");
-        write_string(out, quote(name).as_bytes());
-        out.extend(format!(",\"type\":\"{}\"", self.kind.as_str()).bytes());
+        out.extend_from_slice(b"{\"name\":");
+        write_quoted(out, self.name.as_bytes());
+        text(out, "type", self.kind.as_str().as_bytes());
         number(out, "mode", u64::from(self.go_mode()));
         for (field, time) in [("mtime", self.mtime), ("atime", self.atime), ("ctime", self.ctime)] {
-            out.extend(format!(",\"{field}\":\"{time}\"").bytes());
+            key(out, field);
+            out.push(b'"');
+            time.write_to(out);
+            out.push(b'"');
         }
-        out.extend(format!(",\"uid\":{},\"gid\":{}", self.uid, self.gid).bytes());
+        for (field, value) in [("uid", self.uid), ("gid", self.gid)] {
+            key(out, field);
+            digits(out, u64::from(value));
+        }
         text(out, "user", self.user.as_bytes());
         text(out, "group", self.group.as_bytes());
         number(out, "inode", self.inode);
         number(out, "device_id", self.device_id);
         number(out, "size", self.size);
         number(out, "links", self.links);
-        let target = std::os::unix::ffi::OsStrExt::as_bytes(self.link_target.as_os_str());
+        let target = self.link_target.as_bytes();
         text(out, "linktarget", target);
         if std::str::from_utf8(target).is_err() {
             text(out, "linktarget_raw", BASE64.encode(target).as_bytes());
         }
         if !self.extended_attributes.is_empty() {
-            out.extend(b",\"extended_attributes\":[");
+            key(out, "extended_attributes");
             for (index, attribute) in self.extended_attributes.iter().enumerate() {
-                out.extend(if index == 0 { &b"{\"name\":"[..] } else { b",{\"name\":" });
-                write_string(out, std::os::unix::ffi::OsStrExt::as_bytes(attribute.name.as_os_str()));
-                out.extend(format!(",\"value\":\"{}\"}}", BASE64.encode(&attribute.value)).bytes());
+                out.extend_from_slice(if index == 0 { b"[{\"name\":" } else { b",{\"name\":" });
+                write_string(out, attribute.name.as_bytes());
+                out.extend_from_slice(b",\"value\":\"");
+                out.extend_from_slice(BASE64.encode(&attribute.value).as_bytes());
+                out.extend_from_slice(b"\"}");
             }
             out.push(b']');
         }
         number(out, "device", self.device);
-        out.extend(b",\"content\":");
+        key(out, "content");
         match &self.content {
-            None => out.extend(b"null"),
+            None => out.extend_from_slice(b"null"),
             Some(blobs) => {
                 out.push(b'[');
                 for (index, blob) in blobs.iter().enumerate() {
-                    out.extend(if index == 0 { "\"" } else { ",\"" }.bytes());
-                    out.extend(blob.to_hex().bytes());
-                    out.push(b'"');
+                    if index > 0 {
+                        out.push(b',');
+                    }
+                    id(out, blob);
                 }
                 out.push(b']');
             }
         }
-        if let Some(subtree) = self.subtree {
-            text(out, "subtree", subtree.to_hex().as_bytes());
+        if let Some(subtree) = &self.subtree {
+            key(out, "subtree");
+            id(out, subtree);
         }
         out.push(b'}');
     }
 }
 
+fn key(out: &mut Vec<u8>, field: &str) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(field.as_bytes());
+    out.extend_from_slice(b"\":");
+}
+
+fn digits(out: &mut Vec<u8>, mut value: u64) {
+    // The largest has twenty.
+    let mut text = [b'0'; 20];
+    let mut start = text.len();
+    loop {
+        start -= 1;
+        text[start] += (value % 10) as u8;
+        value /= 10;
+        if value == 0 {
+            break out.extend_from_slice(&text[start..]);
+        }
+    }
+}
+
+fn id(out: &mut Vec<u8>, id: &Id) {
+    let start = out.len() + 1;
+    out.resize(start + 2 * Id::LENGTH, b'"');
+    // The length is right.
+    let _ = hex::encode_to_slice(id.as_bytes(), &mut out[start..]);
+    out.push(b'"');
+}
+
 fn number(out: &mut Vec<u8>, field: &str, value: u64) {
     if value != 0 {
-        out.extend(format!(",\"{field}\":{value}").bytes());
+        key(out, field);
+        digits(out, value);
     }
 }
 
 fn text(out: &mut Vec<u8>, field: &str, value: &[u8]) {
     if !value.is_empty() {
-        out.extend(format!(",\"{field}\":").bytes());
+        key(out, field);
         write_string(out, value);
     }
 }

@@ -2,8 +2,6 @@
 
 use std::ops::Range;
 
-use levee_store::FileType;
-
 use crate::pack::PackedBlob;
 use crate::vault::BlobOpener;
 use crate::{Id, Result, Vault};
@@ -28,7 +26,7 @@ pub(crate) fn read_blobs(
         let group = &blobs[range];
         let (Some(first), Some(last)) = (group.first(), group.last()) else { continue };
         let length = (last.offset - first.offset + last.length) as usize;
-        let stored = vault.store().read_range(FileType::Data, &pack.to_hex(), u64::from(first.offset), length)?;
+        let stored = vault.read_pack_part(pack, u64::from(first.offset), length)?;
         for blob in group {
             let start = (blob.offset - first.offset) as usize;
             let sealed = &stored[start..start + blob.length as usize];

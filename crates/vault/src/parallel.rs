@@ -1,5 +1,6 @@
 //! Doing the same to many things on a few threads.
 
+use std::cmp::Ordering as Order;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// How many threads compute: all cores, within reason.
@@ -32,4 +33,40 @@ pub(crate) fn parallel_map<T: Sync, R: Send>(threads: usize, items: &[T], apply:
     });
     results.sort_unstable_by_key(|(position, _)| *position);
     results.into_iter().map(|(_, result)| result).collect()
+}
+
+/// Below this a second thread costs more than it saves.
+const SORT_ALONE_BELOW: usize = 1 << 16;
+
+/// Sorts in place, with no further memory, on all cores.
+pub(crate) fn parallel_sort<T: Send>(items: &mut [T], compare: &(impl Fn(&T, &T) -> Order + Sync)) {
+    sort_on(compute_threads(), items, compare);
+}
+
+fn sort_on<T: Send>(threads: usize, items: &mut [T], compare: &(impl Fn(&T, &T) -> Order + Sync)) {
+    if threads <= 1 || items.len() < SORT_ALONE_BELOW {
+        return items.sort_unstable_by(compare);
+    }
+    let middle = items.len() / 2;
+    items.select_nth_unstable_by(middle, compare);
+    let (low, high) = items.split_at_mut(middle);
+    std::thread::scope(|scope| {
+        scope.spawn(|| sort_on(threads / 2, low, compare));
+        sort_on(threads - threads / 2, high, compare);
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sorted_in_parts_is_sorted_as_a_whole() {
+        let mut numbers: Vec<u32> =
+            (0..300_000_u32).map(|number| number.wrapping_mul(2_654_435_761) % 100_000).collect();
+        let mut expected = numbers.clone();
+        expected.sort_unstable();
+        parallel_sort(&mut numbers, &u32::cmp);
+        assert!(numbers == expected);
+    }
 }

@@ -16,6 +16,8 @@ use crate::{BlobKind, Error, Id, Result, Tree, Vault};
 
 /// So many trees are read before what they name is marked.
 const TREES_AT_ONCE: usize = 1024;
+/// No more than these bytes of JSON and one tree more: the directory of a very large file alone has megabytes.
+const TREE_BYTES_AT_ONCE: u64 = 32 << 20;
 /// Missing blobs beyond this are not collected.
 const MISSING_MAX: usize = 100_000;
 
@@ -165,7 +167,7 @@ impl<'a> Reach<'a> {
             self.name(*kind, *id, &mut missing, &mut to_do, &mut found);
         }
         while !to_do.is_empty() {
-            let batch = to_do.split_off(to_do.len().saturating_sub(TREES_AT_ONCE));
+            let batch = self.take_batch(&mut to_do);
             for tree in self.read_trees(&batch)? {
                 for node in tree.nodes() {
                     if let Some(subtree) = node.subtree {
@@ -178,6 +180,18 @@ impl<'a> Reach<'a> {
             }
         }
         Ok(missing)
+    }
+
+    fn take_batch(&self, to_do: &mut Vec<Id>) -> Vec<Id> {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while batch.len() < TREES_AT_ONCE
+            && bytes < TREE_BYTES_AT_ONCE
+            && let Some(id) = to_do.pop()
+        {
+            bytes += self.trees.copies(&id).next().map_or(0, |(_, blob)| blob.plaintext_length());
+            batch.push(id);
+        }
+        batch
     }
 
     fn name(

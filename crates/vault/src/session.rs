@@ -26,13 +26,15 @@ use index_writer::IndexWriter;
 /// Chunks that wait for each sealer; at most 8 MiB each, 1 MiB or less as a rule.
 const JOBS_PER_SEALER: usize = 2;
 /// Sealed blobs that wait for the packer.
-const SEALED_BLOBS: usize = 8;
-/// Packs of 16 MiB that wait for an uploader. With those being filled and stored, five at most.
-const PACKS_WAITING: usize = 1;
-const UPLOADERS: usize = 2;
+const SEALED_BLOBS: usize = 4;
+/// A full pack of 16 MiB goes to an uploader that is free: none waits beside those being filled and stored.
+const PACKS_WAITING: usize = 0;
 /// Buffers kept for reuse: fresh memory is dear when it comes by the megabyte.
-const SPARE_CHUNK_BUFFERS: usize = 16;
-const SPARE_PACK_BUFFERS: usize = 4;
+const SPARE_CHUNK_BUFFERS: usize = 8;
+const SPARE_PACK_BUFFERS: usize = 2;
+/// Larger ones are freed: a rare chunk of 8 MiB must not make every buffer as large in the end.
+const SPARE_CHUNK_BYTES_MAX: usize = 2 << 20;
+const SPARE_PACK_BYTES_MAX: usize = 32 << 20;
 
 /// How a session stores.
 #[derive(Clone, Copy, Debug, Default)]
@@ -58,12 +60,14 @@ pub(crate) struct Added {
 pub(crate) struct BufferPool {
     give: Sender<Vec<u8>>,
     take: Receiver<Vec<u8>>,
+    bytes_max: usize,
 }
 
 impl BufferPool {
-    fn new(capacity: usize) -> Self {
+    /// Keeps so many buffers, none larger than this.
+    fn new(capacity: usize, bytes_max: usize) -> Self {
         let (give, take) = bounded(capacity);
-        Self { give, take }
+        Self { give, take, bytes_max }
     }
 
     pub fn take(&self) -> Vec<u8> {
@@ -71,8 +75,10 @@ impl BufferPool {
     }
 
     pub fn give(&self, buffer: Vec<u8>) {
-        // When enough are kept, this one is freed.
-        let _ = self.give.try_send(buffer);
+        if buffer.capacity() <= self.bytes_max {
+            // When enough are kept, this one is freed.
+            let _ = self.give.try_send(buffer);
+        }
     }
 }
 
@@ -222,8 +228,8 @@ impl Session {
             tree_blobs: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             packed_bytes: AtomicU64::new(0),
-            chunk_buffers: BufferPool::new(SPARE_CHUNK_BUFFERS),
-            pack_buffers: BufferPool::new(SPARE_PACK_BUFFERS),
+            chunk_buffers: BufferPool::new(SPARE_CHUNK_BUFFERS, SPARE_CHUNK_BYTES_MAX),
+            pack_buffers: BufferPool::new(SPARE_PACK_BUFFERS, SPARE_PACK_BYTES_MAX),
         });
         let index_writer = Arc::new(IndexWriter::default());
         let sealers = compute_threads();
@@ -236,7 +242,7 @@ impl Session {
             session.spawn("vault-sealer", &next_job, move |shared, jobs| sealer::run(shared, jobs, &sealed))?;
         }
         session.spawn("vault-packer", &next_sealed, move |shared, blobs| packer::run(shared, blobs, &packs))?;
-        for _ in 0..UPLOADERS {
+        for _ in 0..vault.pack_uploaders() {
             let index_writer = session.index_writer.clone();
             session.spawn("vault-uploader", &next_pack, move |shared, packs| {
                 packer::upload(shared, packs, &index_writer)
@@ -286,7 +292,6 @@ impl Session {
     pub fn add_tree(&self, tree: Tree) -> Result<Id> {
         let json = tree.to_json();
         let id = Id::of(&json);
-        self.shared.vault.remember_tree(&id, tree, json.len());
         self.submit(Job { kind: BlobKind::Tree, plaintext: json, id: Some(id), reply: None })?;
         Ok(id)
     }

@@ -24,8 +24,12 @@ impl Tree {
     }
 
     pub fn find(&self, name: &OsStr) -> Option<&Node> {
-        let position = self.nodes.binary_search_by(|node| node.name.as_os_str().cmp(name)).ok()?;
-        self.nodes.get(position)
+        self.nodes.get(self.position(name)?)
+    }
+
+    /// Where among the entries this one stands.
+    pub(crate) fn position(&self, name: &OsStr) -> Option<usize> {
+        self.nodes.binary_search_by(|node| node.name.as_os_str().cmp(name)).ok()
     }
 
     /// The plaintext of the tree's blob: `{"nodes":[…]}` and a newline.

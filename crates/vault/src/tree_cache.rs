@@ -3,8 +3,9 @@ use std::sync::Arc;
 
 use crate::{Id, Tree};
 
-/// How much of directories is kept, counted in bytes of their JSON (in memory they take about twice that).
-const BYTES_MAX: usize = 32 << 20;
+/// How much of directories is kept, counted in bytes of their JSON (in memory they take about twice that). More than
+/// is read at once when one of them is asked for.
+const BYTES_MAX: usize = 12 << 20;
 
 /// Directories that were read or written lately. The oldest go first.
 #[derive(Default)]

@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
-use levee_store::{FileType, Store};
+use levee_store::{FileType, Parallelism, Store};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -22,6 +22,7 @@ use crate::cache::Cache;
 use crate::compress::{compress_file, decompress_file};
 use crate::config::Config;
 use crate::crypto::Key;
+use crate::gate::Gate;
 use crate::index::Index;
 use crate::lock::OwnLocks;
 use crate::parallel::parallel_map;
@@ -39,6 +40,9 @@ pub struct Vault {
 
 struct Inner {
     store: Arc<dyn Store>,
+    parallelism: Parallelism,
+    /// For reading packs: as many at once as the store serves well.
+    pack_reading: Gate,
     master_key: MasterKey,
     config: Config,
     key_id: Option<Id>,
@@ -71,8 +75,11 @@ pub(crate) fn to_json(value: &impl Serialize) -> Result<Vec<u8>> {
 
 impl Vault {
     fn assemble(store: Arc<dyn Store>, master_key: MasterKey, config: Config, key_id: Option<Id>) -> Self {
+        let parallelism = store.parallelism();
         let inner = Inner {
             store,
+            parallelism,
+            pack_reading: Gate::new(parallelism.readers),
             master_key,
             config,
             key_id,
@@ -109,6 +116,10 @@ impl Vault {
 
     pub(crate) fn store(&self) -> &dyn Store {
         &*self.inner.store
+    }
+
+    pub(crate) fn parallelism(&self) -> Parallelism {
+        self.inner.parallelism
     }
 
     pub(crate) fn key(&self) -> &Key {

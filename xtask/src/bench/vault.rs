@@ -1,5 +1,7 @@
 //! Backup, restore and check, by Levee and by its peers, on the same bytes in the same run.
 
+mod alone;
+mod blobs;
 mod report;
 mod sources;
 mod tools;
@@ -13,7 +15,7 @@ use levee_testing::TempSite;
 use super::measured::{Cost, drop_page_cache, measure};
 use crate::setup::{self, Needs};
 use crate::workspace::given_or_built;
-use report::{ImageRow, Report, Sample, Work};
+use report::{BlobsStep, ImageRow, Report, Sample, Work};
 use sources::{Change, Extent};
 use tools::{Place, Tool};
 
@@ -25,8 +27,8 @@ pub struct Options {
     /// How often each work is measured
     #[arg(long, default_value_t = 3)]
     rounds: u32,
-    /// What to measure
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Tree, Part::Image, Part::Files])]
+    /// What to measure; without it the mixed tree, in some 15 minutes. The others are for being run one by one
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Tree])]
     parts: Vec<Part>,
     /// Back up this folder instead of the mixed tree of about 4 GiB
     #[arg(long, value_name = "FOLDER")]
@@ -37,10 +39,13 @@ pub struct Options {
     /// How many small files there are
     #[arg(long, default_value_t = 1_000_000)]
     small_files: u64,
+    /// How many blobs the synthetic repository has
+    #[arg(long, default_value_t = 50_000_000)]
+    blobs: u64,
     /// Only tools whose name begins with one of these: levee, restic, borg, rustic
     #[arg(long, value_delimiter = ',')]
     tools: Vec<String>,
-    /// Where the trees and repositories are made; up to 20 GB
+    /// Where the trees and repositories are made; up to 30 GB
     #[arg(long, value_name = "FOLDER", default_value = "/var/tmp")]
     work_folder: PathBuf,
     /// Use this program instead of building one
@@ -50,12 +55,14 @@ pub struct Options {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
-    /// First backup, unchanged backup, restore and check of a mixed tree
+    /// First backup, unchanged backup, restore and check of a mixed tree, and what computing alone takes
     Tree,
     /// What a second backup of an image adds, of which one per cent has changed
     Image,
     /// First and unchanged backup of a great many small files
     Files,
+    /// Opening, a small backup and a prune of a repository with a great many blobs, by Levee alone
+    Blobs,
 }
 
 pub fn run(options: Options) -> Result<()> {
@@ -76,13 +83,16 @@ pub fn run(options: Options) -> Result<()> {
             Part::Tree => bench.tree(&mut report)?,
             Part::Image => bench.image(&mut report)?,
             Part::Files => bench.files(&mut report)?,
+            Part::Blobs => bench.blobs(&mut report)?,
         }
     }
     let summary = report.summary(&bench.tools);
+    let table = report::table(&summary);
     if bench.options.json {
+        eprint!("{table}");
         println!("{}", serde_json::to_string(&summary)?)
     } else {
-        report::print(&summary)
+        print!("{table}")
     }
     Ok(())
 }
@@ -107,16 +117,18 @@ impl Bench {
         };
         let extent = sources::extent(&source, true)?;
         eprintln!("{} files, {:.2} GiB", extent.files, extent.bytes as f64 / f64::from(1 << 30));
+        report.ceiling(alone::measure(&source)?);
         for round in 0..self.options.rounds {
             for tool in self.order(round) {
-                self.tree_once(tool, &source, extent, report)
+                let target = self.folder.join(format!("restored-{round}-{}", tool.name.replace(' ', "-")));
+                self.tree_once(tool, &source, &target, extent, report)
                     .with_context(|| format!("{}, round {}", tool.name, round + 1))?;
             }
         }
         remove(&made)
     }
 
-    fn tree_once(&self, tool: &Tool, source: &Path, extent: Extent, report: &mut Report) -> Result<()> {
+    fn tree_once(&self, tool: &Tool, source: &Path, target: &Path, extent: Extent, report: &mut Report) -> Result<()> {
         let place = self.place(tool)?;
         // The source is in the page cache for everyone: what is measured is the tool.
         sources::extent(source, true)?;
@@ -125,15 +137,16 @@ impl Bench {
         report.add(tool, Work::UnchangedBackup, self.measured(tool, tool.backup(&place, source, 1))?);
         drop_page_cache()?;
         report.add(tool, Work::Check, self.measured(tool, tool.check(&place))?);
-        let target = self.folder.join("restored");
-        fs::create_dir_all(&target)?;
+        fs::create_dir_all(target)?;
         drop_page_cache()?;
-        report.add(tool, Work::Restore, self.measured(tool, tool.restore(&place, &target))?);
-        let restored = sources::extent(&target, false)?;
+        report.add(tool, Work::Restore, self.measured(tool, tool.restore(&place, target))?);
+        let restored = sources::extent(target, false)?;
         if restored != extent {
             bail!("{} has restored {restored:?} of {extent:?}", tool.name);
         }
-        remove(&target)?;
+        // Not removed before the end: for minutes ext4 steps around the inodes of removed files one by one, which
+        // would cost whoever restores next more than the restore.
+        sources::empty(target)?;
         self.clear(&place)
     }
 
@@ -175,6 +188,30 @@ impl Bench {
             }
         }
         remove(&source)
+    }
+
+    /// Levee alone: what is measured is whether it stays within a machine's memory.
+    fn blobs(&self, report: &mut Report) -> Result<()> {
+        let Some(tool) = self.tools.iter().find(|tool| tool.is_levee()) else { return Ok(()) };
+        let place = self.place(tool)?;
+        eprintln!("making a repository of {} blobs", self.options.blobs);
+        let made = blobs::make(&place.repository, self.options.blobs)?;
+        let source = self.folder.join("few");
+        sources::small_files(&source, blobs::SMALL_BACKUP_FILES)?;
+        let mut step = |what: BlobsStep, command| -> Result<()> {
+            report.blobs(what, self.options.blobs, self.measured(tool, command)?);
+            Ok(())
+        };
+        step(BlobsStep::Open, tool.levee(&place, &["ls", "latest", "/folder-00000000"]))?;
+        step(BlobsStep::SmallBackup, tool.backup(&place, &source, 1))?;
+        self.measured(tool, tool.levee(&place, &["forget", &made.to_remove.to_string()]))?;
+        step(BlobsStep::Prune, tool.levee(&place, &["prune", "--max-unused", "unlimited", "--grace", "0"]))?;
+        let left = blobs::packs(&place.repository)?;
+        if left >= made.packs {
+            bail!("nothing was pruned: {left} packs are left of {}", made.packs);
+        }
+        remove(&source)?;
+        self.clear(&place)
     }
 
     /// Every second round runs the other way about, so that nobody always comes after the same one.

@@ -1,13 +1,15 @@
 //! Files that appear whole and on disk, or not at all.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
+
+use super::direct;
 
 /// Names that start so are being written, or were left behind by a crash on a file system that knows no
 /// files without a name. They are never listed.
@@ -70,8 +72,8 @@ fn temporary_file(folder: &Path, content: &[u8]) -> io::Result<tempfile::TempPat
     Ok(path)
 }
 
-fn fill(mut file: &File, content: &[u8]) -> io::Result<()> {
-    file.write_all(content)?;
+fn fill(file: &File, content: &[u8]) -> io::Result<()> {
+    direct::write_all(file, content)?;
     file.sync_all()?;
     let size = file.metadata()?.len();
     if size != content.len() as u64 {

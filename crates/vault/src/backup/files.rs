@@ -1,17 +1,17 @@
 use std::fs::{File, Metadata, OpenOptions};
-use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use crossbeam_channel::{Receiver, Sender};
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 
-use super::metadata::{distrust_if_just_changed, node_of};
+use super::metadata::{distrust_if_just_changed, node_of_file};
 use super::{Context, Counts};
-use crate::chunker::Chunker;
+use crate::chunker::{CHUNK_BYTES_MIN, Chunker};
 use crate::session::{ClosedContent, Content};
-use crate::{Chunking, Error, Event, ItemChange, Node, NodeKind, Result};
+use crate::{Chunking, Error, Event, ItemChange, Node, Result};
 
 /// A file whose content has to be read.
 pub(super) struct FileTask {
@@ -56,7 +56,7 @@ fn read_file(context: &Context<'_>, chunker: &mut Chunker, task: FileTask) -> Re
             return Ok(());
         }
     };
-    let mut node = node_of(context, path.file_name().unwrap_or_default(), &path, NodeKind::File, &metadata);
+    let mut node = node_of_file(context, &file, &path, &metadata);
     distrust_if_just_changed(&mut node, read_at);
     match store_content(context, chunker, &mut file, &metadata) {
         Ok((content, bytes)) => {
@@ -99,6 +99,19 @@ fn open(path: &Path) -> std::io::Result<File> {
     }
 }
 
+/// Reads up to so many bytes, and says whether that was all.
+fn read_up_to(file: &File, limit: usize, buffer: &mut Vec<u8>) -> std::io::Result<bool> {
+    while buffer.len() < limit {
+        buffer.reserve(1);
+        match rustix::io::read(file, rustix::buffer::spare_capacity(buffer)) {
+            Ok(0) => return Ok(true),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(false)
+}
+
 fn store_content(
     context: &Context<'_>,
     chunker: &mut Chunker,
@@ -113,13 +126,13 @@ fn store_content(
         context.progress.report(Event::Bytes(chunk.len() as u64));
         context.session.add_chunk(&mut content, chunk).map_err(StoreError::Pipeline)
     };
-    if metadata.len() < crate::chunker::CHUNK_BYTES_MIN as u64 {
+    if metadata.len() < CHUNK_BYTES_MIN as u64 {
         // It would be one chunk in any case: no need for the detour through the chunker's buffer.
         let mut chunk = buffers.take();
         chunk.clear();
-        let limit = crate::chunker::CHUNK_BYTES_MIN as u64;
-        file.take(limit).read_to_end(&mut chunk).map_err(StoreError::Read)?;
-        let may_go_on = chunk.len() as u64 == limit;
+        // One byte more than the file is said to have, so that its end is seen without another buffer.
+        chunk.reserve(metadata.len() as usize + 1);
+        let may_go_on = !read_up_to(file, CHUNK_BYTES_MIN, &mut chunk).map_err(StoreError::Read)?;
         if chunk.is_empty() {
             buffers.give(chunk);
         } else {

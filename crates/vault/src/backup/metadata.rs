@@ -1,8 +1,11 @@
 use std::ffi::{OsStr, OsString};
-use std::fs::Metadata;
+use std::fs::{File, Metadata};
+use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
+
+use xattr::{FileExt, XAttrs};
 
 use super::Context;
 use crate::problem::ProblemLog;
@@ -27,6 +30,21 @@ pub(super) fn kind_of(metadata: &Metadata) -> Option<NodeKind> {
 
 /// A node of what the file system says of a path, without content.
 pub(super) fn node_of(context: &Context<'_>, name: &OsStr, path: &Path, kind: NodeKind, metadata: &Metadata) -> Node {
+    let extended_attributes = match kind {
+        NodeKind::Symlink => Vec::new(),
+        _ => extended_attributes(xattr::list(path), |name| xattr::get(path, name), path, &context.problems),
+    };
+    Node { extended_attributes, ..bare_node(context, name, kind, metadata) }
+}
+
+/// The same of a file that is open.
+pub(super) fn node_of_file(context: &Context<'_>, file: &File, path: &Path, metadata: &Metadata) -> Node {
+    let (names, get) = (file.list_xattr(), |name: &OsStr| file.get_xattr(name));
+    let extended_attributes = extended_attributes(names, get, path, &context.problems);
+    Node { extended_attributes, ..bare_node(context, path.file_name().unwrap_or_default(), NodeKind::File, metadata) }
+}
+
+fn bare_node(context: &Context<'_>, name: &OsStr, kind: NodeKind, metadata: &Metadata) -> Node {
     let is_device = matches!(kind, NodeKind::Dev | NodeKind::CharDev);
     let has_links = is_device || matches!(kind, NodeKind::File | NodeKind::Symlink);
     Node {
@@ -42,11 +60,6 @@ pub(super) fn node_of(context: &Context<'_>, name: &OsStr, path: &Path, kind: No
         size: if kind == NodeKind::File { metadata.size() } else { 0 },
         links: if has_links { metadata.nlink() } else { 0 },
         device: if is_device { metadata.rdev() } else { 0 },
-        extended_attributes: if kind == NodeKind::Symlink {
-            Vec::new()
-        } else {
-            extended_attributes(path, &context.problems)
-        },
         ..Node::new(name.to_os_string(), kind, metadata.mode() & 0o7777)
     }
 }
@@ -64,11 +77,16 @@ pub(super) fn atime_of(context: &Context<'_>, metadata: &Metadata) -> FileTime {
     }
 }
 
-fn extended_attributes(path: &Path, problems: &ProblemLog<'_>) -> Vec<ExtendedAttribute> {
-    let names: Vec<OsString> = match xattr::list(path) {
+fn extended_attributes(
+    names: io::Result<XAttrs>,
+    get: impl Fn(&OsStr) -> io::Result<Option<Vec<u8>>>,
+    path: &Path,
+    problems: &ProblemLog<'_>,
+) -> Vec<ExtendedAttribute> {
+    let names: Vec<OsString> = match names {
         Ok(names) => names.collect(),
         // File systems without them, and files that have vanished, which is noticed elsewhere.
-        Err(error) if is_unsupported(&error) || error.kind() == std::io::ErrorKind::NotFound => return Vec::new(),
+        Err(error) if is_unsupported(&error) || error.kind() == io::ErrorKind::NotFound => return Vec::new(),
         Err(error) => {
             problems.add_error(path, "cannot list its extended attributes", &error);
             return Vec::new();
@@ -76,7 +94,7 @@ fn extended_attributes(path: &Path, problems: &ProblemLog<'_>) -> Vec<ExtendedAt
     };
     let mut attributes = Vec::with_capacity(names.len());
     for name in names {
-        match xattr::get(path, &name) {
+        match get(&name) {
             Ok(Some(value)) => attributes.push(ExtendedAttribute { name, value }),
             Ok(None) => {}
             Err(error) => problems.add_error(path, "cannot read an extended attribute", &error),
@@ -85,7 +103,7 @@ fn extended_attributes(path: &Path, problems: &ProblemLog<'_>) -> Vec<ExtendedAt
     attributes
 }
 
-fn is_unsupported(error: &std::io::Error) -> bool {
+fn is_unsupported(error: &io::Error) -> bool {
     error.raw_os_error() == Some(rustix::io::Errno::NOTSUP.raw_os_error())
 }
 

@@ -61,11 +61,11 @@ impl Walk<'_> {
         let parent = self.load_parent(parent_tree);
         let mut entries = Vec::new();
         for (name, child) in &targets.children {
-            let known = parent.as_ref().and_then(|tree| tree.find(name));
+            let known = Known::find(parent.as_deref(), name);
             let Some((kind, metadata)) = self.look_at_target(child) else { continue };
             if kind == NodeKind::Dir {
                 let node = node_of(self.context, name, &child.path, kind, &metadata);
-                let subtree = known.and_then(|known| known.subtree);
+                let subtree = known.and_then(|known| known.node.subtree);
                 entries.push(Entry::Directory(self.walk_targets(child, Some(node), subtree, next_number)?));
             } else {
                 entries.extend(self.leaf(name, &child.path, kind, &metadata, known)?);
@@ -73,7 +73,7 @@ impl Walk<'_> {
         }
         let number = *next_number;
         *next_number += 1;
-        let task = DirectoryTask { number, path: targets.path.clone(), node, entries, parent_tree };
+        let task = DirectoryTask { number, path: targets.path.clone(), node, entries, parent_tree, parent };
         self.directories.send(task).map_err(|_| Error::Stopped)?;
         Ok(number)
     }
@@ -99,7 +99,7 @@ impl Walk<'_> {
                 }
                 let Some((kind, metadata)) = self.look_at(&path) else { continue };
                 let parent = directory.parent.clone();
-                let known = parent.as_ref().and_then(|tree| tree.find(&name));
+                let known = Known::find(parent.as_deref(), &name);
                 if kind != NodeKind::Dir {
                     let entry = self.leaf(&name, &path, kind, &metadata, known)?;
                     directory.entries.extend(entry);
@@ -111,7 +111,7 @@ impl Walk<'_> {
                 }
                 let node = node_of(self.context, &name, &path, kind, &metadata);
                 let device = directory.device;
-                let subtree = known.and_then(|known| known.subtree);
+                let subtree = known.and_then(|known| known.node.subtree);
                 let mut child = self.open_directory(path, Some(node), subtree, device, next_number);
                 if device.is_some_and(|device| device != metadata.dev()) {
                     // A mount point: kept as an empty directory, so that it is there to be mounted on.
@@ -122,8 +122,8 @@ impl Walk<'_> {
                 continue;
             }
             let Some(directory) = open.pop() else { return Err(Error::Stopped) };
-            let OpenDirectory { number, path, node, entries, parent_tree, .. } = directory;
-            let task = DirectoryTask { number, path, node, entries, parent_tree };
+            let OpenDirectory { number, path, node, entries, parent_tree, parent, .. } = directory;
+            let task = DirectoryTask { number, path, node, entries, parent_tree, parent };
             self.directories.send(task).map_err(|_| Error::Stopped)?;
             if self.context.session.shared.has_failed() {
                 return Err(Error::Stopped);
@@ -215,7 +215,7 @@ impl Walk<'_> {
         path: &Path,
         kind: NodeKind,
         metadata: &Metadata,
-        known: Option<&Node>,
+        known: Option<Known<'_>>,
     ) -> Result<Option<Entry>> {
         let context = self.context;
         if kind != NodeKind::File {
@@ -235,17 +235,20 @@ impl Walk<'_> {
         if context.options.exclude_larger_than.is_some_and(|limit| metadata.len() > limit) {
             return Ok(None);
         }
-        if let Some(known) = known
-            && is_unchanged(context, known, metadata)
-            && self.has_all(known)?
+        if let Some(Known { position, node }) = known
+            && is_unchanged(context, node, metadata)
+            && self.has_all(node)?
         {
             Counts::add(&context.counts.files_unmodified, 1);
             Counts::add(&context.counts.total_files, 1);
-            Counts::add(&context.counts.total_bytes, known.size);
-            context.progress.report(Event::Bytes(known.size));
+            Counts::add(&context.counts.total_bytes, node.size);
+            context.progress.report(Event::Bytes(node.size));
             context.progress.report(Event::Item { path, change: ItemChange::Unmodified });
             // The change time covers owner, mode and attributes as well, but not the last access.
-            return Ok(Some(Entry::Ready(Box::new(Node { atime: atime_of(context, metadata), ..known.clone() }))));
+            return Ok(Some(match atime_of(context, metadata) {
+                atime if atime == node.atime => Entry::Known(position),
+                atime => Entry::Ready(Box::new(Node { atime, ..node.clone() })),
+            }));
         }
         let (reply, read) = bounded(1);
         let change = if known.is_some() { ItemChange::Changed } else { ItemChange::New };
@@ -256,6 +259,21 @@ impl Walk<'_> {
 
     fn has_all(&self, node: &Node) -> Result<bool> {
         self.context.vault.with_index(|index| node.blobs().iter().all(|blob| index.contains(BlobKind::Data, blob)))
+    }
+}
+
+/// What the parent snapshot says of an entry.
+#[derive(Clone, Copy)]
+struct Known<'a> {
+    position: usize,
+    node: &'a Node,
+}
+
+impl<'a> Known<'a> {
+    fn find(parent: Option<&'a Tree>, name: &OsStr) -> Option<Self> {
+        let parent = parent?;
+        let position = parent.position(name)?;
+        Some(Self { position, node: parent.nodes().get(position)? })
     }
 }
 

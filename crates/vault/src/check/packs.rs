@@ -4,7 +4,7 @@ use levee_store::FileType;
 
 use super::{CheckOptions, CheckReport, Indexed};
 use crate::pack::{PackedBlob, pack_bytes, read_header};
-use crate::parallel::{compute_threads, parallel_map};
+use crate::parallel::parallel_map;
 use crate::problem::with_sources;
 use crate::vault::BlobOpener;
 use crate::{Error, Event, Id, Progress, Result, Vault};
@@ -19,9 +19,9 @@ pub(super) fn check_packs(
     vault: &Vault,
     options: CheckOptions,
     indexed: &Indexed,
-    report: &mut CheckReport,
     progress: &dyn Progress,
-) -> Result<()> {
+) -> Result<CheckReport> {
+    let mut report = CheckReport::default();
     let listed: HashMap<Id, u64> = vault
         .store()
         .list(FileType::Data)?
@@ -66,7 +66,7 @@ pub(super) fn check_packs(
             }
             looked
         };
-        for ((pack, size, _), problems) in group.iter().zip(parallel_map(compute_threads(), group, look)) {
+        for ((pack, size, _), problems) in group.iter().zip(parallel_map(vault.pack_threads(), group, look)) {
             if options.read_data {
                 report.bytes_read += size;
             }
@@ -75,7 +75,7 @@ pub(super) fn check_packs(
             }
         }
     }
-    Ok(())
+    Ok(report)
 }
 
 fn check_header(vault: &Vault, pack: &Id, size: u64, indexed: &[PackedBlob]) -> Vec<String> {
@@ -97,7 +97,7 @@ fn check_content(vault: &Vault, pack: &Id, size: u64, indexed: &[PackedBlob]) ->
     if size > PACK_BYTES_MAX {
         return vec![format!("{size} bytes are too many for a pack")];
     }
-    match vault.store().read(FileType::Data, &pack.to_hex()) {
+    match vault.read_pack(pack) {
         Ok(content) => look_at_content(vault, pack, content, Some(indexed)),
         Err(error) => vec![with_sources(&error)],
     }

@@ -1,28 +1,24 @@
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use levee_store::FileType;
 
 use super::{CheckReport, Indexed};
+use crate::index::{Index, Location};
 use crate::pack::PackedBlob;
 use crate::vault::BlobOpener;
-use crate::{BlobKind, Error, Event, Id, NodeKind, Progress, Snapshot, Tree, Vault};
+use crate::{BlobKind, Event, Id, NodeKind, Progress, Result, Snapshot, Tree, Vault};
 
 /// Follows every snapshot down to its files, and looks whether all that is named is in the index.
 pub(super) fn check_trees(
     vault: &Vault,
     snapshots: &[(Id, Snapshot)],
     indexed: &Indexed,
-    report: &mut CheckReport,
     progress: &dyn Progress,
-) {
-    let mut blobs: HashMap<(BlobKind, Id), (Id, PackedBlob)> = HashMap::new();
-    for (pack, packed) in &indexed.packs {
-        for blob in packed {
-            blobs.entry((blob.kind, blob.id)).or_insert((*pack, *blob));
-        }
-    }
-    let mut walk = Walk { vault, blobs: &blobs, seen: HashSet::new(), report, progress };
+) -> Result<CheckReport> {
+    let mut report = CheckReport::default();
+    let opener = BlobOpener::new(vault)?;
+    let mut walk = Walk { vault, opener, index: &indexed.index, seen: HashSet::new(), report: &mut report, progress };
     for (id, snapshot) in snapshots {
         match snapshot.tree {
             Some(tree) => walk.snapshot(id, tree),
@@ -30,12 +26,14 @@ pub(super) fn check_trees(
         }
     }
     let used = walk.seen.len() as u64;
-    report.unused_blobs = (blobs.len() as u64).saturating_sub(used);
+    report.unused_blobs = (indexed.index.distinct_blobs() as u64).saturating_sub(used);
+    Ok(report)
 }
 
 struct Walk<'a> {
     vault: &'a Vault,
-    blobs: &'a HashMap<(BlobKind, Id), (Id, PackedBlob)>,
+    opener: BlobOpener<'a>,
+    index: &'a Index,
     /// Blobs that are referred to and in the index.
     seen: HashSet<(BlobKind, Id)>,
     report: &'a mut CheckReport,
@@ -50,13 +48,13 @@ impl Walk<'_> {
             if self.seen.contains(&key) {
                 continue;
             }
-            let Some((pack, blob)) = self.blobs.get(&key) else {
+            let Some(Location { pack, blob }) = self.index.location(BlobKind::Tree, &id) else {
                 let message = format!("{}: tree blob {id} is not in the index", path.display());
                 self.report.error(format!("snapshots/{snapshot}"), message);
                 continue;
             };
             self.seen.insert(key);
-            match self.read(pack, blob) {
+            match self.read(&pack, &blob) {
                 Ok(tree) => {
                     self.report.trees += 1;
                     self.tree(snapshot, &path, &tree);
@@ -64,7 +62,6 @@ impl Walk<'_> {
                     to_do.extend(tree.nodes().iter().filter_map(below));
                 }
                 Err(error) => {
-                    let pack = *pack;
                     self.report.take(FileType::Data, &pack, &error);
                 }
             }
@@ -72,12 +69,10 @@ impl Walk<'_> {
     }
 
     /// Reads a tree from the store: what is remembered of it proves nothing.
-    fn read(&self, pack: &Id, blob: &PackedBlob) -> Result<Tree, Error> {
-        let name = pack.to_hex();
+    fn read(&mut self, pack: &Id, blob: &PackedBlob) -> Result<Tree> {
         let length = blob.length as usize;
-        let mut sealed = self.vault.store().read_range(FileType::Data, &name, u64::from(blob.offset), length)?;
-        let mut opener = BlobOpener::new(self.vault)?;
-        let json = opener.open(pack, blob, &mut sealed)?;
+        let mut sealed = self.vault.read_pack_part(pack, u64::from(blob.offset), length)?;
+        let json = self.opener.open(pack, blob, &mut sealed)?;
         Tree::from_json(json).map_err(|reason| self.vault.bad_tree(&blob.id, reason))
     }
 
@@ -94,8 +89,8 @@ impl Walk<'_> {
                     let mut size = 0;
                     let mut missing = false;
                     for id in node.blobs() {
-                        match self.blobs.get(&(BlobKind::Data, *id)) {
-                            Some((_, blob)) => {
+                        match self.index.location(BlobKind::Data, id) {
+                            Some(Location { blob, .. }) => {
                                 size += blob.plaintext_length();
                                 self.seen.insert((BlobKind::Data, *id));
                             }

@@ -42,7 +42,7 @@ impl Prune<'_> {
             mark_kept(reach, packs, file);
             Ok(())
         })?;
-        let mut output = NewPacks::new(self.vault);
+        let mut output = NewPacks::new(self.vault)?;
         self.index().run(|file| {
             let mut work: Packs = Vec::new();
             for (pack, blobs) in file {

@@ -43,7 +43,7 @@ pub fn repair_packs(
         indexed.extend(file.packs.into_iter().filter(|(pack, _)| wanted.contains(pack)));
         Ok(())
     })?;
-    let mut output = NewPacks::new(vault);
+    let mut output = NewPacks::new(vault)?;
     progress.report(Event::Total { items: packs.len() as u64, bytes: 0 });
     for pack in packs {
         let (mut content, whole) = read_pack(vault, pack)?;

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 
-use levee_store::FileType;
 use rustix::fs::{FallocateFlags, OFlags};
 
 use super::Context;
@@ -12,7 +11,7 @@ use super::direct::{DIRECT_FROM_BYTES, DirectWriter};
 use super::prepare::{FileState, PreparedFile, finish_file};
 use crate::chunker::is_hole;
 use crate::pack::PackedBlob;
-use crate::parallel::{compute_threads, parallel_map};
+use crate::parallel::parallel_map;
 use crate::vault::BlobOpener;
 use crate::{BlobKind, Error, Event, Id, Result};
 
@@ -45,8 +44,8 @@ pub(super) fn write(context: &Context<'_>, files: &[PreparedFile]) -> Result<()>
     }
     destinations.sort_unstable_by_key(|place| (place.pack, place.blob.offset, place.file, place.offset));
     let pieces: Vec<&[Destination]> = destinations.chunk_by(|a, b| a.pack == b.pack).flat_map(cut_pieces).collect();
-    // Twice as many threads as cores: some wait for the store while others compute.
-    parallel_map(compute_threads() * 2, &pieces, |piece| write_piece(context, files, piece));
+    // One more, since some wait for the disk that they write to.
+    parallel_map(context.vault.pack_threads() + 1, &pieces, |piece| write_piece(context, files, piece));
     Ok(())
 }
 
@@ -76,8 +75,8 @@ fn cut_pieces(mut rest: &[Destination]) -> Vec<&[Destination]> {
 fn write_piece(context: &Context<'_>, files: &[PreparedFile], piece: &[Destination]) {
     let Some(first) = piece.first() else { return };
     let end = piece.iter().map(|place| place.blob.end()).max().unwrap_or(0);
-    let (start, name) = (u64::from(first.blob.offset), first.pack.to_hex());
-    let read = context.vault.store().read_range(FileType::Data, &name, start, (end - start) as usize);
+    let start = u64::from(first.blob.offset);
+    let read = context.vault.read_pack_part(&first.pack, start, (end - start) as usize);
     let opener = BlobOpener::new(context.vault);
     let mut writer = Writer { context, files, open: None };
     match (read, opener) {
@@ -92,7 +91,6 @@ fn write_piece(context: &Context<'_>, files: &[PreparedFile], piece: &[Destinati
             }
         }
         (Err(error), _) => {
-            let error = Error::from(error);
             for places in piece.chunk_by(|a, b| a.blob.offset == b.blob.offset) {
                 writer.write_from_elsewhere(places, &error);
             }

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use levee_store::{Entry, Error, FileType, Result, Store};
+use levee_store::{Entry, Error, FileType, Parallelism, Result, Store};
 
 use super::volume::{MAGIC, Place, RECORD_HEADER_BYTES, encode_header, name_of, scan};
 use crate::Id;
@@ -229,6 +229,10 @@ impl Store for VolumeStore {
             return Err(self.denied("remove", file_type, name, "nothing is removed from volumes"));
         }
         self.content().locks.remove(name).map(drop).ok_or_else(|| self.not_found(file_type, name))
+    }
+
+    fn parallelism(&self) -> Parallelism {
+        Parallelism::of_path(&self.folder)
     }
 
     fn location(&self) -> String {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use levee_store::FileType;
+use levee_store::{FileType, Parallelism};
 
 use super::{Vault, locked};
 use crate::cache::PACK_BYTES_MAX;
@@ -10,12 +10,15 @@ use crate::compress::BlobDecompressor;
 use crate::crypto::OVERHEAD;
 use crate::index::Location;
 use crate::pack::PackedBlob;
+use crate::parallel::{compute_threads, parallel_map};
 use crate::{BlobKind, Error, Id, Result, Tree};
 
 /// A blob that claims to be larger is taken for damaged, so that it can't take all memory.
 pub(crate) const BLOB_BYTES_MAX: u64 = 1 << 30;
 /// Trees lie beside their neighbours; this much is read at once.
 const TREE_WINDOW_BYTES: u32 = 1 << 20;
+/// So many of them are opened by one thread before it takes the next ones.
+const TREES_PER_SHARE: usize = 32;
 
 impl Vault {
     /// Reads a blob and checks that it has the content that its id names.
@@ -41,6 +44,31 @@ impl Vault {
             }
         }
         Err(failure)
+    }
+
+    /// Reads a part of a pack, beside no more others than the store serves well.
+    pub(crate) fn read_pack_part(&self, pack: &Id, offset: u64, length: usize) -> Result<Vec<u8>> {
+        let _inside = self.inner.pack_reading.enter();
+        Ok(self.store().read_range(FileType::Data, &pack.to_hex(), offset, length)?)
+    }
+
+    /// Reads a whole pack, likewise.
+    pub(crate) fn read_pack(&self, pack: &Id) -> Result<Vec<u8>> {
+        let _inside = self.inner.pack_reading.enter();
+        Ok(self.store().read(FileType::Data, &pack.to_hex())?)
+    }
+
+    /// How many threads read packs and compute what is in them. Each has a pack or a large piece of one in memory.
+    pub(crate) fn pack_threads(&self) -> usize {
+        let parallelism = self.parallelism();
+        if parallelism.waits_long { compute_threads().max(parallelism.readers) } else { compute_threads() }
+    }
+
+    /// How many threads store packs. One for every two cores fills them faster than a disk of its own takes them, and
+    /// each has a pack in memory.
+    pub(crate) fn pack_uploaders(&self) -> usize {
+        let Parallelism { writers, waits_long, .. } = self.parallelism();
+        if waits_long { writers } else { writers.min(compute_threads().div_ceil(2)) }
     }
 
     /// A part of a pack of directories from the cache, into which the whole pack is fetched first. `None`
@@ -103,20 +131,27 @@ impl Vault {
         let bytes = self.cached_part(&pack, offset, length);
         let bytes = bytes.or_else(|| self.store().read_range(FileType::Data, &pack.to_hex(), offset, length).ok());
         // Reading the one blob will say what is wrong.
-        let Some(mut bytes) = bytes else { return Ok(()) };
-        let mut opener = BlobOpener::new(self)?;
-        for tree in &neighbours {
-            if locked(&self.inner.trees).contains(&tree.id) {
-                continue;
+        let Some(bytes) = bytes else { return Ok(()) };
+        let open = |trees: &&[PackedBlob]| -> Result<()> {
+            let mut opener = BlobOpener::new(self)?;
+            let mut scratch = Vec::new();
+            for tree in *trees {
+                if locked(&self.inner.trees).contains(&tree.id) {
+                    continue;
+                }
+                let from = (tree.offset - first.offset) as usize;
+                let Some(sealed) = bytes.get(from..from + tree.length as usize) else { continue };
+                scratch.clear();
+                scratch.extend_from_slice(sealed);
+                let Ok(json) = opener.open(&pack, tree, &mut scratch) else { continue };
+                if let Ok(parsed) = Tree::from_json(json) {
+                    self.remember_tree(&tree.id, parsed, json.len());
+                }
             }
-            let from = (tree.offset - first.offset) as usize;
-            let Some(sealed) = bytes.get_mut(from..from + tree.length as usize) else { continue };
-            let Ok(json) = opener.open(&pack, tree, sealed) else { continue };
-            if let Ok(parsed) = Tree::from_json(json) {
-                self.remember_tree(&tree.id, parsed, json.len());
-            }
-        }
-        Ok(())
+            Ok(())
+        };
+        let shares: Vec<&[PackedBlob]> = neighbours.chunks(TREES_PER_SHARE).collect();
+        parallel_map(compute_threads(), &shares, open).into_iter().collect()
     }
 }
 

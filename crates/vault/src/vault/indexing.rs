@@ -26,35 +26,41 @@ impl Vault {
 
     fn load_new_index_files(&self) -> Result<()> {
         let listed = self.list_ids(FileType::Index)?;
-        let (unknown, files_have_gone) = {
+        let (unknown, files_have_gone, is_first) = {
             let guard = self.inner.index.read().unwrap_or_else(PoisonError::into_inner);
             let known = guard.as_ref().map(Index::files);
             let is_listed = |file: &Id| listed.binary_search(file).is_ok();
             let files_have_gone = known.is_some_and(|known| !known.iter().all(is_listed));
             let is_unknown = |id: &Id| files_have_gone || known.is_none_or(|known| !known.contains(id));
-            (listed.iter().filter(|id| is_unknown(id)).copied().collect::<Vec<_>>(), files_have_gone)
+            let unknown: Vec<Id> = listed.iter().filter(|id| is_unknown(id)).copied().collect();
+            (unknown, files_have_gone, known.is_none())
         };
-        // Where index files have gone, packs may have gone: the index is made anew, beside the old one.
-        let mut renewed = files_have_gone.then(Index::default);
-        self.scan_index(&unknown, |id, file| {
+        // Where index files have gone, packs may have gone: the index is made anew, beside the old one. So is the
+        // first one, so that nobody takes a part of it for the whole.
+        let mut renewed = (files_have_gone || is_first).then(Index::default);
+        let scanned = self.scan_index(&unknown, |id, file| {
             match &mut renewed {
-                Some(index) => index.add_file(*id, &file),
-                None => self.index_mut().get_or_insert_default().add_file(*id, &file),
+                Some(index) => index.load(*id, &file),
+                None => self.index_mut().get_or_insert_default().load(*id, &file),
             }
             Ok(())
-        })?;
+        });
+        match &mut renewed {
+            Some(index) => index.settle(),
+            None => self.index_mut().get_or_insert_default().settle(),
+        }
+        scanned?;
         if let Some(cache) = self.cache() {
             cache.retain(FileType::Index, |id| listed.binary_search(id).is_ok());
             if let Some(index) = &renewed {
                 cache.retain(FileType::Data, |pack| !index.trees_in(pack).is_empty());
             }
         }
-        if let Some(index) = renewed {
-            *self.index_mut() = Some(index);
+        if let Some(index) = renewed
+            && self.index_mut().replace(index).is_some()
+        {
             // What was added meanwhile is not in it.
             self.inner.index_is_stale.store(true, Ordering::SeqCst);
-        } else {
-            self.index_mut().get_or_insert_default();
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::super::measured::Cost;
 use super::super::median;
+use super::alone::Ceiling;
 use super::tools::Tool;
 
 pub type Sample = Cost;
@@ -55,20 +56,47 @@ pub struct ImageRow {
     pub runs_bytes: u64,
 }
 
+/// What is done with the repository of many blobs.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BlobsStep {
+    Open,
+    SmallBackup,
+    Prune,
+}
+
+/// The bar for the memory of each step.
+const BLOBS_MEMORY_BAR_BYTES: u64 = 2 << 30;
+
+#[derive(Clone, Debug, Serialize)]
+struct BlobsRow {
+    step: BlobsStep,
+    blobs: u64,
+    #[serde(flatten)]
+    cost: Cost,
+    anonymous_bytes_bar: u64,
+}
+
 /// Everything that was measured.
 pub struct Report {
     rounds: u32,
     samples: BTreeMap<(String, Work), Vec<Sample>>,
     repositories: BTreeMap<String, Vec<u64>>,
     images: Vec<ImageRow>,
+    ceiling: Option<Ceiling>,
+    blobs: Vec<BlobsRow>,
 }
 
 #[derive(Debug, Serialize)]
 pub struct Summary {
     rounds: u32,
+    /// What computing alone takes for a first backup of the mixed tree.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ceiling: Option<Ceiling>,
     works: Vec<WorkSummary>,
     repository_bytes: Vec<RepositorySummary>,
     images: Vec<ImageRow>,
+    blobs: Vec<BlobsRow>,
 }
 
 #[derive(Debug, Serialize)]
@@ -109,7 +137,14 @@ struct RepositorySummary {
 
 impl Report {
     pub fn new(rounds: u32) -> Self {
-        Self { rounds, samples: BTreeMap::new(), repositories: BTreeMap::new(), images: Vec::new() }
+        Self {
+            rounds,
+            samples: BTreeMap::new(),
+            repositories: BTreeMap::new(),
+            images: Vec::new(),
+            ceiling: None,
+            blobs: Vec::new(),
+        }
     }
 
     pub fn add(&mut self, tool: &Tool, work: Work, sample: Sample) {
@@ -118,6 +153,14 @@ impl Report {
 
     pub fn repository(&mut self, tool: &Tool, bytes: u64) {
         self.repositories.entry(tool.name.clone()).or_default().push(bytes);
+    }
+
+    pub fn ceiling(&mut self, ceiling: Ceiling) {
+        self.ceiling = Some(ceiling);
+    }
+
+    pub fn blobs(&mut self, step: BlobsStep, blobs: u64, cost: Cost) {
+        self.blobs.push(BlobsRow { step, blobs, cost, anonymous_bytes_bar: BLOBS_MEMORY_BAR_BYTES });
     }
 
     pub fn image(&mut self, row: ImageRow) {
@@ -164,43 +207,68 @@ impl Report {
                 Some(RepositorySummary { tool: tool.name.clone(), bytes, ratio })
             })
             .collect();
-        Summary { rounds: self.rounds, works, repository_bytes, images: self.images }
+        Summary {
+            rounds: self.rounds,
+            ceiling: self.ceiling,
+            works,
+            repository_bytes,
+            images: self.images,
+            blobs: self.blobs,
+        }
     }
 }
 
-pub fn print(summary: &Summary) {
+/// The figures for people.
+pub fn table(summary: &Summary) -> String {
+    let mut lines = Vec::new();
+    if let Some(ceiling) = &summary.ceiling {
+        lines.push(format!(
+            "computing alone, with every blob read back: {:.0} MiB per CPU second, {:.2} CPU s for all of the tree",
+            ceiling.mib_per_cpu_second, ceiling.cpu_s
+        ));
+    }
     for work in &summary.works {
-        println!("{}", work.work.title());
-        for figures in &work.tools {
-            println!(
+        lines.push(work.work.title().into());
+        lines.extend(work.tools.iter().map(|figures| {
+            format!(
                 "  {:<16}{:>9.2} s {:>9.2} CPU s {:>7.0} MB",
                 figures.tool,
                 figures.wall_s,
                 figures.cpu_s,
                 figures.anonymous_bytes_max / 1e6
-            );
-        }
+            )
+        }));
         if let Some(ratios) = &work.levee {
             let bar = ratios.speed_bar.map_or_else(String::new, |bar| format!(" (bar {bar:.1})"));
-            println!(
+            lines.push(format!(
                 "  Levee against restic: {:.2} times as fast{bar}, {:.2} by CPU seconds, {:.2} of its memory",
                 ratios.speed, ratios.cpu, ratios.memory
-            );
+            ));
         }
     }
     for repository in &summary.repository_bytes {
         let ratio = repository.ratio.map_or_else(String::new, |ratio| format!(", {ratio:.3} of restic's"));
-        println!("repository of {}: {:.1} MB{ratio}", repository.tool, repository.bytes / 1e6);
+        lines.push(format!("repository of {}: {:.1} MB{ratio}", repository.tool, repository.bytes / 1e6));
     }
     for image in &summary.images {
-        println!(
+        lines.push(format!(
             "image by {}: {:.1} MB, then {:.1} MB for 1 % of its pages, {:.1} MB for 1 % in runs of 1 MiB",
             image.tool,
             image.first_bytes as f64 / 1e6,
             image.pages_bytes as f64 / 1e6,
             image.runs_bytes as f64 / 1e6
-        );
+        ));
     }
+    for BlobsRow { step, blobs, cost, anonymous_bytes_bar } in &summary.blobs {
+        lines.push(format!(
+            "{blobs} blobs, {step:?}: {:.2} s, {:.2} CPU s, {:.0} MB (bar {:.0} MB)",
+            cost.wall_s,
+            cost.cpu_s,
+            cost.anonymous_bytes_max as f64 / 1e6,
+            *anonymous_bytes_bar as f64 / 1e6
+        ));
+    }
+    lines.join("\n") + "\n"
 }
 
 #[cfg(test)]

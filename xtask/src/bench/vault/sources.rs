@@ -169,6 +169,23 @@ pub fn extent(folder: &Path, read: bool) -> Result<Extent> {
     Ok(extent)
 }
 
+/// Gives back the room that the files of a folder take; the files stay.
+pub fn empty(folder: &Path) -> Result<()> {
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(next) = folders.pop() {
+        for entry in fs::read_dir(&next).with_context(|| format!("cannot list {}", next.display()))? {
+            let entry = entry?;
+            let kind = entry.file_type()?;
+            if kind.is_dir() {
+                folders.push(entry.path());
+            } else if kind.is_file() {
+                File::options().write(true).truncate(true).open(entry.path())?;
+            }
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,5 +214,7 @@ mod tests {
         assert_eq!(counted.files, 1500);
         assert!(counted.bytes > 1500 * 8);
         assert!(extent(&folder.path().join("none"), false).is_err());
+        empty(folder.path()).unwrap();
+        assert_eq!(extent(folder.path(), false).unwrap(), Extent { files: 1500, bytes: 0 });
     }
 }

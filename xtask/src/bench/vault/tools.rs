@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::Result;
 use levee_testing::{process, restic, tools};
 
-const PASSWORD: &str = "a password for a measurement";
+pub const PASSWORD: &str = "a password for a measurement";
 /// The name of the one archive of a Borg repository.
 const FIRST: &str = "first";
 
@@ -81,6 +81,13 @@ impl Tool {
                 command.env("RUSTIC_REPOSITORY", &place.repository).env("RUSTIC_PASSWORD", PASSWORD);
             }
         }
+        command
+    }
+
+    /// Any command of Levee.
+    pub fn levee(&self, place: &Place, arguments: &[&str]) -> Command {
+        let mut command = self.command(place);
+        command.args(arguments);
         command
     }
 

@@ -1,0 +1,77 @@
+//! From a blob's plaintext to what is stored: compressed, encrypted, and read back.
+
+use crate::compress::{BlobCompressor, BlobDecompressor, Compression};
+use crate::crypto::{Key, OVERHEAD};
+use crate::{BlobKind, Error, Id, Result};
+
+/// Buffers beyond this are not kept: chunks of 8 MiB are rare.
+const KEPT_BYTES_MAX: usize = 3 << 20;
+
+/// Seals one blob after the other with the same buffers.
+pub(crate) struct BlobSealer<'a> {
+    key: &'a Key,
+    can_compress: bool,
+    compresses_data: bool,
+    compressor: BlobCompressor,
+    decompressor: BlobDecompressor,
+    compressed: Vec<u8>,
+    opened: Vec<u8>,
+    read_back: Vec<u8>,
+}
+
+impl<'a> BlobSealer<'a> {
+    /// `can_compress` is what the repository's version allows.
+    pub fn new(key: &'a Key, can_compress: bool, compression: Compression) -> Result<Self> {
+        let system = |source| Error::System { action: "start compressing", source };
+        Ok(Self {
+            key,
+            can_compress,
+            compresses_data: compression != Compression::Off,
+            compressor: BlobCompressor::new(compression.level()).map_err(system)?,
+            decompressor: BlobDecompressor::new().map_err(system)?,
+            compressed: Vec::new(),
+            opened: Vec::new(),
+            read_back: Vec::new(),
+        })
+    }
+
+    /// Puts the sealed blob into `sealed`, and gives the length of its plaintext if it is compressed, else 0.
+    pub fn seal(&mut self, kind: BlobKind, id: Id, plaintext: &[u8], sealed: &mut Vec<u8>) -> Result<u32> {
+        let compressed = self.can_compress
+            && (kind == BlobKind::Tree || self.compresses_data)
+            && self
+                .compressor
+                .compress(plaintext, &mut self.compressed)
+                .map_err(|source| Error::System { action: "compress a blob", source })?;
+        let content = if compressed { &self.compressed[..] } else { plaintext };
+        sealed.clear();
+        sealed.reserve(content.len() + OVERHEAD);
+        self.key.seal_onto(content, sealed)?;
+        // A chunk is at most 8 MiB; a directory's JSON must not pass 4 GiB either.
+        let uncompressed_length = u32::try_from(plaintext.len())
+            .map_err(|_| Error::ReadBack { reason: format!("{} bytes are too many for a blob", plaintext.len()) })?;
+        let uncompressed_length = if compressed { uncompressed_length } else { 0 };
+        self.read_back(id, sealed, uncompressed_length)?;
+        for buffer in [&mut self.compressed, &mut self.opened, &mut self.read_back] {
+            if buffer.capacity() > KEPT_BYTES_MAX {
+                *buffer = Vec::new();
+            }
+        }
+        Ok(uncompressed_length)
+    }
+
+    /// Opens what was sealed and hashes it again: compressors and memory have failed others before.
+    fn read_back(&mut self, id: Id, sealed: &[u8], uncompressed_length: u32) -> Result<()> {
+        let failed = |reason: String| Error::ReadBack { reason: format!("blob {id}: {reason}") };
+        self.key.open_into(sealed, &mut self.opened).map_err(|_| failed("it does not open".into()))?;
+        let plaintext = if uncompressed_length == 0 {
+            &self.opened
+        } else {
+            self.decompressor
+                .decompress(&self.opened, uncompressed_length as usize, &mut self.read_back)
+                .map_err(failed)?;
+            &self.read_back
+        };
+        if Id::of(plaintext) == id { Ok(()) } else { Err(failed("its hash is another one".into())) }
+    }
+}
