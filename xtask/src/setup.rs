@@ -22,7 +22,7 @@ struct Wanted {
     is_there: fn() -> bool,
 }
 
-const WANTED: [Wanted; 15] = [
+const WANTED: [Wanted; 19] = [
     Wanted { package: "postgresql", needed_by: Needs::Demo, is_there: || Binaries::installed().is_some() },
     Wanted { package: "restic", needed_by: Needs::Tests, is_there: || tools::find("restic").is_some() },
     Wanted { package: "age", needed_by: Needs::Tests, is_there: || tools::find("age").is_some() },
@@ -42,6 +42,11 @@ const WANTED: [Wanted; 15] = [
     Wanted { package: "ceph-mon", needed_by: Needs::Tests, is_there: || tools::find("ceph-mon").is_some() },
     Wanted { package: "ceph-osd", needed_by: Needs::Tests, is_there: || tools::find("ceph-osd").is_some() },
     Wanted { package: "radosgw", needed_by: Needs::Tests, is_there: || tools::find("radosgw").is_some() },
+    // Disk images.
+    Wanted { package: "qemu-utils", needed_by: Needs::Tests, is_there: || tools::find("qemu-img").is_some() },
+    Wanted { package: "xfsprogs", needed_by: Needs::Tests, is_there: || tools::find("mkfs.xfs").is_some() },
+    Wanted { package: "e2fsprogs", needed_by: Needs::Tests, is_there: || tools::find("mke2fs").is_some() },
+    Wanted { package: "fdisk", needed_by: Needs::Tests, is_there: || tools::find("sfdisk").is_some() },
     Wanted { package: "borgbackup", needed_by: Needs::Benchmarks, is_there: || tools::find("borg").is_some() },
 ];
 

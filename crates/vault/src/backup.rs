@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use levee_store::Parallelism;
 
 pub use markers::Marker;
+pub(crate) use metadata::distrust_if_just_changed;
 
 use crate::accounts::{Accounts, Whoami};
 use crate::parallel::compute_threads;
@@ -133,7 +134,7 @@ pub fn backup(vault: &Vault, options: &BackupOptions, progress: &dyn Progress) -
     let targets = Targets::look_at(&options.paths, &problems)?;
 
     let lock = if options.dry_run { None } else { Some(Lock::take_within(vault, LockMode::Shared, options.patience)?) };
-    let parent = find_parent(vault, options, &host, &paths)?;
+    let parent = find_parent(vault, options.parent, &host, &paths)?;
     vault.refresh_index()?;
     let session = Session::begin(vault, SessionOptions { compression: options.compression, dry_run: options.dry_run })?;
     let context = Context {
@@ -183,13 +184,14 @@ fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|source| Error::Source { path: path.to_path_buf(), source })
 }
 
-fn find_parent(
+/// The snapshot to compare with: the one that was asked for, or the newest of the same host and paths.
+pub(crate) fn find_parent(
     vault: &Vault,
-    options: &BackupOptions,
+    wanted: Option<SnapshotId>,
     host: &str,
     paths: &[PathBuf],
 ) -> Result<Option<(SnapshotId, Snapshot)>> {
-    if let Some(id) = options.parent {
+    if let Some(id) = wanted {
         return Ok(Some((id, vault.read_snapshot(&id)?)));
     }
     let filter = SnapshotFilter { host: Some(host.into()), tags: Vec::new(), paths: paths.to_vec() };

@@ -13,6 +13,18 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     #[error(transparent)]
     Store(#[from] levee_store::Error),
+    #[error(transparent)]
+    Image(#[from] levee_image::Error),
+    #[error("snapshot {snapshot} has no image {name}{}", if images.is_empty() {
+        "; it has no images at all".into()
+    } else {
+        format!("; it has {images}")
+    })]
+    ImageNotFound { snapshot: String, name: String, images: String },
+    #[error("snapshot {snapshot} has several images of the name {name}: give the whole path")]
+    AmbiguousImage { snapshot: String, name: String },
+    #[error("the image {path} in the snapshot is not as it must be: {reason}")]
+    DamagedImage { path: PathBuf, reason: String },
     #[error("{location}: there is no repository here; create one with `levee vault init`")]
     NoRepository { location: String },
     #[error("{location}: there is already a repository here; nothing was changed")]

@@ -9,6 +9,7 @@
 mod accounts;
 mod archive;
 pub mod backup;
+mod blob_cache;
 mod blob_table;
 mod cache;
 pub mod check;
@@ -27,6 +28,7 @@ pub mod forget;
 mod gate;
 mod go_json;
 mod id;
+mod image;
 mod index;
 mod index_file;
 mod index_marks;
@@ -83,6 +85,10 @@ pub use file_time::{FileTime, InvalidTime};
 pub use find::{FoundObject, ObjectQuery, Query};
 pub use forget::{ForgetOptions, ForgetReport, forget};
 pub use id::{BlobKind, Id, InvalidId, SnapshotId};
+pub use image::{
+    Image, ImageBackupOptions, ImageDescription, ImageRestoreOptions, ImageRestoreSummary, StoredImage, backup_images,
+    restore_image,
+};
 pub use key_file::{KeyFile, KeyInfo, MasterKey, Password};
 pub use lock::{Lock, LockMode, SWAP_PATIENCE, unlock};
 pub use mount::{MountOptions, Mounted, mount};

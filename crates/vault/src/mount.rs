@@ -5,7 +5,6 @@
 //! memory does not grow with what was looked at.
 
 mod attributes;
-mod blob_cache;
 mod filesystem;
 mod inodes;
 mod layout;

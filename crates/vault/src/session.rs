@@ -283,6 +283,17 @@ impl Session {
         self.submit(Job { kind: BlobKind::Data, plaintext, id: None, reply })
     }
 
+    /// Adds a chunk that went through this session before.
+    pub fn repeat_chunk(&self, content: &mut Content, id: Id, bytes: u64) -> Result<()> {
+        if self.shared.has_failed() {
+            return Err(Error::Stopped);
+        }
+        let done = ChunkDone { position: content.chunks, id, bytes };
+        content.chunks += 1;
+        // The content has the other end.
+        content.sender.send(done).map_err(|_| Error::Stopped)
+    }
+
     /// Stores a blob whose id is known to be its hash. Waits while the queue is full.
     pub fn add_blob(&self, kind: BlobKind, id: Id, plaintext: Vec<u8>) -> Result<()> {
         self.submit(Job { kind, plaintext, id: Some(id), reply: None })

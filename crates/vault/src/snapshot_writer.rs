@@ -12,8 +12,8 @@ use crate::accounts::Whoami;
 use crate::chunker::Chunker;
 use crate::session::{ClosedContent, Content, Session, SessionOptions};
 use crate::{
-    BackupSummary, Chunking, Compression, Error, FileTime, Id, Lock, LockMode, Node, NodeKind, Result, Snapshot, Tree,
-    Vault,
+    BackupSummary, Chunking, Compression, Error, FileTime, Id, ItemChange, Lock, LockMode, Node, NodeKind, Result,
+    Snapshot, SnapshotId, Tree, Vault,
 };
 
 /// What a snapshot is to say about itself.
@@ -26,6 +26,8 @@ pub struct SnapshotOptions {
     pub paths: Vec<PathBuf>,
     /// Now when it is not given.
     pub time: Option<Timestamp>,
+    /// The snapshot that this one was compared with.
+    pub parent: Option<SnapshotId>,
     pub compression: Compression,
     /// Read and compare, but store nothing; `finish` then makes no snapshot.
     pub dry_run: bool,
@@ -69,9 +71,9 @@ const DIRECTORY_MODE: u32 = 0o755;
 
 /// Stores files as they come, in any order. Without `finish` there is no snapshot.
 pub struct SnapshotWriter {
-    vault: Vault,
+    pub(crate) vault: Vault,
     options: SnapshotOptions,
-    session: Session,
+    pub(crate) session: Session,
     lock: Option<Lock>,
     chunker: Chunker,
     root: Directory,
@@ -164,12 +166,13 @@ impl SnapshotWriter {
         };
         summary.set_added(session.finish()?);
         summary.ended_at = Timestamp::now();
+        summary.parent = options.parent;
         let Some(lock) = lock else { return Ok(summary) };
         lock.check()?;
         let Whoami { hostname, username, uid, gid } = Whoami::now();
         let snapshot = Snapshot {
             time: options.time.unwrap_or(summary.started_at),
-            parent: None,
+            parent: options.parent.map(|id| id.0),
             tree: Some(tree),
             paths: options.paths.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
             hostname: options.host.unwrap_or(hostname),
@@ -186,8 +189,24 @@ impl SnapshotWriter {
         Ok(summary)
     }
 
+    /// Puts an image, whose tree is stored, at its absolute path.
+    pub(crate) fn insert_image(&mut self, path: &Path, node: Node) -> Result<()> {
+        let names = names_of(path.strip_prefix("/").unwrap_or(path))?;
+        self.insert(path, &names, |name| Entry::Other(Node { name, ..node }))
+    }
+
+    pub(crate) fn count_image(&mut self, change: ItemChange, bytes: u64) {
+        match change {
+            ItemChange::New => self.summary.files_new += 1,
+            ItemChange::Unmodified => self.summary.files_unmodified += 1,
+            _ => self.summary.files_changed += 1,
+        }
+        self.summary.total_files += 1;
+        self.summary.total_bytes += bytes;
+    }
+
     /// What ended the pipeline, rather than that it has ended.
-    fn failure(&self, error: Error) -> Error {
+    pub(crate) fn failure(&self, error: Error) -> Error {
         self.session.shared.take_failure().unwrap_or(error)
     }
 

@@ -6,11 +6,12 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 /// The level of each crate.
-const LEVELS: [(&str, u8); 19] = [
+const LEVELS: [(&str, u8); 20] = [
     ("levee-model", 0),
     ("levee-store", 1),
     ("levee-wire", 1),
     ("levee-device", 1),
+    ("levee-image", 1),
     ("levee-traffic", 1),
     ("levee-plan", 1),
     ("levee-journal", 2),

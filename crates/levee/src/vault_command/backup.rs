@@ -1,3 +1,4 @@
+pub(super) mod images;
 mod listed_paths;
 mod stream;
 mod suspicious;
@@ -44,6 +45,17 @@ pub struct Arguments {
     /// What the file from standard input or a command is called
     #[arg(long, value_name = "PATH", default_value = "stdin")]
     pub stdin_filename: PathBuf,
+    /// Store the paths as disk images: raw files, block devices or qcow2
+    #[arg(long, conflicts_with_all = ["files_from", "files_from_verbatim", "files_from_raw", "stdin", "stdin_from_command",
+        "exclude", "exclude_file", "iexclude", "iexclude_file", "exclude_if_present", "exclude_caches",
+        "exclude_larger_than", "skip_if_unchanged"])]
+    image: bool,
+    /// What the images are, whatever they look like
+    #[arg(long, value_enum, value_name = "FORMAT", requires = "image")]
+    image_format: Option<images::ImageFormat>,
+    /// Read what a qcow2 image names as its backing file too; only for images that are trusted
+    #[arg(long, requires = "image")]
+    follow_backing_files: bool,
     /// Leave out what matches the pattern (can be repeated)
     #[arg(short, long, value_name = "PATTERN")]
     exclude: Vec<String>,
@@ -218,6 +230,9 @@ impl SummaryLine {
 pub fn run(place: &Place, mut arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
     if arguments.stdin || arguments.stdin_from_command {
         return stream::run(place, arguments, output);
+    }
+    if arguments.image {
+        return images::run(place, arguments, output);
     }
     let listed = ListedPaths {
         patterns: &arguments.files_from,

@@ -12,6 +12,7 @@ mod export;
 mod filter;
 mod find;
 mod forget;
+mod image;
 mod import;
 mod init;
 mod interrupt;
@@ -73,6 +74,9 @@ enum Verb {
     Find(find::Arguments),
     /// Count files, blobs and bytes
     Stats(stats::Arguments),
+    /// Images of disks, and the files in them
+    #[command(subcommand)]
+    Image(image::ImageVerb),
     /// Show the vault as a read-only file system
     Mount(mount::Arguments),
     /// List or clean the copies of vaults' metadata on this machine
@@ -125,6 +129,7 @@ pub fn run(command: VaultCommand, output: Output) -> anyhow::Result<Exit> {
         Verb::Diff(arguments) => diff::run(&place, arguments, output),
         Verb::Find(arguments) => find::run(&place, arguments, output),
         Verb::Stats(arguments) => stats::run(&place, arguments, output),
+        Verb::Image(verb) => image::run(&place, verb, output),
         Verb::Mount(arguments) => mount::run(&place, arguments, output),
         Verb::Cache(arguments) => cache::run(&place.cache, arguments, output),
         Verb::Check(arguments) => check::run(&place, arguments, output),

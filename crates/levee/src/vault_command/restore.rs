@@ -1,3 +1,5 @@
+mod images;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
@@ -5,6 +7,7 @@ use clap::{Args, ValueEnum};
 use levee_vault::{Overwrite, OwnerMap, Owners, RestoreOptions, RestoreSummary};
 use serde::Serialize;
 
+use super::backup::images::ImageFormat;
 use super::filter::FilterArguments;
 use super::place::Place;
 use super::progress::{Display, During};
@@ -18,9 +21,18 @@ pub struct Arguments {
     /// `latest` or the first digits of an id; with `:FOLDER`, only what that folder holds
     #[arg(value_name = "SNAPSHOT[:FOLDER]")]
     snapshot: String,
-    /// The folder to restore to
+    /// The folder to restore to; with --image, the file or block device
     #[arg(short, long, value_name = "FOLDER")]
     target: PathBuf,
+    /// Restore one disk image, named by its path or file name; what is there is compared, and only blocks that
+    /// differ are written
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["include", "iinclude", "include_file", "iinclude_file",
+        "exclude", "iexclude", "exclude_file", "iexclude_file", "include_xattr", "exclude_xattr", "sparse", "overwrite",
+        "delete", "ownership_by_name", "no_owner", "owner_map", "group_map"])]
+    image: Option<PathBuf>,
+    /// What the target becomes; found out from what is there, or from the name, when it is not given
+    #[arg(long, value_enum, value_name = "FORMAT", requires = "image")]
+    image_format: Option<ImageFormat>,
     #[command(flatten)]
     filter: FilterArguments,
     /// Restore only what matches the pattern (can be repeated)
@@ -173,6 +185,9 @@ impl SummaryLine {
 }
 
 pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
+    if let Some(name) = &arguments.image {
+        return images::run(place, &arguments, name, output);
+    }
     let filter = arguments.filter.clone().filter()?;
     let mut options = options_of(&arguments)?;
     let is_filtered =

@@ -109,7 +109,7 @@ fn is_unsupported(error: &io::Error) -> bool {
 
 /// A file that was changed within the clock's last tick may be changed again without its times showing
 /// it. Its stored time is moved a little, so that the next backup reads it again.
-pub(super) fn distrust_if_just_changed(node: &mut Node, read_at: SystemTime) {
+pub(crate) fn distrust_if_just_changed(node: &mut Node, read_at: SystemTime) {
     let since_epoch = read_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let horizon = since_epoch.saturating_sub(TICK);
     let horizon = FileTime::new(horizon.as_secs() as i64, horizon.subsec_nanos());

@@ -16,9 +16,9 @@ use jiff::tz::TimeZone;
 
 use super::MountOptions;
 use super::attributes::{file_type, made_up, of_node};
-use super::blob_cache::BlobCache;
 use super::inodes::{Inodes, Item};
 use super::layout::{Layout, Place};
+use crate::blob_cache::BlobCache;
 use crate::{BlobKind, Error, Id, Node, NodeKind, Result, Vault};
 
 /// Snapshots never change, so that the kernel may keep what it knows of them.

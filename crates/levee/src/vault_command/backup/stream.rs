@@ -33,6 +33,7 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
         tags: arguments.tag.into_iter().filter(|tag| !tag.is_empty()).collect(),
         paths: vec![name],
         time: arguments.time,
+        parent: None,
         compression: arguments.compression.into(),
         dry_run: arguments.dry_run,
         patience: arguments.retry_lock,

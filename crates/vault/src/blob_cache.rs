@@ -8,7 +8,7 @@ const BYTES_MAX: usize = 64 << 20;
 
 /// Blobs that were read lately. The oldest go first.
 #[derive(Default)]
-pub(super) struct BlobCache {
+pub(crate) struct BlobCache {
     blobs: HashMap<Id, Arc<Vec<u8>>>,
     order: VecDeque<Id>,
     bytes: usize,

@@ -1,0 +1,78 @@
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::Args;
+use levee_image::ReadAt;
+
+use super::super::filter::FilterArguments;
+use super::super::open;
+use super::super::place::Place;
+use super::super::snapshot_argument::Chosen;
+use super::place_in_image::{Disk, Inside, PlaceInImage};
+use crate::exit::Exit;
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    filter: FilterArguments,
+    /// A file to write to instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    target: Option<PathBuf>,
+    /// `latest` or the first digits of an id
+    #[arg(value_name = "SNAPSHOT")]
+    snapshot: String,
+    /// A file in an image, or an image, which is written raw
+    #[arg(value_name = "NAME[:[PARTITION]/PATH]")]
+    wanted: String,
+}
+
+/// Read of an image at once.
+const PIECE_BYTES: usize = 4 << 20;
+
+pub fn run(place: &Place, arguments: Arguments) -> anyhow::Result<Exit> {
+    let vault = open(place)?;
+    let chosen = Chosen::find(&vault, &arguments.snapshot, &arguments.filter.filter()?)?;
+    let found = PlaceInImage::find(&vault, &chosen.id, &arguments.wanted)?;
+    let disk = Disk::open(&vault, &chosen.id, &found.image)?;
+    let file_system;
+    let mut content: Box<dyn Read + '_> = match found.inside {
+        Inside::Whole => Box::new(Whole { disk: disk.whole(), offset: 0 }),
+        Inside::Path { partition, path } => {
+            file_system = disk.file_system(partition)?;
+            file_system.open(&path)?
+        }
+    };
+    let mut out: Box<dyn Write> = match &arguments.target {
+        None => Box::new(io::stdout().lock()),
+        Some(path) => Box::new(File::create(path).with_context(|| format!("cannot create {}", path.display()))?),
+    };
+    let mut buffered = BufWriter::with_capacity(PIECE_BYTES, &mut out);
+    let mut piece = vec![0; PIECE_BYTES];
+    loop {
+        let count = content.read(&mut piece).context("cannot read the image")?;
+        if count == 0 {
+            break;
+        }
+        buffered.write_all(&piece[..count]).context("cannot write the output")?;
+    }
+    buffered.flush().context("cannot write the output")?;
+    Ok(Exit::DONE)
+}
+
+/// An image from its beginning to its end.
+struct Whole {
+    disk: Arc<dyn ReadAt>,
+    offset: u64,
+}
+
+impl Read for Whole {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = (self.disk.size_bytes() - self.offset).min(buffer.len() as u64) as usize;
+        self.disk.read_at(&mut buffer[..count], self.offset)?;
+        self.offset += count as u64;
+        Ok(count)
+    }
+}
