@@ -17,7 +17,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// What a thread was started for. When any of it changes, the thread is replaced.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TaskKey {
-    pub asset: AssetName,
+    /// `None` for what looks after all copies of the app.
+    pub asset: Option<AssetName>,
     pub role: Role,
     pub epoch: Epoch,
     /// The asset's part of the assignment as JSON, with the peer.
@@ -88,7 +89,7 @@ mod tests {
     use super::*;
 
     fn key(asset: &str, role: Role) -> TaskKey {
-        TaskKey { asset: asset.parse().unwrap(), role, epoch: Epoch(1), wanted: String::new() }
+        TaskKey { asset: Some(asset.parse().unwrap()), role, epoch: Epoch(1), wanted: String::new() }
     }
 
     #[test]
