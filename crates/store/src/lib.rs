@@ -10,11 +10,13 @@ mod link;
 mod local;
 mod name;
 pub mod object_store;
+mod operation;
 pub mod rest_server;
 mod rest_store;
 mod retry;
 mod sftp_store;
 mod standing;
+mod thaw;
 mod trust;
 
 use std::fmt;
@@ -27,6 +29,7 @@ pub use object_store::ObjectStore;
 pub use rest_store::{RestOptions, RestStore};
 pub use retry::{RetryPolicy, RetryStore};
 pub use sftp_store::{SftpOptions, SftpStore};
+pub use thaw::{Temperature, ThawRequest, ThawSpeed};
 
 /// The kinds of file in a repository, as the restic format has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -100,6 +103,22 @@ pub trait Store: Send + Sync {
 
     /// Removes a file. `Error::NotFound` when it is not there.
     fn remove(&self, file_type: FileType, name: &str) -> Result<()>;
+
+    /// The files of a type that lie in an archive class, whether they were thawed or not. Only stores with such
+    /// classes have any.
+    fn archived(&self, _file_type: FileType) -> Result<Vec<Entry>> {
+        Ok(Vec::new())
+    }
+
+    /// How far a file is from being read.
+    fn temperature(&self, _file_type: FileType, _name: &str) -> Result<Temperature> {
+        Ok(Temperature::Readable)
+    }
+
+    /// Asks for a file in an archive class, and says how far it is then. Asking again does no harm.
+    fn thaw(&self, file_type: FileType, name: &str, _request: &ThawRequest) -> Result<Temperature> {
+        self.temperature(file_type, name)
+    }
 
     /// Where this is, for messages. Never holds a secret.
     fn location(&self) -> String;

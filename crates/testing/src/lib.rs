@@ -8,6 +8,7 @@ pub mod apt;
 mod cache;
 pub mod ceph;
 pub mod disk;
+pub mod glacier;
 pub mod levee;
 pub mod netns;
 pub mod ports;

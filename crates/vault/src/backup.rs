@@ -3,12 +3,13 @@
 mod files;
 mod markers;
 mod metadata;
+mod scan;
 mod targets;
 mod trees;
 mod walk;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::bounded;
@@ -17,12 +18,14 @@ use jiff::Timestamp;
 pub use markers::Marker;
 
 use crate::accounts::{Accounts, Whoami};
+use crate::file_time::LocalTime;
+use crate::forget::GroupBy;
 use crate::parallel::compute_threads;
 use crate::pattern::Patterns;
 use crate::problem::ProblemLog;
 use crate::session::{Session, SessionOptions};
 use crate::{
-    BackupSummary, Compression, Error, Id, Lock, LockMode, Progress, Result, Snapshot, SnapshotFilter, SnapshotId,
+    BackupSummary, Compression, Error, Id, Lock, LockMode, Progress, Result, Snapshot, SnapshotId, SnapshotSelection,
     Vault,
 };
 use targets::Targets;
@@ -50,8 +53,11 @@ pub struct BackupOptions {
     pub exclude_if_present: Vec<Marker>,
     /// Larger files are left out.
     pub exclude_larger_than: Option<u64>,
-    /// What to compare with; the newest snapshot of the same host and paths when it is not given.
+    /// What to compare with; the newest snapshot of the same group when it is not given.
     pub parent: Option<SnapshotId>,
+    pub group_by: GroupBy,
+    /// Count beside the backup what there is to do, and report the total.
+    pub scan: bool,
     /// Read every file, whatever the parent says.
     pub force: bool,
     /// Take a file for unchanged although its inode number or its time of status change differs.
@@ -158,8 +164,10 @@ pub fn backup(vault: &Vault, options: &BackupOptions, progress: &dyn Progress) -
     let unchanged = parent_tree == Some(tree);
     let Some(lock) = lock.filter(|_| !(options.skip_if_unchanged && unchanged)) else { return Ok(summary) };
     lock.check()?;
+    let time = options.time.unwrap_or(summary.started_at);
     let snapshot = Snapshot {
-        time: options.time.unwrap_or(summary.started_at),
+        time,
+        offset: LocalTime::offset_here(time),
         parent: summary.parent.map(|id| id.0),
         tree: Some(tree),
         paths: paths.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
@@ -190,8 +198,14 @@ fn find_parent(
     if let Some(id) = options.parent {
         return Ok(Some((id, vault.read_snapshot(&id)?)));
     }
-    let filter = SnapshotFilter { host: Some(host.into()), tags: Vec::new(), paths: paths.to_vec() };
-    match vault.find_snapshot("latest", &filter) {
+    let GroupBy { host: by_host, paths: by_paths, tags: by_tags } = options.group_by;
+    let among = SnapshotSelection {
+        hosts: if by_host { vec![host.into()] } else { Vec::new() },
+        paths: if by_paths { paths.to_vec() } else { Vec::new() },
+        tag_lists: if by_tags { vec![options.tags.clone()] } else { Vec::new() },
+        ids: Vec::new(),
+    };
+    match vault.find_snapshot("latest", &among) {
         Ok(found) => Ok(Some(found)),
         Err(Error::SnapshotNotFound { .. }) => Ok(None),
         // A damaged snapshot must not keep new ones from being made: everything is read instead.
@@ -207,7 +221,11 @@ fn find_parent(
 fn store_tree(context: &Context<'_>, targets: &Targets, parent: Option<Id>) -> Result<Id> {
     let (files, next_file) = bounded(FILES_WAITING);
     let (directories, next_directory) = bounded(DIRECTORIES_WAITING);
+    let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        if context.options.scan {
+            scope.spawn(|| scan::scan(context, targets, &is_over));
+        }
         for _ in 0..context.options.read_concurrency.unwrap_or_else(compute_threads).clamp(1, READERS_MAX) {
             let next_file = next_file.clone();
             scope.spawn(move || files::read_files(context, &next_file));
@@ -215,6 +233,7 @@ fn store_tree(context: &Context<'_>, targets: &Targets, parent: Option<Id>) -> R
         drop(next_file);
         let builder = scope.spawn(move || trees::build_trees(context, &next_directory));
         let walked = walk::Walk { context, files, directories }.run(targets, parent);
+        is_over.store(true, Ordering::Relaxed);
         let built = builder.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         walked?;
         built

@@ -43,7 +43,8 @@ fn a_tar_archive_unpacks_to_what_was_stored() {
             let (head, tail) = text.split_once(" mtime ").unwrap();
             let (seconds, rest) = tail.split_once('.').unwrap();
             let (nanoseconds, rest) = rest.split_once(' ').unwrap();
-            let nearest = seconds.parse::<i64>().unwrap() + i64::from(nanoseconds.parse::<u32>().unwrap() >= 500_000_000);
+            let nearest =
+                seconds.parse::<i64>().unwrap() + i64::from(nanoseconds.parse::<u32>().unwrap() >= 500_000_000);
             format!("{head} {nearest} {rest}")
         };
         // The archive has no entry for the folder itself.

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use levee_model::AssetId;
-use levee_vault::{Snapshot, SnapshotFilter, SnapshotId, Vault};
+use levee_vault::{Snapshot, SnapshotId, SnapshotSelection, Vault};
 
 use crate::{Error, Result};
 pub use facts::{BaseFacts, ConfigurationFile, DatabaseFacts, Extension, TablespaceFacts};
@@ -58,7 +58,7 @@ pub fn list_again(
     asset: &AssetId,
     known: &mut BTreeMap<SnapshotId, BaseBackup>,
 ) -> Result<Vec<BaseBackup>> {
-    let filter = SnapshotFilter { tags: vec![TAG.into(), asset_tag(asset)], ..SnapshotFilter::default() };
+    let filter = SnapshotSelection { tag_lists: vec![vec![TAG.into(), asset_tag(asset)]], ..Default::default() };
     let snapshots = vault.snapshots().map_err(Error::vault("listing base backups"))?;
     let mut read = BTreeMap::new();
     for (id, _) in snapshots.iter().filter(|(_, snapshot): &&(SnapshotId, Snapshot)| filter.matches(snapshot)) {
