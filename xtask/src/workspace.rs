@@ -26,7 +26,16 @@ pub fn cargo(arguments: &[&str]) -> Command {
 
 /// Runs cargo with its output on the terminal.
 pub fn run_cargo(arguments: &[&str]) -> Result<()> {
-    let status = cargo(arguments).status().with_context(|| format!("cannot start cargo {}", arguments.join(" ")))?;
+    run_cargo_with(arguments, &[])
+}
+
+/// The same with variables, unless the caller has given them.
+pub fn run_cargo_with(arguments: &[&str], variables: &[(&str, &str)]) -> Result<()> {
+    let variables = variables.iter().filter(|(name, _)| std::env::var_os(name).is_none()).copied();
+    let status = cargo(arguments)
+        .envs(variables)
+        .status()
+        .with_context(|| format!("cannot start cargo {}", arguments.join(" ")))?;
     if !status.success() {
         bail!("cargo {} failed", arguments.join(" "));
     }

@@ -10,12 +10,14 @@ mod link;
 mod local;
 mod name;
 pub mod object_store;
+mod operation;
 mod parallelism;
 pub mod rest_server;
 mod rest_store;
 mod retry;
 mod sftp_store;
 mod standing;
+mod thaw;
 mod trust;
 
 use std::fmt;
@@ -29,6 +31,7 @@ pub use parallelism::Parallelism;
 pub use rest_store::{RestOptions, RestStore};
 pub use retry::{RetryPolicy, RetryStore};
 pub use sftp_store::{SftpOptions, SftpStore};
+pub use thaw::{Temperature, ThawRequest, ThawSpeed};
 
 /// The kinds of file in a repository, as the restic format has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -106,6 +109,22 @@ pub trait Store: Send + Sync {
     /// How many requests serve it best at once. Where there is a machine on the other side, those of a network.
     fn parallelism(&self) -> Parallelism {
         Parallelism::NETWORK
+    }
+
+    /// The files of a type that lie in an archive class, whether they were thawed or not. Only stores with such
+    /// classes have any.
+    fn archived(&self, _file_type: FileType) -> Result<Vec<Entry>> {
+        Ok(Vec::new())
+    }
+
+    /// How far a file is from being read.
+    fn temperature(&self, _file_type: FileType, _name: &str) -> Result<Temperature> {
+        Ok(Temperature::Readable)
+    }
+
+    /// Asks for a file in an archive class, and says how far it is then. Asking again does no harm.
+    fn thaw(&self, file_type: FileType, name: &str, _request: &ThawRequest) -> Result<Temperature> {
+        self.temperature(file_type, name)
     }
 
     /// Where this is, for messages. Never holds a secret.

@@ -202,6 +202,7 @@ fn failure(error: &Error) -> Response {
     match error {
         Error::NotFound { .. } => Response::text(404, "there is no such file"),
         Error::Denied { reason, .. } => Response::text(403, reason),
+        Error::Frozen { .. } => Response::text(403, "it lies in an archive class: its owner has to thaw it first"),
         Error::Full { .. } => Response::text(507, "no space left in the repository"),
         Error::Address { .. } | Error::Unauthorized { .. } | Error::Unreachable { .. } => {
             tracing::warn!("{error}");

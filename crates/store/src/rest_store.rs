@@ -14,9 +14,9 @@ use serde::Deserialize;
 
 use crate::limit::{Bandwidth, Limited};
 use crate::link::{ANSWER_TIMEOUT, CONNECT_TIMEOUT, FILE_BYTES_MAX, IDLE_CONNECTIONS_MAX, SILENCE_MAX, time_for};
+use crate::operation::{Operation, listed_config};
 use crate::rest_server::LISTING_V2;
 use crate::{Entry, Error, FileType, Result, Store, name, trust};
-use answer::Operation;
 
 /// The largest listing: some five million files.
 const LISTING_BYTES_MAX: u64 = 512 << 20;
@@ -208,11 +208,7 @@ impl Store for RestStore {
 
     fn list(&self, file_type: FileType) -> Result<Vec<Entry>> {
         if file_type == FileType::Config {
-            return match self.size_bytes(FileType::Config, "") {
-                Ok(size_bytes) => Ok(vec![Entry { name: String::new(), size_bytes }]),
-                Err(Error::NotFound { .. }) => Ok(Vec::new()),
-                Err(error) => Err(error),
-            };
+            return listed_config(self);
         }
         let operation = Operation { location: &self.location, action: "list", file_type, name: "" };
         let request =

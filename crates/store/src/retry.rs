@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::{Entry, Error, FileType, Parallelism, Result, Store};
+use crate::{Entry, Error, FileType, Parallelism, Result, Store, Temperature, ThawRequest};
 
 /// How often and how long to try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +124,18 @@ impl<S: Store> Store for RetryStore<S> {
 
     fn parallelism(&self) -> Parallelism {
         self.inner.parallelism()
+    }
+
+    fn archived(&self, file_type: FileType) -> Result<Vec<Entry>> {
+        self.retry(|_| self.inner.archived(file_type))
+    }
+
+    fn temperature(&self, file_type: FileType, name: &str) -> Result<Temperature> {
+        self.retry(|_| self.inner.temperature(file_type, name))
+    }
+
+    fn thaw(&self, file_type: FileType, name: &str, request: &ThawRequest) -> Result<Temperature> {
+        self.retry(|_| self.inner.thaw(file_type, name, request))
     }
 
     fn location(&self) -> String {

@@ -16,6 +16,7 @@ use tokio::runtime::Runtime;
 
 use crate::limit::Bandwidth;
 use crate::link::start_runtime;
+use crate::operation::listed_config;
 use crate::standing::Standing;
 use crate::{Entry, Error, FileType, Received, Result, SftpAddress, Store, name};
 use connection::{Connection, Failure};
@@ -256,11 +257,7 @@ impl Store for SftpStore {
 
     fn list(&self, file_type: FileType) -> Result<Vec<Entry>> {
         if file_type == FileType::Config {
-            return match self.size_bytes(FileType::Config, "") {
-                Ok(size_bytes) => Ok(vec![Entry { name: String::new(), size_bytes }]),
-                Err(Error::NotFound { .. }) => Ok(Vec::new()),
-                Err(error) => Err(error),
-            };
+            return listed_config(self);
         }
         let operation = Operation { store: self, action: "list", file_type, name: "" };
         let files = self.files(&operation)?.into_iter();

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::glacier::ARCHIVE_CLASS;
 use crate::{Child, TempSite, free_port, process, tools, wait};
 
 /// The store makes its file and the gateway its pools, on a machine that may be busy.
@@ -16,8 +17,8 @@ const STORE: &str = "6f3b2a6e-1111-4222-8333-944455557777";
 pub const ACCESS_KEY: &str = "LEVEETESTKEY";
 pub const SECRET_KEY: &str = "levee/test+secret";
 
-/// A storage class beside the usual one.
-pub const COLD_CLASS: &str = "STANDARD_IA";
+/// A storage class beside the usual one. The gateway reads it as any other; `Glacier` makes an archive of it.
+pub const COLD_CLASS: &str = ARCHIVE_CLASS;
 
 /// A running cluster with one user, [`ACCESS_KEY`].
 pub struct Ceph {

@@ -8,6 +8,7 @@ pub mod apt;
 mod cache;
 pub mod ceph;
 pub mod disk;
+pub mod glacier;
 pub mod image;
 pub mod levee;
 pub mod netns;

@@ -3,12 +3,13 @@
 mod files;
 mod markers;
 mod metadata;
+mod scan;
 mod targets;
 mod trees;
 mod walk;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::bounded;
@@ -19,12 +20,14 @@ pub use markers::Marker;
 pub(crate) use metadata::distrust_if_just_changed;
 
 use crate::accounts::{Accounts, Whoami};
+use crate::file_time::LocalTime;
+use crate::forget::GroupBy;
 use crate::parallel::compute_threads;
 use crate::pattern::Patterns;
 use crate::problem::ProblemLog;
 use crate::session::{Session, SessionOptions};
 use crate::{
-    BackupSummary, Compression, Error, Id, Lock, LockMode, Progress, Result, Snapshot, SnapshotFilter, SnapshotId,
+    BackupSummary, Compression, Error, Id, Lock, LockMode, Progress, Result, Snapshot, SnapshotId, SnapshotSelection,
     Vault,
 };
 use targets::Targets;
@@ -52,8 +55,11 @@ pub struct BackupOptions {
     pub exclude_if_present: Vec<Marker>,
     /// Larger files are left out.
     pub exclude_larger_than: Option<u64>,
-    /// What to compare with; the newest snapshot of the same host and paths when it is not given.
+    /// What to compare with; the newest snapshot of the same group when it is not given.
     pub parent: Option<SnapshotId>,
+    pub group_by: GroupBy,
+    /// Count beside the backup what there is to do, and report the total.
+    pub scan: bool,
     /// Read every file, whatever the parent says.
     pub force: bool,
     /// Take a file for unchanged although its inode number or its time of status change differs.
@@ -134,7 +140,7 @@ pub fn backup(vault: &Vault, options: &BackupOptions, progress: &dyn Progress) -
     let targets = Targets::look_at(&options.paths, &problems)?;
 
     let lock = if options.dry_run { None } else { Some(Lock::take_within(vault, LockMode::Shared, options.patience)?) };
-    let parent = find_parent(vault, options.parent, &host, &paths)?;
+    let parent = find_parent(vault, options.parent, &same_origin(options, &host, &paths))?;
     vault.refresh_index()?;
     let session = Session::begin(vault, SessionOptions { compression: options.compression, dry_run: options.dry_run })?;
     let context = Context {
@@ -161,8 +167,10 @@ pub fn backup(vault: &Vault, options: &BackupOptions, progress: &dyn Progress) -
     let unchanged = parent_tree == Some(tree);
     let Some(lock) = lock.filter(|_| !(options.skip_if_unchanged && unchanged)) else { return Ok(summary) };
     lock.check()?;
+    let time = options.time.unwrap_or(summary.started_at);
     let snapshot = Snapshot {
-        time: options.time.unwrap_or(summary.started_at),
+        time,
+        offset: LocalTime::offset_here(time),
         parent: summary.parent.map(|id| id.0),
         tree: Some(tree),
         paths: paths.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
@@ -184,18 +192,27 @@ fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|source| Error::Source { path: path.to_path_buf(), source })
 }
 
-/// The snapshot to compare with: the one that was asked for, or the newest of the same host and paths.
+/// The snapshots of the same origin, among which the newest is compared with.
+fn same_origin(options: &BackupOptions, host: &str, paths: &[PathBuf]) -> SnapshotSelection {
+    let GroupBy { host: by_host, paths: by_paths, tags: by_tags } = options.group_by;
+    SnapshotSelection {
+        hosts: if by_host { vec![host.into()] } else { Vec::new() },
+        paths: if by_paths { paths.to_vec() } else { Vec::new() },
+        tag_lists: if by_tags { vec![options.tags.clone()] } else { Vec::new() },
+        ids: Vec::new(),
+    }
+}
+
+/// The snapshot to compare with: the one that was asked for, or the newest of these.
 pub(crate) fn find_parent(
     vault: &Vault,
     wanted: Option<SnapshotId>,
-    host: &str,
-    paths: &[PathBuf],
+    among: &SnapshotSelection,
 ) -> Result<Option<(SnapshotId, Snapshot)>> {
     if let Some(id) = wanted {
         return Ok(Some((id, vault.read_snapshot(&id)?)));
     }
-    let filter = SnapshotFilter { host: Some(host.into()), tags: Vec::new(), paths: paths.to_vec() };
-    match vault.find_snapshot("latest", &filter) {
+    match vault.find_snapshot("latest", among) {
         Ok(found) => Ok(Some(found)),
         Err(Error::SnapshotNotFound { .. }) => Ok(None),
         // A damaged snapshot must not keep new ones from being made: everything is read instead.
@@ -217,7 +234,11 @@ fn readers(options: &BackupOptions) -> usize {
 fn store_tree(context: &Context<'_>, targets: &Targets, parent: Option<Id>) -> Result<Id> {
     let (files, next_file) = bounded(FILES_WAITING);
     let (directories, next_directory) = bounded(DIRECTORIES_WAITING);
+    let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        if context.options.scan {
+            scope.spawn(|| scan::scan(context, targets, &is_over));
+        }
         for _ in 0..readers(context.options) {
             let next_file = next_file.clone();
             scope.spawn(move || files::read_files(context, &next_file));
@@ -225,6 +246,7 @@ fn store_tree(context: &Context<'_>, targets: &Targets, parent: Option<Id>) -> R
         drop(next_file);
         let builder = scope.spawn(move || trees::build_trees(context, &next_directory));
         let walked = walk::Walk { context, files, directories }.run(targets, parent);
+        is_over.store(true, Ordering::Relaxed);
         let built = builder.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         walked?;
         built

@@ -38,6 +38,10 @@ pub enum Error {
     /// The content of a file is not what it must be. `file` is the type and the name.
     #[error("{location}: {file} is damaged: {reason}")]
     Damaged { location: String, file: String, reason: String },
+    #[error(
+        "{location}: {packs} packs ({bytes} bytes) lie in an archive class and cannot be read: thaw them first with `levee vault thaw --all --wait`"
+    )]
+    PacksFrozen { location: String, packs: u64, bytes: u64 },
     #[error("{location}: {kind} blob {id} is not in the index; run `levee vault check`")]
     MissingBlob { location: String, kind: BlobKind, id: Id },
     #[error(
@@ -54,6 +58,8 @@ pub enum Error {
     SnapshotNotFound { location: String, wanted: String },
     #[error("{location}: more than one snapshot starts with {prefix}; give more digits")]
     AmbiguousSnapshot { location: String, prefix: String },
+    #[error("{location}: no forgotten snapshot {wanted} is known; `levee vault undelete --list` shows those that are")]
+    NotForgotten { location: String, wanted: String },
     #[error("{folder}: there is no custody record (custody.json) here: name the folder that has it, too")]
     NoCustody { folder: PathBuf },
     #[error("{path}: {reason}")]

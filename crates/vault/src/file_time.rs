@@ -2,6 +2,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use jiff::Timestamp;
+use jiff::tz::{Offset, TimeZone};
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A moment as file systems keep it: seconds since 1970, and nanoseconds.
@@ -178,6 +180,59 @@ impl<'de> Deserialize<'de> for FileTime {
     }
 }
 
+/// A moment with the distance from UTC that it is written with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LocalTime {
+    pub time: FileTime,
+    pub offset: Offset,
+}
+
+impl LocalTime {
+    /// The distance from UTC on this machine at a moment. RFC 3339 has no seconds in it.
+    pub fn offset_here(time: Timestamp) -> Offset {
+        let offset = TimeZone::system().to_offset(time);
+        if offset.seconds() % 60 == 0 { offset } else { Offset::UTC }
+    }
+}
+
+impl Serialize for LocalTime {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let distance_s = i64::from(self.offset.seconds());
+        if distance_s == 0 {
+            return self.time.serialize(serializer);
+        }
+        let shown = FileTime::new(self.time.seconds.saturating_add(distance_s), self.time.nanoseconds).to_string();
+        let sign = if distance_s < 0 { '-' } else { '+' };
+        let minutes = distance_s.abs() / 60;
+        let local = shown.trim_end_matches('Z');
+        serializer.collect_str(&format_args!("{local}{sign}{:02}:{:02}", minutes / 60, minutes % 60))
+    }
+}
+
+impl<'de> Deserialize<'de> for LocalTime {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        let time = text.parse().map_err(D::Error::custom)?;
+        Ok(Self { time, offset: offset_of(&text) })
+    }
+}
+
+/// The distance from UTC at the end of a time.
+fn offset_of(time: &str) -> Offset {
+    let parse = || -> Option<Offset> {
+        let tail = time.get(time.len().checked_sub(6)?..)?;
+        let sign = match tail.as_bytes()[0] {
+            b'+' => 1,
+            b'-' => -1,
+            _ => return None,
+        };
+        let (hours, minutes) = tail[1..].split_once(':')?;
+        let seconds = hours.parse::<i32>().ok()? * 3600 + minutes.parse::<i32>().ok()? * 60;
+        Offset::from_seconds(sign * seconds).ok()
+    };
+    parse().unwrap_or(Offset::UTC)
+}
+
 /// For `#[serde(with)]` on a `Timestamp` that is stored in this form.
 pub(crate) mod as_timestamp {
     use super::*;
@@ -223,6 +278,15 @@ mod tests {
         for bad in ["", "2026-11-20", "2026-11-20T11:00:00", "2026-11-20T11:00:00.Z", "2026-13-20T11:00:00Z"] {
             assert_eq!(parse(bad), Err(InvalidTime), "{bad}");
         }
+    }
+
+    #[test]
+    fn offsets_are_taken_from_the_text() {
+        let seconds = |text| offset_of(text).seconds();
+        assert_eq!(seconds("2026-02-28T23:00:00.5+05:30"), 19_800);
+        assert_eq!(seconds("2026-02-28T23:00:00-08:00"), -28_800);
+        assert_eq!(seconds("2026-02-28T23:00:00Z"), 0);
+        assert_eq!(seconds("ü"), 0);
     }
 
     #[test]

@@ -8,15 +8,19 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use levee_store::FileType;
 use serde::Serialize;
 
 pub use policy::{Keep, KeepReasons, Policy};
 pub use received::{Arrival, RetainReceived};
 pub use span::{InvalidSpan, Span};
 
+use crate::forgotten::{self, Record};
+use crate::parallel::parallel_map;
 use crate::{Error, Lock, LockMode, Result, Snapshot, SnapshotId, SnapshotSelection, Vault};
 use policy::Dated;
+
+/// How many small files are fetched at once.
+const FETCHES_AT_ONCE: usize = 8;
 
 /// What makes a group of snapshots, to each of which the policy is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +108,7 @@ pub fn forget(vault: &Vault, options: &ForgetOptions, now: Timestamp) -> Result<
         if options.policy.is_empty() && !options.allow_remove_all {
             return Err(Error::EmptyPolicy);
         }
-        report.groups = apply(vault, options, chosen, now)?;
+        report.groups = apply(options, chosen, now);
         for group in &report.groups {
             if group.keep.is_empty() && !group.remove.is_empty() && !options.allow_remove_all {
                 return Err(Error::NothingKept { snapshots: group.remove.len() });
@@ -118,6 +122,13 @@ pub fn forget(vault: &Vault, options: &ForgetOptions, now: Timestamp) -> Result<
         report.removed = to_remove;
         return Ok(report);
     };
+    // The way back stands before anything goes.
+    let records: Vec<Record> = parallel_map(FETCHES_AT_ONCE, &to_remove, |id| Record::of(vault, id, now))
+        .into_iter()
+        .filter(|record| !matches!(record, Err(Error::Store(levee_store::Error::NotFound { .. }))))
+        .collect::<Result<_>>()?;
+    lock.check()?;
+    forgotten::write(vault, &records)?;
     for id in to_remove {
         lock.check()?;
         match vault.remove_snapshot(&id) {
@@ -129,12 +140,7 @@ pub fn forget(vault: &Vault, options: &ForgetOptions, now: Timestamp) -> Result<
     Ok(report)
 }
 
-fn apply(
-    vault: &Vault,
-    options: &ForgetOptions,
-    chosen: Vec<(SnapshotId, Snapshot)>,
-    now: Timestamp,
-) -> Result<Vec<ForgetGroup>> {
+fn apply(options: &ForgetOptions, chosen: Vec<(SnapshotId, Snapshot)>, now: Timestamp) -> Vec<ForgetGroup> {
     let mut groups: BTreeMap<GroupKey, Vec<(SnapshotId, Snapshot)>> = BTreeMap::new();
     for (id, snapshot) in chosen {
         groups.entry(GroupKey::of(&snapshot, options.group_by)).or_default().push((id, snapshot));
@@ -142,7 +148,7 @@ fn apply(
     let mut result = Vec::with_capacity(groups.len());
     for (key, mut snapshots) in groups {
         snapshots.reverse();
-        let dated = snapshots.iter().map(|(id, snapshot)| dated(vault, id, snapshot)).collect::<Result<Vec<_>>>()?;
+        let dated: Vec<_> = snapshots.iter().map(|(_, snapshot)| Dated::of(snapshot)).collect();
         let verdicts = options.policy.apply(&dated, now);
         let mut group = ForgetGroup {
             host: key.host,
@@ -163,19 +169,5 @@ fn apply(
         }
         result.push(group);
     }
-    Ok(result)
-}
-
-/// The snapshot with the time of day that its writer's clock showed: a day begins at its midnight.
-fn dated<'a>(vault: &Vault, id: &SnapshotId, snapshot: &'a Snapshot) -> Result<Dated<'a>> {
-    #[derive(serde::Deserialize)]
-    struct OnlyTime {
-        time: String,
-    }
-    let offset = match vault.read_file_as::<OnlyTime>(FileType::Snapshot, &id.0) {
-        Ok(OnlyTime { time }) => span::offset_of(&time),
-        Err(Error::Store(levee_store::Error::NotFound { .. })) => jiff::tz::Offset::UTC,
-        Err(error) => return Err(error),
-    };
-    Ok(Dated { time: snapshot.time, offset, snapshot: Some(snapshot) })
+    result
 }

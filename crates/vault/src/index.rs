@@ -238,7 +238,7 @@ mod tests {
         };
         let mut index = Index::default();
         for file in 0..10 {
-            let content = IndexFile { packs: vec![pack(file)], marks: None };
+            let content = IndexFile { packs: vec![pack(file)], ..IndexFile::default() };
             index.load(Id::of(&[file as u8, 1]), &content);
         }
         assert!(!index.contains(BlobKind::Data, &Id::of(&1_u32.to_le_bytes())), "found before it is settled");

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::crypto::OVERHEAD;
+use crate::forgotten::Forgotten;
 use crate::index_marks::Marks;
 use crate::pack::PackedBlob;
 use crate::vault::to_json;
@@ -17,6 +18,8 @@ struct File {
     /// Ours: restic passes over what it doesn't know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     levee_prune: Option<Marks>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    levee_forgotten: Option<Forgotten>,
 }
 
 /// What an index file says.
@@ -24,6 +27,7 @@ struct File {
 pub(crate) struct IndexFile {
     pub packs: Packs,
     pub marks: Option<Marks>,
+    pub forgotten: Option<Forgotten>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -58,22 +62,28 @@ pub(crate) fn encode(packs: &Packs) -> Result<Vec<u8>> {
         uncompressed_length: blob.uncompressed_length,
     };
     let pack = |(id, blobs): &(Id, Vec<PackedBlob>)| Pack { id: *id, blobs: blobs.iter().map(blob).collect() };
-    to_json(&File { packs: Some(packs.iter().map(pack).collect()), levee_prune: None })
+    to_json(&File { packs: Some(packs.iter().map(pack).collect()), ..File::default() })
 }
 
 /// An index file that names no pack and holds nothing but marks.
 pub(crate) fn encode_marks(marks: &Marks) -> Result<Vec<u8>> {
-    to_json(&File { packs: Some(Vec::new()), levee_prune: Some(marks.clone()) })
+    to_json(&File { packs: Some(Vec::new()), levee_prune: Some(marks.clone()), ..File::default() })
+}
+
+/// An index file that names no pack and holds nothing but records of forgotten snapshots.
+pub(crate) fn encode_forgotten(forgotten: &Forgotten) -> Result<Vec<u8>> {
+    to_json(&File { packs: Some(Vec::new()), levee_forgotten: Some(forgotten.clone()), ..File::default() })
 }
 
 pub(crate) fn decode(json: &[u8]) -> Result<IndexFile, String> {
     // Version 1 began with a bare list of packs in its first days.
     let file = if json.first() == Some(&b'[') {
-        serde_json::from_slice::<Vec<Pack>>(json).map(|packs| File { packs: Some(packs), levee_prune: None })
+        serde_json::from_slice::<Vec<Pack>>(json).map(|packs| File { packs: Some(packs), ..File::default() })
     } else {
         serde_json::from_slice::<File>(json)
     };
-    let File { packs, levee_prune } = file.map_err(|error| format!("it is not the JSON of an index: {error}"))?;
+    let File { packs, levee_prune, levee_forgotten } =
+        file.map_err(|error| format!("it is not the JSON of an index: {error}"))?;
     let packs = packs.unwrap_or_default();
     let mut result = Vec::with_capacity(packs.len());
     for pack in packs {
@@ -88,7 +98,7 @@ pub(crate) fn decode(json: &[u8]) -> Result<IndexFile, String> {
         blobs.sort_unstable();
         result.push((pack.id, blobs));
     }
-    Ok(IndexFile { packs: result, marks: levee_prune })
+    Ok(IndexFile { packs: result, marks: levee_prune, forgotten: levee_forgotten })
 }
 
 #[cfg(test)]
@@ -107,7 +117,7 @@ mod tests {
              {{\"id\":\"{hex}\",\"type\":\"data\",\"offset\":40,\"length\":50,\"uncompressed_length\":99}}]}}]}}"
         );
         assert_eq!(String::from_utf8(encode(&packs).unwrap()).unwrap(), expected);
-        assert_eq!(decode(expected.as_bytes()).unwrap(), IndexFile { packs, marks: None });
+        assert_eq!(decode(expected.as_bytes()).unwrap(), IndexFile { packs, ..IndexFile::default() });
         assert_eq!(decode(b"{\"packs\":null}").unwrap(), IndexFile::default());
         assert!(decode(expected.replace("\"length\":40", "\"length\":31").as_bytes()).is_err());
         assert!(decode(expected.replace("\"offset\":40", "\"offset\":4294967290").as_bytes()).is_err());

@@ -25,10 +25,12 @@ mod error;
 mod file_time;
 mod find;
 pub mod forget;
+mod forgotten;
 mod gate;
 mod go_json;
 mod id;
 mod image;
+mod in_use;
 mod index;
 mod index_file;
 mod index_marks;
@@ -65,6 +67,7 @@ mod stats;
 mod summary;
 pub mod suspicion;
 mod tag;
+mod thaw;
 pub mod transport;
 mod tree;
 mod tree_cache;
@@ -95,16 +98,20 @@ pub use mount::{MountOptions, Mounted, mount};
 pub use node::{ExtendedAttribute, Node, NodeKind};
 pub use problem::{Problem, Problems};
 pub use progress::{Event, ItemChange, Progress};
-pub use prune::{MaxUnused, PruneOptions, PruneReport, prune};
+pub use prune::{
+    Figures as PruneFigures, ForgottenSnapshot, MaxUnused, PruneOptions, PruneReport, UndeleteOptions, UndeleteReport,
+    list_forgotten, prune, undelete,
+};
 pub use reader::TreeWalk;
 pub use restore::{Overwrite, OwnerMap, Owners, RestoreOptions, RestoreSummary, restore};
 pub use rewrite::{RewriteOptions, Rewritten, rewrite};
 pub use selection::SnapshotSelection;
-pub use snapshot::{Snapshot, SnapshotFilter, SnapshotSummary};
+pub use snapshot::{Snapshot, SnapshotSummary};
 pub use snapshot_writer::{NodeMeta, SnapshotOptions, SnapshotWriter};
 pub use stats::{Stats, StatsMode, stats};
 pub use summary::BackupSummary;
 pub use tag::{Replaced, TagChange, tag};
+pub use thaw::{Thaw, ThawState};
 pub use tree::Tree;
 pub use vault::Vault;
 

@@ -8,15 +8,16 @@ mod attributes;
 mod filesystem;
 mod inodes;
 mod layout;
+mod time_template;
 
 use std::path::Path;
 use std::time::Duration;
 
 use fuser::{BackgroundSession, Config, MountOption, SessionACL};
 
-use crate::{Error, Lock, LockMode, Result, SnapshotFilter, Vault};
+use crate::{Error, Lock, LockMode, Result, SnapshotSelection, Vault};
 use filesystem::VaultFilesystem;
-pub use layout::DEFAULT_TEMPLATES;
+pub use layout::{DEFAULT_TEMPLATES, DEFAULT_TIME_TEMPLATE};
 
 /// Requests that are answered at once. Most of the time goes into reading blobs.
 const THREADS: usize = 4;
@@ -26,10 +27,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// What is mounted, and for whom.
 #[derive(Clone, Debug)]
 pub struct MountOptions {
-    pub filter: SnapshotFilter,
+    pub selection: SnapshotSelection,
     /// Where each snapshot appears: `%i` short id, `%I` id, `%u` user, `%h` host, `%t` each of its tags,
     /// `%T` time.
     pub templates: Vec<String>,
+    /// How `%T` is written, as a layout of Go.
+    pub time_template: String,
     /// Let other users in.
     pub allow_other: bool,
     /// Let those read everything, whatever the stored permissions say.
@@ -43,8 +46,9 @@ pub struct MountOptions {
 impl Default for MountOptions {
     fn default() -> Self {
         Self {
-            filter: SnapshotFilter::default(),
+            selection: SnapshotSelection::default(),
             templates: DEFAULT_TEMPLATES.map(String::from).to_vec(),
+            time_template: DEFAULT_TIME_TEMPLATE.into(),
             allow_other: false,
             ignore_permissions: false,
             owner_root: false,

@@ -19,8 +19,10 @@ mod adopt;
 mod index_scan;
 mod marks;
 mod plan;
+mod recover_space;
 mod repack;
 mod swap;
+mod undelete;
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -30,6 +32,7 @@ use levee_store::FileType;
 use serde::Serialize;
 
 use crate::blob_table::Flag;
+use crate::forgotten::KnownForgotten;
 use crate::index_file;
 use crate::parallel::parallel_map;
 use crate::problem::ProblemLog;
@@ -37,7 +40,9 @@ use crate::reach::Reach;
 use crate::{BlobKind, Error, Id, Lock, LockMode, Problems, Progress, Result, Snapshot, SnapshotId, Vault};
 use index_scan::IndexScan;
 use marks::KnownMarks;
+pub use plan::Figures;
 use plan::{PackTable, Plan};
+pub use undelete::{ForgottenSnapshot, UndeleteOptions, UndeleteReport, list_forgotten, undelete};
 
 /// A day: longer than any clock is wrong, and than a suspended machine sleeps as a rule.
 pub const GRACE_DEFAULT: SignedDuration = SignedDuration::from_hours(24);
@@ -66,6 +71,9 @@ pub struct PruneOptions {
     pub repack_smaller_than_bytes: Option<u64>,
     /// How long a pack must have been in no index before it is deleted. With zero it goes at once.
     pub grace: SignedDuration,
+    /// Delete before the index is written, for a store that is full, without a grace and under an exclusive lock all the
+    /// time. Nothing is rewritten, and nothing that was forgotten can be brought back.
+    pub recover_space: bool,
     /// How long to wait for others' locks.
     pub patience: Duration,
     /// Only say what would be done.
@@ -83,6 +91,7 @@ impl Default for PruneOptions {
             repack_uncompressed: false,
             repack_smaller_than_bytes: None,
             grace: GRACE_DEFAULT,
+            recover_space: false,
             patience: Duration::ZERO,
             dry_run: false,
             without: Vec::new(),
@@ -94,20 +103,9 @@ impl Default for PruneOptions {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PruneReport {
     pub snapshots: u64,
-    pub used_blobs: u64,
-    pub used_bytes: u64,
-    /// Blobs that no snapshot refers to, and second copies.
-    pub unused_blobs: u64,
-    pub unused_bytes: u64,
-    /// Unused bytes that stay, because they lie between used ones and rewriting is not worth it.
-    pub unused_bytes_left: u64,
-    pub packs_kept: u64,
-    /// Packs whose used blobs were written to new ones.
-    pub packs_repacked: u64,
-    pub repacked_bytes: u64,
-    /// Packs that were taken out of the index, the repacked ones included.
-    pub packs_removed: u64,
-    pub removed_bytes: u64,
+    /// What was found, and what was done about it; in a dry run what would be.
+    #[serde(flatten)]
+    pub figures: Figures,
     /// Packs that were deleted: their time of grace was over.
     pub packs_deleted: u64,
     pub deleted_bytes: u64,
@@ -154,6 +152,7 @@ struct Prune<'a> {
     stored: StoredPacks,
     packs: PackTable,
     marks: KnownMarks,
+    forgotten: KnownForgotten,
     /// In a dry run: packs that would be put back into the index.
     adopted_unwritten: index_file::Packs,
     /// At the swap: what snapshots refer to that have come since the first look, and stands in no pack that
@@ -170,6 +169,7 @@ struct Prune<'a> {
 pub fn prune(vault: &Vault, options: &PruneOptions, now: Timestamp, progress: &dyn Progress) -> Result<PruneReport> {
     let lock = match options.dry_run {
         true => None,
+        false if options.recover_space => Some(Lock::take_within(vault, LockMode::Exclusive, options.patience)?),
         false => Some(Lock::take_within(vault, LockMode::Maintenance, options.patience)?),
     };
     let mut prune = Prune::look(vault, options, now, progress)?;
@@ -178,6 +178,10 @@ pub fn prune(vault: &Vault, options: &PruneOptions, now: Timestamp, progress: &d
         prune.foresee(&plan);
         return Ok(prune.into_report());
     };
+    if options.recover_space {
+        prune.recover_space(&plan, &lock)?;
+        return Ok(prune.into_report());
+    }
     if plan.changes_index() {
         prune.mark_leaving()?;
         prune.repack()?;
@@ -195,9 +199,10 @@ impl<'a> Prune<'a> {
         let mut snapshots = vault.snapshots()?;
         snapshots.retain(|(id, _)| !(options.dry_run && options.without.contains(id)));
         let stored = StoredPacks::list(vault)?;
-        let (mut marks, mut packs) = (KnownMarks::default(), Vec::new());
+        let (mut marks, mut forgotten, mut packs) = (KnownMarks::default(), KnownForgotten::default(), Vec::new());
         let reach = Reach::load(vault, |id, file| {
             marks.take(id, file);
+            forgotten.take(id, file);
             packs.extend(file.packs.iter().map(|(pack, _)| *pack));
         })?;
         let mut prune = Self {
@@ -208,6 +213,7 @@ impl<'a> Prune<'a> {
             stored,
             packs: PackTable::new(packs),
             marks,
+            forgotten,
             adopted_unwritten: Vec::new(),
             newly_used: HashSet::new(),
             walked: HashSet::new(),
@@ -244,22 +250,15 @@ impl<'a> Prune<'a> {
     fn plan(&mut self) -> Result<Plan> {
         plan::survey(self)?;
         plan::refuse_missing(self)?;
+        self.packs.note_archived(&self.vault.archived_packs()?);
         let plan = Plan::make(&mut self.packs, self.options, self.vault.config().can_compress());
-        self.report.used_blobs = plan.used_blobs;
-        self.report.used_bytes = plan.used_bytes;
-        self.report.unused_blobs = plan.unused_blobs;
-        self.report.unused_bytes = plan.unused_bytes;
-        self.report.unused_bytes_left = plan.unused_bytes_left;
+        self.report.figures = plan.figures.found_only();
         Ok(plan)
     }
 
     /// For a dry run: what the plan would come to.
     fn foresee(&mut self, plan: &Plan) {
-        self.report.packs_kept = plan.packs_kept;
-        self.report.packs_repacked = plan.packs_repacked;
-        self.report.repacked_bytes = plan.repacked_bytes;
-        self.report.packs_removed = plan.packs_removed;
-        self.report.removed_bytes = plan.removed_bytes;
+        self.report.figures = plan.figures;
         let unindexed = self.unindexed();
         let (due, waiting) = self.marks.split_due(&unindexed, self.options.grace, self.now);
         self.report.packs_deleted = due.len() as u64;

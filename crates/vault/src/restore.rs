@@ -15,16 +15,18 @@ mod prepare;
 mod target;
 mod walk;
 
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 pub use options::{Overwrite, RestoreOptions, RestoreSummary};
 pub use owners::{OwnerMap, Owners};
 
 use crate::pattern::Patterns;
 use crate::problem::ProblemLog;
-use crate::{Error, Lock, LockMode, Node, NodeKind, Progress, Result, SnapshotId, Vault};
+use crate::{Error, Id, Lock, LockMode, Node, NodeKind, Progress, Result, SnapshotId, Vault};
 use direct::BufferPool;
 use owners::OwnerRule;
 use target::Target;
@@ -40,6 +42,8 @@ struct Context<'a> {
     include_attributes: Patterns,
     exclude_attributes: Patterns,
     buffers: BufferPool,
+    /// Where only to learn which packs a restore would read: those.
+    packs_needed: PacksNeeded,
     files_restored: AtomicU64,
     files_unchanged: AtomicU64,
     bytes_written: AtomicU64,
@@ -67,6 +71,25 @@ pub fn restore(
     options: &RestoreOptions,
     progress: &dyn Progress,
 ) -> Result<RestoreSummary> {
+    run(vault, snapshot, options, None, progress).map(|(summary, _)| summary)
+}
+
+/// The packs of file contents that a restore would read, with what is in the target already.
+pub fn packs_needed(vault: &Vault, snapshot: &SnapshotId, options: &RestoreOptions) -> Result<BTreeSet<Id>> {
+    let options = RestoreOptions { dry_run: true, ..options.clone() };
+    let (_, packs) = run(vault, snapshot, &options, Some(Mutex::default()), &())?;
+    Ok(packs.map(|packs| packs.into_inner().unwrap_or_else(PoisonError::into_inner)).unwrap_or_default())
+}
+
+type PacksNeeded = Option<Mutex<BTreeSet<Id>>>;
+
+fn run(
+    vault: &Vault,
+    snapshot: &SnapshotId,
+    options: &RestoreOptions,
+    packs_needed: PacksNeeded,
+    progress: &dyn Progress,
+) -> Result<(RestoreSummary, PacksNeeded)> {
     let includes = Patterns::parse(&options.includes)?.and_ignoring_case(&options.includes_ignoring_case)?;
     let excludes = Patterns::parse(&options.excludes)?.and_ignoring_case(&options.excludes_ignoring_case)?;
     let include_attributes = Patterns::parse(&options.include_attributes)?;
@@ -94,6 +117,7 @@ pub fn restore(
         include_attributes,
         exclude_attributes,
         buffers: BufferPool::default(),
+        packs_needed,
         files_restored: AtomicU64::new(0),
         files_unchanged: AtomicU64::new(0),
         bytes_written: AtomicU64::new(0),
@@ -110,5 +134,5 @@ pub fn restore(
     summary.bytes_written = context.bytes_written.load(Ordering::Relaxed);
     summary.errors = context.problems.into_problems();
     drop(lock);
-    Ok(summary)
+    Ok((summary, context.packs_needed))
 }

@@ -12,7 +12,8 @@ use crate::session::{Session, SessionOptions};
 use crate::tree_rewrite::{Rewrite, Totals, Verdicts};
 use crate::vault::{Fields, set_id, set_tags};
 use crate::{
-    Compression, Error, Id, Lock, LockMode, Node, NodeKind, Result, Snapshot, SnapshotId, SnapshotSelection, Vault,
+    BackupSummary, Compression, Error, Id, Lock, LockMode, Node, NodeKind, Result, Snapshot, SnapshotId,
+    SnapshotSelection, Vault,
 };
 
 /// What to change.
@@ -21,10 +22,14 @@ pub struct RewriteOptions {
     pub selection: SnapshotSelection,
     /// Patterns as for `backup`.
     pub excludes: Vec<String>,
+    pub excludes_ignoring_case: Vec<String>,
     /// With any of these, only what matches one stays.
     pub includes: Vec<String>,
+    pub includes_ignoring_case: Vec<String>,
     pub new_host: Option<String>,
     pub new_time: Option<Timestamp>,
+    /// Count files and bytes for snapshots that say nothing of them.
+    pub add_summary: bool,
     /// Remove the old snapshot when the new one stands.
     pub forget: bool,
     /// How long to wait for others' locks.
@@ -69,8 +74,10 @@ impl Verdicts for Filter {
 
 /// Makes new snapshots of the chosen ones.
 pub fn rewrite(vault: &Vault, options: &RewriteOptions) -> Result<Vec<Rewritten>> {
-    let mut filter =
-        Filter { excludes: Patterns::parse(&options.excludes)?, includes: Patterns::parse(&options.includes)? };
+    let mut filter = Filter {
+        excludes: Patterns::parse(&options.excludes)?.and_ignoring_case(&options.excludes_ignoring_case)?,
+        includes: Patterns::parse(&options.includes)?.and_ignoring_case(&options.includes_ignoring_case)?,
+    };
     let mode = if options.forget { LockMode::Exclusive } else { LockMode::Shared };
     let lock = if options.dry_run { None } else { Some(Lock::take_within(vault, mode, options.patience)?) };
     let mut rewritten = Vec::new();
@@ -84,6 +91,7 @@ pub fn rewrite(vault: &Vault, options: &RewriteOptions) -> Result<Vec<Rewritten>
             lock: lock.as_ref(),
             new_host: options.new_host.as_deref(),
             new_time: options.new_time,
+            add_summary: options.add_summary,
             tag: (!options.forget).then_some(REWRITE_TAG),
         };
         rewritten.push(change.run(&mut filter)?);
@@ -100,6 +108,8 @@ pub(crate) struct Change<'a> {
     pub lock: Option<&'a Lock>,
     pub new_host: Option<&'a str>,
     pub new_time: Option<Timestamp>,
+    /// Give it a summary when it has none.
+    pub add_summary: bool,
     /// A tag for the new snapshot, which stands beside the old one; without one it takes its place.
     pub tag: Option<&'a str>,
 }
@@ -124,7 +134,8 @@ impl Change<'_> {
                 });
             }
         };
-        let is_changed = tree != root || self.new_host.is_some() || self.new_time.is_some();
+        let lacks_summary = self.add_summary && self.snapshot.summary.is_none();
+        let is_changed = tree != root || self.new_host.is_some() || self.new_time.is_some() || lacks_summary;
         if let Some(session) = session {
             session.finish()?;
         }
@@ -154,6 +165,16 @@ impl Change<'_> {
             let mut tags = self.snapshot.tags.clone();
             tags.push(tag.into());
             set_tags(&mut fields, &tags);
+        }
+        if self.add_summary && self.snapshot.summary.is_none() {
+            // What making it took is not known; when is.
+            let time = self.new_time.unwrap_or(self.snapshot.time);
+            let summary = BackupSummary { ended_at: time, ..BackupSummary::new(time) }.for_snapshot();
+            let summary = serde_json::to_value(summary);
+            fields.insert(
+                "summary".into(),
+                summary.map_err(|error| Error::System { action: "write JSON", source: error.into() })?,
+            );
         }
         if let Some(Value::Object(summary)) = fields.get_mut("summary") {
             summary.insert("total_files_processed".into(), totals.files.into());

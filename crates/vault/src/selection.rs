@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::{Result, Snapshot, SnapshotFilter, SnapshotId, Vault};
+use crate::{Result, Snapshot, SnapshotId, Vault};
 
 /// A choice among a vault's snapshots. An empty one means all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,13 +40,7 @@ impl Vault {
         }
         let mut found: Vec<(SnapshotId, Snapshot)> = Vec::new();
         for wanted in &selection.ids {
-            let one = if wanted == "latest" {
-                let newest = self.snapshots()?.into_iter().rev().find(|(_, snapshot)| selection.matches(snapshot));
-                let not_found = || crate::Error::SnapshotNotFound { location: self.location(), wanted: wanted.clone() };
-                newest.ok_or_else(not_found)?
-            } else {
-                self.find_snapshot(wanted, &SnapshotFilter::default())?
-            };
+            let one = self.find_snapshot(wanted, selection)?;
             if !found.iter().any(|(id, _)| *id == one.0) {
                 found.push(one);
             }

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 
 use crate::accounts::Whoami;
 use crate::chunker::Chunker;
+use crate::file_time::LocalTime;
 use crate::session::{ClosedContent, Content, Session, SessionOptions};
 use crate::{
     BackupSummary, Chunking, Compression, Error, FileTime, Id, ItemChange, Lock, LockMode, Node, NodeKind, Result,
@@ -170,8 +171,10 @@ impl SnapshotWriter {
         let Some(lock) = lock else { return Ok(summary) };
         lock.check()?;
         let Whoami { hostname, username, uid, gid } = Whoami::now();
+        let time = options.time.unwrap_or(summary.started_at);
         let snapshot = Snapshot {
-            time: options.time.unwrap_or(summary.started_at),
+            time,
+            offset: LocalTime::offset_here(time),
             parent: options.parent.map(|id| id.0),
             tree: Some(tree),
             paths: options.paths.iter().map(|path| path.to_string_lossy().into_owned()).collect(),

@@ -27,7 +27,7 @@ use crate::index::Index;
 use crate::lock::OwnLocks;
 use crate::parallel::parallel_map;
 use crate::tree_cache::TreeCache;
-use crate::{Error, Id, MasterKey, Result, Snapshot, SnapshotFilter, SnapshotId};
+use crate::{Error, Id, MasterKey, Result, Snapshot, SnapshotId, SnapshotSelection};
 
 /// How many small files are fetched at once. Over a network the time goes into waiting.
 const FETCHES_AT_ONCE: usize = 8;
@@ -151,7 +151,7 @@ impl Vault {
         let name = id.to_hex();
         // Locks come and go.
         let cache = self.cache().filter(|_| matches!(file_type, FileType::Index | FileType::Snapshot));
-        let mut sealed = match cache.and_then(|cache| cache.read(file_type, id)) {
+        let sealed = match cache.and_then(|cache| cache.read(file_type, id)) {
             Some(sealed) => sealed,
             None => {
                 let sealed = self.store().read(file_type, &name)?;
@@ -164,6 +164,12 @@ impl Vault {
                 sealed
             }
         };
+        self.open_file(file_type, id, sealed)
+    }
+
+    /// Opens the content of such a file.
+    pub(crate) fn open_file(&self, file_type: FileType, id: &Id, mut sealed: Vec<u8>) -> Result<Vec<u8>> {
+        let name = id.to_hex();
         let content = self
             .key()
             .open_in_place(&mut sealed)
@@ -258,12 +264,12 @@ impl Vault {
         Ok(self.snapshot(id)?.1)
     }
 
-    /// Finds a snapshot by `latest` (the newest that the filter lets through) or the first digits of its id.
-    pub fn find_snapshot(&self, wanted: &str, filter: &SnapshotFilter) -> Result<(SnapshotId, Snapshot)> {
+    /// Finds a snapshot by `latest` (the newest of a selection) or the first digits of its id.
+    pub fn find_snapshot(&self, wanted: &str, among: &SnapshotSelection) -> Result<(SnapshotId, Snapshot)> {
         let not_found = || Error::SnapshotNotFound { location: self.location(), wanted: wanted.into() };
         if wanted == "latest" {
             let mut snapshots = self.snapshots()?;
-            snapshots.retain(|(_, snapshot)| filter.matches(snapshot));
+            snapshots.retain(|(_, snapshot)| among.matches(snapshot));
             return snapshots.pop().ok_or_else(not_found);
         }
         if wanted.is_empty() {

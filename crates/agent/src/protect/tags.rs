@@ -1,7 +1,7 @@
 //! How the snapshots of an app are told apart in its repository.
 
 use levee_model::{AppName, AssetName, Epoch};
-use levee_vault::{Snapshot, SnapshotFilter, SnapshotId, Vault};
+use levee_vault::{Snapshot, SnapshotId, SnapshotSelection, Vault};
 
 /// The tag of a folder's snapshots.
 pub fn files(app: &AppName, asset: &AssetName) -> String {
@@ -10,7 +10,7 @@ pub fn files(app: &AppName, asset: &AssetName) -> String {
 
 /// The snapshots of a repository that have a tag.
 pub fn snapshots(vault: &Vault, tag: &str) -> levee_vault::Result<Vec<(SnapshotId, Snapshot)>> {
-    let filter = SnapshotFilter { tags: vec![tag.into()], ..SnapshotFilter::default() };
+    let filter = SnapshotSelection { tag_lists: vec![vec![tag.into()]], ..SnapshotSelection::default() };
     Ok(vault.snapshots()?.into_iter().filter(|(_, snapshot)| filter.matches(snapshot)).collect())
 }
 

@@ -49,6 +49,7 @@ fn assignment(levee: &Levee, own: &Peer, other: &Peer, role: Role, epoch: u64) -
         role,
         peer: Some(other.clone()),
         grant: levee.grant(&grant),
+        acknowledged: Default::default(),
     }
 }
 

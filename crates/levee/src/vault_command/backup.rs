@@ -1,3 +1,4 @@
+mod hooks;
 pub(super) mod images;
 mod listed_paths;
 mod stream;
@@ -9,17 +10,20 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::Args;
 use jiff::Timestamp;
+use levee_vault::forget::GroupBy;
 use levee_vault::suspicion::Sign;
-use levee_vault::{BackupOptions, BackupSummary, Compression, Marker, SnapshotFilter, SnapshotId};
+use levee_vault::{BackupOptions, BackupSummary, Compression, Marker, SnapshotId, SnapshotSelection, Vault};
 use serde::Serialize;
 
 use super::amounts::parse_duration;
+use super::grouping::parse_group_by;
 use super::place::Place;
 use super::progress::{Display, During};
 use super::times::parse_time;
 use super::{ended, open, text_file};
 use crate::exit::Exit;
 use crate::output::Output;
+use hooks::{HookArguments, Stored};
 use listed_paths::ListedPaths;
 
 #[derive(Debug, Args)]
@@ -86,6 +90,12 @@ pub struct Arguments {
     /// The snapshot to compare with instead of the newest of the same host and paths
     #[arg(long, value_name = "SNAPSHOT")]
     parent: Option<String>,
+    /// What the snapshot to compare with has in common with this one: host, paths, tags, or '' for any snapshot
+    #[arg(short, long, value_name = "GROUP", default_value = "host,paths", value_parser = parse_group_by)]
+    group_by: GroupBy,
+    /// Don't count beside the backup what there is to do, which on a terminal tells the time left
+    #[arg(long)]
+    no_scan: bool,
     /// Read every file, whether it looks changed or not
     #[arg(short, long)]
     force: bool,
@@ -119,6 +129,8 @@ pub struct Arguments {
     /// Wait so long for others to end, instead of giving up at once
     #[arg(long, value_name = "DURATION", default_value = "0", value_parser = parse_duration)]
     pub retry_lock: Duration,
+    #[command(flatten)]
+    hooks: HookArguments,
 }
 
 /// restic's words.
@@ -227,43 +239,72 @@ impl SummaryLine {
     }
 }
 
+/// What a backup takes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Files,
+    Images,
+    Stream,
+}
+
 pub fn run(place: &Place, mut arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
-    if arguments.stdin || arguments.stdin_from_command {
-        return stream::run(place, arguments, output);
-    }
-    if arguments.image {
-        return images::run(place, arguments, output);
-    }
-    let listed = ListedPaths {
-        patterns: &arguments.files_from,
-        verbatim: &arguments.files_from_verbatim,
-        raw: &arguments.files_from_raw,
+    let source = match &arguments {
+        Arguments { image: true, .. } => Source::Images,
+        Arguments { stdin: true, .. } | Arguments { stdin_from_command: true, .. } => Source::Stream,
+        _ => Source::Files,
     };
-    let listed = listed.read(output)?;
-    arguments.paths.extend(listed);
-    if arguments.paths.is_empty() {
-        bail!("nothing to store: give a PATH, --files-from or --stdin");
+    if source == Source::Stream {
+        stream::refuse_wrong_use(&arguments)?;
+    } else if source == Source::Images {
+        images::refuse_wrong_use(&arguments)?;
+    } else {
+        let listed = ListedPaths {
+            patterns: &arguments.files_from,
+            verbatim: &arguments.files_from_verbatim,
+            raw: &arguments.files_from_raw,
+        };
+        let listed = listed.read(output)?;
+        arguments.paths.extend(listed);
+        if arguments.paths.is_empty() {
+            bail!("nothing to store: give a PATH, --files-from or --stdin");
+        }
     }
     let vault = open(place)?;
+    let (hooks, dry_run) = (arguments.hooks.clone(), arguments.dry_run);
+    hooks::around(&hooks, dry_run, output, || {
+        let display = Display::new(output, During::Archival);
+        let result = match source {
+            Source::Files => store(&vault, arguments, output, &display),
+            Source::Images => images::store(&vault, arguments, &display),
+            Source::Stream => stream::store(&vault, arguments, &display),
+        };
+        display.finish();
+        let summary = result?;
+        // The snapshot is there; that it could not be judged must not hide that. Only files can be judged by.
+        let signs = match source {
+            Source::Images | Source::Stream => Vec::new(),
+            Source::Files => suspicious::signs(&vault, &summary).unwrap_or_else(|error| {
+                output.note(&format!("the backup could not be compared with the one before: {error}"));
+                Vec::new()
+            }),
+        };
+        let exit = report(&summary, signs, dry_run, &display, output)?;
+        Ok(Stored { summary, exit })
+    })
+}
+
+fn store(vault: &Vault, arguments: Arguments, output: Output, display: &Display) -> anyhow::Result<BackupSummary> {
     let parent = match &arguments.parent {
         None => None,
-        Some(wanted) => Some(vault.find_snapshot(wanted, &SnapshotFilter::default()).map_err(ended)?.0),
+        Some(wanted) => Some(vault.find_snapshot(wanted, &SnapshotSelection::default()).map_err(ended)?.0),
     };
-    let options = options_of(arguments, parent)?;
-    let display = Display::new(output, During::Archival);
-    let result = levee_vault::backup(&vault, &options, &display);
-    display.finish();
-    let summary = result.map_err(ended)?;
-    // The snapshot is there; that it could not be judged must not hide that.
-    let signs = suspicious::signs(&vault, &summary).unwrap_or_else(|error| {
-        output.note(&format!("the backup could not be compared with the one before: {error}"));
-        Vec::new()
-    });
-    report(&summary, signs, options.dry_run, &display, output)
+    let scan = output.shows_progress() && !arguments.no_scan;
+    let options = BackupOptions { scan, ..options_of(arguments, parent)? };
+    levee_vault::backup(vault, &options, display).map_err(ended)
 }
 
 /// Prints how it went.
-pub fn report(
+fn report(
     summary: &BackupSummary,
     signs: Vec<Sign>,
     dry_run: bool,
@@ -302,6 +343,8 @@ fn options_of(arguments: Arguments, parent: Option<SnapshotId>) -> anyhow::Resul
         ignore_ctime: arguments.ignore_ctime,
         read_concurrency: arguments.read_concurrency,
         parent,
+        group_by: arguments.group_by,
+        scan: false,
         force: arguments.force,
         time: arguments.time,
         one_file_system: arguments.one_file_system,

@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use clap::Args;
-use levee_vault::{DiffCounts, DiffSummary, NodeKind, SnapshotFilter};
+use levee_vault::{DiffCounts, DiffSummary, NodeKind, SnapshotSelection};
 use serde::Serialize;
 
 use super::ls::escaped_path;
@@ -42,7 +42,7 @@ struct StatisticsLine {
 
 pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
     let vault = open(place)?;
-    let filter = SnapshotFilter::default();
+    let filter = SnapshotSelection::default();
     let before = Chosen::find(&vault, &arguments.before, &filter)?;
     let after = Chosen::find(&vault, &arguments.after, &filter)?;
     let (before_tree, after_tree) = (before.tree(&vault)?, after.tree(&vault)?);

@@ -6,8 +6,8 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use levee_vault::{ArchiveFormat, NodeKind, Vault};
 
-use super::filter::FilterArguments;
 use super::place::Place;
+use super::selection::FilterArguments;
 use super::snapshot_argument::Chosen;
 use super::{ended, open};
 use crate::exit::Exit;
@@ -51,7 +51,7 @@ const BUFFER_BYTES: usize = 256 << 10;
 
 pub fn run(place: &Place, arguments: Arguments) -> anyhow::Result<Exit> {
     let vault = open(place)?;
-    let chosen = Chosen::find(&vault, &arguments.snapshot, &arguments.filter.filter()?)?;
+    let chosen = Chosen::find(&vault, &arguments.snapshot, &arguments.filter.selection()?)?;
     let mut out: Box<dyn Write> = match &arguments.target {
         None => Box::new(BufWriter::with_capacity(BUFFER_BYTES, io::stdout().lock())),
         Some(path) => {

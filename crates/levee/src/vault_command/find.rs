@@ -4,10 +4,10 @@ use jiff::Timestamp;
 use levee_vault::{BlobKind, FoundObject, Node, ObjectQuery, Query, Snapshot, SnapshotId, Vault};
 use serde::Serialize;
 
-use super::filter::FilterArguments;
 use super::ls::{Details, Sizes, entry_text};
 use super::place::Place;
-use super::snapshots::{self, local_time};
+use super::selection::FilterArguments;
+use super::snapshots::local_time;
 use super::times::parse_time;
 use super::{ended, open};
 use crate::exit::Exit;
@@ -105,7 +105,7 @@ struct ObjectLine {
 
 pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
     let vault = open(place)?;
-    let mut snapshots = snapshots::find(&vault, &arguments.filter.clone().filter()?, &arguments.snapshot)?;
+    let mut snapshots = vault.select(&arguments.filter.selection_of(&arguments.snapshot)?).map_err(ended)?;
     if !arguments.reverse {
         snapshots.reverse();
     }

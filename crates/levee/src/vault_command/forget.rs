@@ -8,6 +8,7 @@ use levee_vault::{ForgetOptions, ForgetReport, Snapshot, SnapshotId};
 use serde::Serialize;
 
 use super::amounts::{parse_duration, parse_keep};
+use super::grouping::parse_group_by;
 use super::place::Place;
 use super::prune::{PruneArguments, prune};
 use super::selection::{SelectionArguments, tags_in};
@@ -25,6 +26,9 @@ pub struct Arguments {
     /// What makes a group, to each of which the policy is applied: host, paths, tags, or '' for one group
     #[arg(short, long, value_name = "GROUP", default_value = "host,paths", value_parser = parse_group_by)]
     group_by: GroupBy,
+    /// Leave out the paths in what is printed
+    #[arg(short, long)]
+    compact: bool,
     /// Allow that no snapshot of a group is left
     #[arg(long)]
     unsafe_allow_remove_all: bool,
@@ -105,19 +109,6 @@ impl KeepArguments {
     }
 }
 
-fn parse_group_by(text: &str) -> Result<GroupBy, String> {
-    let mut group_by = GroupBy { host: false, paths: false, tags: false };
-    for part in text.split(',').filter(|part| !part.is_empty()) {
-        match part {
-            "host" | "hosts" => group_by.host = true,
-            "path" | "paths" => group_by.paths = true,
-            "tag" | "tags" => group_by.tags = true,
-            _ => return Err(format!("{part:?} makes no group: write host, paths and tags with commas")),
-        }
-    }
-    Ok(group_by)
-}
-
 /// A group as `restic forget --json` prints it.
 #[derive(Serialize)]
 struct GroupLine {
@@ -183,7 +174,7 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
             output.result(&groups, |_| String::new())?;
         }
     } else if !output.is_quiet() {
-        output.result(&(), |()| text(&report, arguments.dry_run))?;
+        output.result(&(), |()| text(&report, arguments.dry_run, arguments.compact))?;
     }
     for (id, message) in &report.failed {
         output.note(&format!("snapshot {} could not be removed: {message}", id.short()));
@@ -196,7 +187,7 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
     Ok(if report.failed.is_empty() { Exit::DONE } else { Exit::INCOMPLETE })
 }
 
-fn text(report: &ForgetReport, dry_run: bool) -> String {
+fn text(report: &ForgetReport, dry_run: bool, compact: bool) -> String {
     let mut text = String::new();
     for group in &report.groups {
         let mut words = Vec::new();
@@ -211,7 +202,7 @@ fn text(report: &ForgetReport, dry_run: bool) -> String {
         for (word, snapshots) in [("keep", &group.keep), ("remove", &group.remove)] {
             if let Some(mut listed) = listed(snapshots) {
                 listed.reverse();
-                text.push_str(&format!("{word} {} snapshots:\n{}\n", listed.len(), table(&listed, false)));
+                text.push_str(&format!("{word} {} snapshots:\n{}\n", listed.len(), table(&listed, compact)));
                 if word == "keep" {
                     for entry in &listed {
                         let why = reasons.get(&entry.id).map(String::as_str).unwrap_or_default();

@@ -1,18 +1,23 @@
+mod ncdu;
+
 use std::cmp::Ordering;
+use std::io::BufWriter;
+use std::io::ErrorKind::BrokenPipe;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use levee_vault::{FileTime, Node, NodeKind};
+use levee_vault::{FileTime, Id, Node, NodeKind, Vault};
 use serde::Serialize;
 
-use super::filter::FilterArguments;
 use super::place::Place;
+use super::selection::FilterArguments;
 use super::snapshot_argument::Chosen;
 use super::snapshots::{Listed, local_time};
 use super::{ended, open};
 use crate::exit::Exit;
 use crate::output::Output;
+use ncdu::Ncdu;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -33,6 +38,9 @@ pub struct Arguments {
     /// Turn the order round
     #[arg(long)]
     reverse: bool,
+    /// Print what `ncdu -f` reads
+    #[arg(long, conflicts_with_all = ["long", "human_readable", "sort", "reverse"])]
+    ncdu: bool,
     /// `latest` or the first digits of an id; with `:FOLDER`, paths begin there
     #[arg(value_name = "SNAPSHOT[:FOLDER]")]
     snapshot: String,
@@ -121,8 +129,11 @@ pub enum Sizes {
 
 pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
     let vault = open(place)?;
-    let chosen = Chosen::find(&vault, &arguments.snapshot, &arguments.filter.clone().filter()?)?;
+    let chosen = Chosen::find(&vault, &arguments.snapshot, &arguments.filter.selection()?)?;
     let tree = chosen.tree(&vault)?;
+    if arguments.ncdu {
+        return print_for_ncdu(&vault, &chosen, &tree, &arguments);
+    }
     let listed = Listed::new(chosen.id, chosen.snapshot);
     let line = SnapshotLine { message_type: "snapshot", struct_type: "snapshot", listed };
     if !output.is_quiet() || output.is_json() {
@@ -157,6 +168,29 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
     }
     held.iter().try_for_each(|(path, node)| print(path, node))?;
     Ok(Exit::DONE)
+}
+
+fn print_for_ncdu(vault: &Vault, chosen: &Chosen, tree: &Id, arguments: &Arguments) -> anyhow::Result<Exit> {
+    let printed = || -> anyhow::Result<()> {
+        let mut ncdu = Ncdu::begin(BufWriter::new(std::io::stdout().lock()), &chosen.snapshot)?;
+        for entry in vault.list_below(tree).map_err(ended)? {
+            let (path, node) = entry.map_err(ended)?;
+            let path = Path::new("/").join(path);
+            // A directory that leads to what is wanted stays, since it holds it.
+            let leads_there = || arguments.paths.iter().any(|wanted| wanted.starts_with(&path));
+            if arguments.paths.is_empty() || leads_there() || wanted(&path, &arguments.paths, arguments.recursive) {
+                ncdu.entry(&path, &node)?;
+            }
+        }
+        Ok(ncdu.finish()?)
+    };
+    match printed() {
+        // As for other results in a pipe.
+        Err(error) if error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == BrokenPipe) => {
+            Ok(Exit::DONE)
+        }
+        other => other.map(|()| Exit::DONE),
+    }
 }
 
 /// Small and old things come first; what is equal comes by name.

@@ -9,9 +9,9 @@ mod credentials;
 mod diff;
 mod dump;
 mod export;
-mod filter;
 mod find;
 mod forget;
+mod grouping;
 mod image;
 mod import;
 mod init;
@@ -34,7 +34,10 @@ mod snapshots;
 mod stats;
 mod tag;
 mod text_file;
+mod thaw;
+mod thawing;
 mod times;
+mod undelete;
 mod unlock;
 
 use clap::{Args, Subcommand};
@@ -81,10 +84,14 @@ enum Verb {
     Mount(mount::Arguments),
     /// List or clean the copies of vaults' metadata on this machine
     Cache(cache::Arguments),
+    /// Bring back packs from an archive class, before something reads them
+    Thaw(thaw::Arguments),
     /// Look for damage
     Check(check::Arguments),
     /// Remove snapshots by a policy
     Forget(forget::Arguments),
+    /// Bring back forgotten snapshots, while their data stand
+    Undelete(undelete::Arguments),
     /// Remove data that no snapshot refers to
     Prune(prune::Arguments),
     /// Copy snapshots from another vault into this one
@@ -105,7 +112,7 @@ enum Verb {
     /// Passwords of the vault
     #[command(subcommand)]
     Key(key::KeyVerb),
-    /// Keep everything in a vault at s3:… from being removed for so many days (object lock)
+    /// Keep what a vault at s3:… refers to from being removed for so many days (object lock)
     Retain(retain::Arguments),
     /// Offer the repositories of a folder to other clients, restic among them
     Serve(serve::Arguments),
@@ -132,8 +139,10 @@ pub fn run(command: VaultCommand, output: Output) -> anyhow::Result<Exit> {
         Verb::Image(verb) => image::run(&place, verb, output),
         Verb::Mount(arguments) => mount::run(&place, arguments, output),
         Verb::Cache(arguments) => cache::run(&place.cache, arguments, output),
+        Verb::Thaw(arguments) => thaw::run(&place, arguments, output),
         Verb::Check(arguments) => check::run(&place, arguments, output),
         Verb::Forget(arguments) => forget::run(&place, arguments, output),
+        Verb::Undelete(arguments) => undelete::run(&place, arguments, output),
         Verb::Prune(arguments) => prune::run(&place, arguments, output),
         Verb::Copy(arguments) => copy::run(&place, arguments, output),
         Verb::Export(arguments) => export::run(&place, arguments, output),

@@ -7,8 +7,8 @@ use clap::Args;
 use levee_vault::MountOptions;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-use super::filter::FilterArguments;
 use super::place::Place;
+use super::selection::FilterArguments;
 use super::{ended, open_without_watching};
 use crate::exit::Exit;
 use crate::output::Output;
@@ -29,6 +29,9 @@ pub struct Arguments {
     /// Where snapshots appear: %i id, %I long id, %u user, %h host, %t tags, %T time (can be repeated)
     #[arg(long, value_name = "TEMPLATE")]
     path_template: Vec<String>,
+    /// How %T is written, as Go writes the time 2006-01-02T15:04:05Z07:00
+    #[arg(long, value_name = "TEMPLATE")]
+    time_template: Option<String>,
     /// Take no lock, for a vault that cannot be written to
     #[arg(long)]
     no_lock: bool,
@@ -48,8 +51,9 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
     let vault = open_without_watching(place)?;
     let defaults = MountOptions::default();
     let options = MountOptions {
-        filter: arguments.filter.filter()?,
+        selection: arguments.filter.selection()?,
         templates: if arguments.path_template.is_empty() { defaults.templates } else { arguments.path_template },
+        time_template: arguments.time_template.unwrap_or(defaults.time_template),
         allow_other: arguments.allow_other,
         ignore_permissions: arguments.no_default_permissions,
         owner_root: arguments.owner_root,

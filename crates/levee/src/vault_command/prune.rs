@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use anyhow::bail;
 use clap::Args;
 use jiff::{SignedDuration, Timestamp};
 use levee_vault::{MaxUnused, PruneOptions, PruneReport, Vault};
@@ -19,6 +20,10 @@ pub struct Arguments {
     /// Wait so long for others to end, instead of giving up at once
     #[arg(long, value_name = "DURATION", default_value = "0", value_parser = parse_duration)]
     retry_lock: Duration,
+    /// For a store with no space left: delete first, then write the index. No backup may be under way anywhere, and what was
+    /// forgotten cannot be brought back. Takes the vault's whole id, as `levee vault prune` prints it when it is wrong
+    #[arg(long, value_name = "ID")]
+    unsafe_recover_no_free_space: Option<String>,
     /// Only say what would be done
     #[arg(short = 'n', long)]
     dry_run: bool,
@@ -56,6 +61,7 @@ impl PruneArguments {
             repack_uncompressed: self.repack_uncompressed,
             repack_smaller_than_bytes: self.repack_smaller_than,
             grace: SignedDuration::try_from(self.grace).unwrap_or(SignedDuration::MAX),
+            recover_space: false,
             patience,
             dry_run,
             without: Vec::new(),
@@ -73,7 +79,17 @@ struct SummaryLine<'a> {
 
 pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
     let vault = open(place)?;
-    prune(&vault, &arguments.pruning.options(arguments.retry_lock, arguments.dry_run), output)
+    let mut options = arguments.pruning.options(arguments.retry_lock, arguments.dry_run);
+    if let Some(id) = &arguments.unsafe_recover_no_free_space {
+        if *id != vault.id().to_string() {
+            bail!("--unsafe-recover-no-free-space must be given this vault's id, which is {}", vault.id());
+        }
+        if options.repack_uncompressed {
+            bail!("--unsafe-recover-no-free-space rewrites nothing: leave out --repack-uncompressed");
+        }
+        options.recover_space = true;
+    }
+    prune(&vault, &options, output)
 }
 
 pub fn prune(vault: &Vault, options: &PruneOptions, output: Output) -> anyhow::Result<Exit> {
@@ -88,7 +104,7 @@ pub fn prune(vault: &Vault, options: &PruneOptions, output: Output) -> anyhow::R
     if report.problems.is_empty() {
         return Ok(Exit::DONE);
     }
-    anyhow::bail!(
+    bail!(
         "{} packs could not be read and were left as they are; run `levee vault check --read-data`",
         report.problems.count
     )
@@ -103,15 +119,15 @@ fn text(report: &PruneReport, dry_run: bool) -> String {
          repacked:  {} packs, {} of used data {would}written again\n\
          removed:   {} packs, {} {would}taken out of the index\n\
          deleted:   {} packs, {} {would}freed\n",
-        report.used_blobs,
-        bytes(report.used_bytes),
-        report.unused_blobs,
-        bytes(report.unused_bytes),
-        bytes(report.unused_bytes_left),
-        report.packs_repacked,
-        bytes(report.repacked_bytes),
-        report.packs_removed,
-        bytes(report.removed_bytes),
+        report.figures.used_blobs,
+        bytes(report.figures.used_bytes),
+        report.figures.unused_blobs,
+        bytes(report.figures.unused_bytes),
+        bytes(report.figures.unused_bytes_left),
+        report.figures.packs_repacked,
+        bytes(report.figures.repacked_bytes),
+        report.figures.packs_removed,
+        bytes(report.figures.removed_bytes),
         report.packs_deleted,
         bytes(report.deleted_bytes),
     );

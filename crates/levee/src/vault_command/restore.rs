@@ -4,14 +4,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
-use levee_vault::{Overwrite, OwnerMap, Owners, RestoreOptions, RestoreSummary};
+use levee_vault::{Overwrite, OwnerMap, Owners, RestoreOptions, RestoreSummary, SnapshotId, ThawState, Vault};
 use serde::Serialize;
 
 use super::backup::images::ImageFormat;
-use super::filter::FilterArguments;
 use super::place::Place;
 use super::progress::{Display, During};
+use super::selection::FilterArguments;
 use super::snapshot_argument::Chosen;
+use super::thawing::{ThawArguments, Wish, thaw};
 use super::{ended, open, text_file};
 use crate::exit::Exit;
 use crate::output::Output;
@@ -95,6 +96,11 @@ pub struct Arguments {
     /// Take no lock, for a vault that cannot be written to
     #[arg(long)]
     no_lock: bool,
+    /// Ask for what lies in an archive class and is needed, and end; run the restore again when it is thawed
+    #[arg(long)]
+    thaw_only: bool,
+    #[command(flatten)]
+    thawing: ThawArguments,
 }
 
 /// restic's words.
@@ -184,11 +190,39 @@ impl SummaryLine {
     }
 }
 
+#[derive(Serialize)]
+struct ThawedLine {
+    message_type: &'static str,
+    #[serde(flatten)]
+    state: ThawState,
+}
+
+/// Says which of the packs that the restore needs must be thawed, asks for them and, unless that is all, waits.
+fn thaw_needed(
+    vault: &Vault,
+    id: &SnapshotId,
+    options: &RestoreOptions,
+    arguments: &Arguments,
+    output: Output,
+) -> anyhow::Result<ThawState> {
+    let archived = vault.archived_packs().map_err(ended)?;
+    if archived.is_empty() {
+        return Ok(ThawState::default());
+    }
+    let needed = levee_vault::restore::packs_needed(vault, id, options).map_err(ended)?;
+    let wish = match (options.dry_run, arguments.thaw_only) {
+        (true, _) => Wish::Look,
+        (false, true) => Wish::Ask,
+        (false, false) => Wish::Wait,
+    };
+    thaw(vault, &archived, |pack| needed.contains(pack), wish, &arguments.thawing, output)
+}
+
 pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
     if let Some(name) = &arguments.image {
         return images::run(place, &arguments, name, output);
     }
-    let filter = arguments.filter.clone().filter()?;
+    let filter = arguments.filter.selection()?;
     let mut options = options_of(&arguments)?;
     let is_filtered =
         [&options.includes, &options.includes_ignoring_case, &options.excludes, &options.excludes_ignoring_case]
@@ -206,6 +240,14 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
         snapshot.paths.join(", "),
         options.target.display()
     ));
+    let state = thaw_needed(&vault, &id, &options, &arguments, output)?;
+    if arguments.thaw_only {
+        output.result(&ThawedLine { message_type: "summary", state }, |line| match line.state.is_done() {
+            true => "everything that is needed can be read".into(),
+            false => "what is needed is being thawed; run the restore again later, and it waits for the rest".into(),
+        })?;
+        return Ok(Exit::DONE);
+    }
     let display = match options.dry_run {
         true => Display::new(output, During::Restore).naming_items(),
         false => Display::new(output, During::Restore),

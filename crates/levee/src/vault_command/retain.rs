@@ -1,4 +1,4 @@
-//! Renewing object lock on what a vault still holds.
+//! Renewing object lock on what a vault's snapshots still refer to.
 
 use clap::Args;
 use levee_store::object_store::LOCKED_DAYS_MAX;
@@ -6,6 +6,7 @@ use levee_store::{Error, FileType, Store};
 use serde::Serialize;
 
 use super::place::Place;
+use super::{ended, open};
 use crate::exit::Exit;
 use crate::output::Output;
 
@@ -20,16 +21,25 @@ pub struct Arguments {
 struct Retained {
     message_type: &'static str,
     files: u64,
+    /// Packs that no snapshot refers to: their retention runs out, and a prune can free them.
+    packs_left: u64,
     days: u16,
 }
 
 pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
     let store = place.s3_store()?;
-    let mut files = 0;
+    let vault = open(place)?;
+    let (mut files, mut packs_left) = (0, 0);
+    let in_use = vault.packs_in_use().map_err(ended)?;
+    let is_in_use = |name: &str| name.parse().is_ok_and(|pack| in_use.contains(&pack));
     // Packs come last: an index or a snapshot without a retention is worth less than they are.
     let types = [FileType::Config, FileType::Key, FileType::Snapshot, FileType::Index, FileType::Data];
     for file_type in types {
         for entry in store.list(file_type)? {
+            if file_type == FileType::Data && !is_in_use(&entry.name) {
+                packs_left += 1;
+                continue;
+            }
             match store.attempt(|store| store.retain(file_type, &entry.name, arguments.days)) {
                 Ok(_) => files += 1,
                 // Removed since the listing, as unlocked versions may be.
@@ -38,9 +48,12 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
             }
         }
     }
-    let retained = Retained { message_type: "retained", files, days: arguments.days };
+    let retained = Retained { message_type: "retained", files, packs_left, days: arguments.days };
     output.result(&retained, |retained| {
-        format!("{} files cannot be removed for {} days from now", retained.files, retained.days)
+        format!(
+            "{} files cannot be removed for {} days from now; {} packs that nothing refers to were left as they are",
+            retained.files, retained.days, retained.packs_left
+        )
     })?;
     Ok(Exit::DONE)
 }

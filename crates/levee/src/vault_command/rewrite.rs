@@ -30,12 +30,27 @@ pub struct Arguments {
     /// Leave only what matches a pattern in the file, one a line (can be repeated)
     #[arg(long, value_name = "FILE")]
     include_file: Vec<PathBuf>,
+    /// Leave out what matches the pattern, with capitals and small letters alike (can be repeated)
+    #[arg(long, value_name = "PATTERN")]
+    iexclude: Vec<String>,
+    /// The same for patterns in a file, one a line (can be repeated)
+    #[arg(long, value_name = "FILE")]
+    iexclude_file: Vec<PathBuf>,
+    /// Leave only what matches the pattern, with capitals and small letters alike (can be repeated)
+    #[arg(long, value_name = "PATTERN")]
+    iinclude: Vec<String>,
+    /// The same for patterns in a file, one a line (can be repeated)
+    #[arg(long, value_name = "FILE")]
+    iinclude_file: Vec<PathBuf>,
     /// The host name to note instead
     #[arg(long, value_name = "HOST")]
     new_host: Option<String>,
     /// The time to note instead, as in '2006-01-02 15:04:05'
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     new_time: Option<Timestamp>,
+    /// Give snapshots that say nothing of their files and bytes a summary that does
+    #[arg(short, long)]
+    snapshot_summary: bool,
     /// Remove the old snapshots when the new ones stand
     #[arg(long)]
     forget: bool,
@@ -66,19 +81,26 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
     };
     let excludes = with_files(arguments.exclude, &arguments.exclude_file)?;
     let includes = with_files(arguments.include, &arguments.include_file)?;
-    if !excludes.is_empty() && !includes.is_empty() {
+    let excludes_ignoring_case = with_files(arguments.iexclude, &arguments.iexclude_file)?;
+    let includes_ignoring_case = with_files(arguments.iinclude, &arguments.iinclude_file)?;
+    let leaves_out = !(excludes.is_empty() && excludes_ignoring_case.is_empty());
+    let leaves_only = !(includes.is_empty() && includes_ignoring_case.is_empty());
+    if leaves_out && leaves_only {
         bail!("--exclude and --include cannot stand together: say what goes, or what stays");
     }
-    let changes_something = arguments.new_host.is_some() || arguments.new_time.is_some();
-    if excludes.is_empty() && includes.is_empty() && !changes_something {
-        bail!("say what is to change: --exclude, --include, --new-host or --new-time");
+    let changes_something = arguments.new_host.is_some() || arguments.new_time.is_some() || arguments.snapshot_summary;
+    if !leaves_out && !leaves_only && !changes_something {
+        bail!("say what is to change: --exclude, --include, --new-host, --new-time or --snapshot-summary");
     }
     let options = RewriteOptions {
         selection: arguments.selection.selection()?,
         excludes,
+        excludes_ignoring_case,
         includes,
+        includes_ignoring_case,
         new_host: arguments.new_host,
         new_time: arguments.new_time,
+        add_summary: arguments.snapshot_summary,
         forget: arguments.forget,
         patience: arguments.retry_lock,
         dry_run: arguments.dry_run,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use levee_vault::{Id, Snapshot, SnapshotFilter, SnapshotId, Vault};
+use levee_vault::{Id, Snapshot, SnapshotId, SnapshotSelection, Vault};
 
 use super::ended;
 
@@ -15,7 +15,7 @@ pub struct Chosen {
 }
 
 impl Chosen {
-    pub fn find(vault: &Vault, argument: &str, filter: &SnapshotFilter) -> anyhow::Result<Self> {
+    pub fn find(vault: &Vault, argument: &str, filter: &SnapshotSelection) -> anyhow::Result<Self> {
         let (wanted, folder) = argument.split_once(':').unwrap_or((argument, "/"));
         let (id, snapshot) = vault.find_snapshot(wanted, filter).map_err(ended)?;
         Ok(Self { id, snapshot, folder: PathBuf::from(folder) })

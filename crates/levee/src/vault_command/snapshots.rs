@@ -1,13 +1,15 @@
 use std::collections::BTreeMap;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use levee_vault::{Snapshot, SnapshotFilter, SnapshotId, Vault};
+use levee_vault::forget::GroupBy;
+use levee_vault::{Snapshot, SnapshotId};
 use serde::Serialize;
 
-use super::filter::FilterArguments;
+use super::grouping::parse_group_by;
 use super::place::Place;
+use super::selection::FilterArguments;
 use super::{ended, open};
 use crate::exit::Exit;
 use crate::output::Output;
@@ -20,25 +22,14 @@ pub struct Arguments {
     #[arg(long, value_name = "N")]
     latest: Option<usize>,
     /// One list for each group of host, paths and tags
-    #[arg(short, long, value_name = "GROUP[,GROUP]", value_delimiter = ',')]
-    group_by: Vec<GroupBy>,
+    #[arg(short, long, value_name = "GROUP[,GROUP]", value_parser = parse_group_by)]
+    group_by: Option<GroupBy>,
     /// Leave out the paths
     #[arg(short, long)]
     compact: bool,
     /// Only these snapshots: `latest` or the first digits of an id
     #[arg(value_name = "SNAPSHOT")]
     ids: Vec<String>,
-}
-
-/// restic's words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum GroupBy {
-    #[value(alias = "hosts")]
-    Host,
-    #[value(alias = "path")]
-    Paths,
-    #[value(alias = "tag")]
-    Tags,
 }
 
 /// What the snapshots of a group have in common.
@@ -50,17 +41,17 @@ struct GroupKey {
 }
 
 impl GroupKey {
-    fn of(snapshot: &Snapshot, by: &[GroupBy]) -> Self {
-        let sorted = |list: &[String], group: GroupBy| {
-            let mut list = by.contains(&group).then(|| list.to_vec())?;
+    fn of(snapshot: &Snapshot, by: GroupBy) -> Self {
+        let sorted = |list: &[String], is_wanted: bool| {
+            let mut list = is_wanted.then(|| list.to_vec())?;
             list.sort();
             Some(list)
         };
         Self {
-            hostname: if by.contains(&GroupBy::Host) { snapshot.hostname.clone() } else { String::new() },
-            paths: sorted(&snapshot.paths, GroupBy::Paths),
+            hostname: if by.host { snapshot.hostname.clone() } else { String::new() },
+            paths: sorted(&snapshot.paths, by.paths),
             // As restic has it, no tags are null.
-            tags: sorted(&snapshot.tags, GroupBy::Tags).filter(|tags| !tags.is_empty()),
+            tags: sorted(&snapshot.tags, by.tags).filter(|tags| !tags.is_empty()),
         }
     }
 
@@ -95,23 +86,22 @@ impl Listed {
 
 pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
     let vault = open(place)?;
-    let filter = arguments.filter.filter()?;
-    let mut found = find(&vault, &filter, &arguments.ids)?;
+    let mut found = vault.select(&arguments.filter.selection_of(&arguments.ids)?).map_err(ended)?;
     let compact = arguments.compact;
-    if arguments.group_by.is_empty() {
+    let Some(group_by) = arguments.group_by.filter(|by| by.host || by.paths || by.tags) else {
         if let Some(latest) = arguments.latest {
-            keep_latest(&mut found, latest, &[GroupBy::Host, GroupBy::Paths]);
+            keep_latest(&mut found, latest, GroupBy::default());
         }
         let listed: Vec<_> = found.into_iter().map(|(id, snapshot)| Listed::new(id, snapshot)).collect();
         output.result(&listed, |listed| table(listed, compact))?;
         return Ok(Exit::DONE);
-    }
+    };
     if let Some(latest) = arguments.latest {
-        keep_latest(&mut found, latest, &arguments.group_by);
+        keep_latest(&mut found, latest, group_by);
     }
     let mut groups: BTreeMap<GroupKey, Vec<Listed>> = BTreeMap::new();
     for (id, snapshot) in found {
-        groups.entry(GroupKey::of(&snapshot, &arguments.group_by)).or_default().push(Listed::new(id, snapshot));
+        groups.entry(GroupKey::of(&snapshot, group_by)).or_default().push(Listed::new(id, snapshot));
     }
     let groups: Vec<_> = groups.into_iter().map(|(group_key, snapshots)| Group { group_key, snapshots }).collect();
     output.result(&groups, |groups| {
@@ -121,26 +111,8 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
     Ok(Exit::DONE)
 }
 
-/// The snapshots that were named, or all; oldest first.
-pub fn find(vault: &Vault, filter: &SnapshotFilter, ids: &[String]) -> anyhow::Result<Vec<(SnapshotId, Snapshot)>> {
-    if ids.is_empty() {
-        let mut all = vault.snapshots().map_err(ended)?;
-        all.retain(|(_, snapshot)| filter.matches(snapshot));
-        return Ok(all);
-    }
-    let mut found = Vec::new();
-    for id in ids {
-        let (id, snapshot) = vault.find_snapshot(id, filter).map_err(ended)?;
-        if filter.matches(&snapshot) && !found.iter().any(|(known, _)| *known == id) {
-            found.push((id, snapshot));
-        }
-    }
-    found.sort_by_key(|(id, snapshot)| (snapshot.time, *id));
-    Ok(found)
-}
-
 /// Oldest first, as they came.
-fn keep_latest(found: &mut Vec<(SnapshotId, Snapshot)>, count: usize, by: &[GroupBy]) {
+fn keep_latest(found: &mut Vec<(SnapshotId, Snapshot)>, count: usize, by: GroupBy) {
     let mut seen = BTreeMap::new();
     let mut newest_first: Vec<_> = found.drain(..).rev().collect();
     newest_first.retain(|(_, snapshot)| {

@@ -1,9 +1,8 @@
 use clap::{Args, ValueEnum};
 use levee_vault::{Stats, StatsMode};
 
-use super::filter::FilterArguments;
 use super::place::Place;
-use super::snapshots::find;
+use super::selection::FilterArguments;
 use super::{ended, open};
 use crate::exit::Exit;
 use crate::output::Output;
@@ -58,7 +57,7 @@ impl From<Mode> for StatsMode {
 
 pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
     let vault = open(place)?;
-    let found = find(&vault, &arguments.filter.filter()?, &arguments.ids)?;
+    let found = vault.select(&arguments.filter.selection_of(&arguments.ids)?).map_err(ended)?;
     let ids: Vec<_> = found.into_iter().map(|(id, _)| id).collect();
     let stats = levee_vault::stats(&vault, &ids, arguments.mode.into()).map_err(ended)?;
     output.result(&stats, |stats| text(stats, arguments.mode))?;

@@ -1,6 +1,7 @@
 //! `levee vault …` as a user runs it, with stock restic as the witness.
 
 mod exit_codes;
+mod hooks;
 mod images;
 mod json;
 mod keys;

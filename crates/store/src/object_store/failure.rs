@@ -5,7 +5,8 @@ use std::error::Error as StdError;
 use opendal::ErrorKind;
 
 use super::transport;
-use crate::{Error, FileType};
+use crate::Error;
+use crate::operation::Operation;
 
 /// How much of a service's answer is kept for the message.
 const REASON_CHARS_MAX: usize = 300;
@@ -30,15 +31,6 @@ const FULL_CODES: [&str; 3] = ["QuotaExceeded", "InsufficientStorage", "StorageF
 /// Objects in an archive class, which has to be asked to bring them back before they are read.
 const ARCHIVED_CODES: [&str; 2] = ["InvalidObjectState", "BlobArchived"];
 
-/// What is being done to what.
-#[derive(Clone, Copy)]
-pub(super) struct Operation<'a> {
-    pub location: &'a str,
-    pub action: &'static str,
-    pub file_type: FileType,
-    pub name: &'a str,
-}
-
 impl Operation<'_> {
     pub(super) fn failure(&self, error: &opendal::Error) -> Error {
         let reason = reason(error);
@@ -54,7 +46,7 @@ impl Operation<'_> {
                 Error::Unauthorized { location, reason }
             }
             _ if error.message() == transport::FULL || says(&FULL_CODES) => Error::Full { location, file_type, name },
-            _ if says(&ARCHIVED_CODES) => self.denied("it lies in an archive class: it must be thawed first".into()),
+            _ if says(&ARCHIVED_CODES) => Error::Frozen { location, file_type, name },
             _ if says(&BROKEN_CODES) || error.is_temporary() => self.unreachable(reason),
             ErrorKind::NotFound => Error::NotFound { location, file_type, name },
             ErrorKind::RateLimited | ErrorKind::Conflict => self.unreachable(reason),
@@ -63,20 +55,6 @@ impl Operation<'_> {
             _ if signing_failed => Error::Unauthorized { location, reason },
             _ => self.denied(reason),
         }
-    }
-
-    pub(super) fn unreachable(&self, reason: String) -> Error {
-        let (location, name) = (self.location.into(), self.name.into());
-        Error::Unreachable { location, action: self.action, file_type: self.file_type, name, reason }
-    }
-
-    pub(super) fn denied(&self, reason: String) -> Error {
-        let (location, name) = (self.location.into(), self.name.into());
-        Error::Denied { location, action: self.action, file_type: self.file_type, name, reason }
-    }
-
-    pub(super) fn damaged(&self, reason: String) -> Error {
-        Error::Damaged { location: self.location.into(), file_type: self.file_type, name: self.name.into(), reason }
     }
 }
 
@@ -109,6 +87,7 @@ fn reason(error: &opendal::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::FileType;
 
     #[test]
     fn answers_are_told_apart() {
@@ -126,6 +105,7 @@ mod tests {
         check(ErrorKind::RateLimited, "S3Error { code: \"SlowDown\" }", "Unreachable");
         check(ErrorKind::NotFound, "S3Error { code: \"NoSuchKey\" }", "NotFound");
         check(ErrorKind::ConfigInvalid, "S3Error { code: \"NoSuchBucket\" }", "Unauthorized");
+        check(ErrorKind::PermissionDenied, "<Error><Code>InvalidObjectState</Code></Error>", "Frozen");
         check(ErrorKind::Unexpected, transport::FULL, "Full");
         check(ErrorKind::Unexpected, transport::UNAUTHORIZED, "Unauthorized");
         let temporary = operation.failure(&wrong_size(3, 4));

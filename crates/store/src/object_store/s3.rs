@@ -23,7 +23,7 @@ pub(super) enum Kind {
 }
 
 pub(super) struct S3 {
-    requests: S3Requests,
+    pub(super) requests: S3Requests,
     data_class: Option<String>,
     locked_for_days: Option<u16>,
 }
@@ -82,7 +82,7 @@ impl S3 {
 
     /// As restic does: makes the bucket unless it is there.
     pub(super) async fn create_bucket(&self) -> opendal::Result<()> {
-        let found = self.requests.on_bucket(Method::HEAD, &[], Bytes::new()).await?;
+        let found = self.requests.on_bucket(Method::HEAD, "", &[], Bytes::new()).await?;
         if found.status != StatusCode::NOT_FOUND {
             // It is there, or this user may not ask: the first file says what is wrong.
             return Ok(());
@@ -98,7 +98,7 @@ impl S3 {
         // It can be had at a bucket's making alone. No default retention: lock files must stay removable.
         let locked = self.locked_for_days.map(|_| ("x-amz-bucket-object-lock-enabled", "true".to_string()));
         let headers: Vec<_> = locked.into_iter().collect();
-        self.requests.on_bucket(Method::PUT, &headers, body.into()).await?.succeeded().map(drop)
+        self.requests.on_bucket(Method::PUT, "", &headers, body.into()).await?.succeeded().map(drop)
     }
 
     /// The storage class of a file, and until when it is locked.
@@ -109,6 +109,20 @@ impl S3 {
             class: header("x-amz-storage-class").unwrap_or("STANDARD").to_string(),
             locked_until: header("x-amz-object-lock-retain-until-date").and_then(|date| date.parse().ok()),
         })
+    }
+}
+
+impl S3 {
+    /// Whether what stands at a path and cannot be read is what was to be written there. Uploads appear whole, and the
+    /// service has compared their hash: it is the same unless the length or the checksum it kept is another.
+    pub(super) async fn is_same_unread(&self, path: &str, content: &[u8]) -> opendal::Result<bool> {
+        let headers = [("x-amz-checksum-mode", "ENABLED".to_string())];
+        let answer = self.requests.on_file(Method::HEAD, path, "", &headers, Bytes::new()).await?.succeeded()?;
+        let header = |name: &str| answer.headers.get(name).and_then(|value| value.to_str().ok());
+        let length = header("content-length").and_then(|length| length.parse::<usize>().ok());
+        let checksum = header("x-amz-checksum-sha256");
+        let has_other = checksum.is_some_and(|checksum| checksum != base64(&Sha256::digest(content)));
+        Ok(length == Some(content.len()) && !has_other)
     }
 }
 

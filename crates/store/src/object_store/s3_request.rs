@@ -55,9 +55,21 @@ impl S3Requests {
         &self.region
     }
 
-    /// Signs and sends a request on the bucket.
-    pub(super) async fn on_bucket(&self, method: Method, headers: &Headers, body: Bytes) -> opendal::Result<Answer> {
-        self.send(method, self.bucket_url.clone(), headers, body).await
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Signs and sends a request on the bucket; `query` begins with a question mark or is empty.
+    pub(super) async fn on_bucket(
+        &self,
+        method: Method,
+        query: &str,
+        headers: &Headers,
+        body: Bytes,
+    ) -> opendal::Result<Answer> {
+        // A query without a path before it is no URL to some.
+        let slash = if query.is_empty() { "" } else { "/" };
+        self.send(method, format!("{}{slash}{query}", self.bucket_url), headers, body).await
     }
 
     /// Signs and sends a request on a file of the repository; `query` begins with a question mark or is empty.
@@ -101,7 +113,7 @@ impl S3Requests {
 }
 
 /// As a key stands in a URL.
-fn encoded(key: &str) -> String {
+pub(super) fn encoded(key: &str) -> String {
     let byte = |byte: u8| match byte {
         b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => char::from(byte).to_string(),
         _ => format!("%{byte:02X}"),

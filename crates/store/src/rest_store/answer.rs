@@ -7,15 +7,8 @@ use reqwest::StatusCode;
 use reqwest::blocking::{RequestBuilder, Response};
 
 use super::REASON_BYTES_MAX;
-use crate::{Error, FileType, Result};
-
-/// What is being done to what.
-pub(super) struct Operation<'a> {
-    pub location: &'a str,
-    pub action: &'static str,
-    pub file_type: FileType,
-    pub name: &'a str,
-}
+use crate::operation::Operation;
+use crate::{Error, Result};
 
 impl Operation<'_> {
     /// Sends the request; every answer but success is an error.
@@ -45,22 +38,8 @@ impl Operation<'_> {
                 self.unreachable(reason)
             }
             status if status.is_server_error() => self.unreachable(reason),
-            _ => Error::Denied { location, action: self.action, file_type, name, reason },
+            _ => self.denied(reason),
         }
-    }
-
-    pub(super) fn unreachable(&self, reason: String) -> Error {
-        Error::Unreachable {
-            location: self.location.into(),
-            action: self.action,
-            file_type: self.file_type,
-            name: self.name.into(),
-            reason,
-        }
-    }
-
-    pub(super) fn damaged(&self, reason: String) -> Error {
-        Error::Damaged { location: self.location.into(), file_type: self.file_type, name: self.name.into(), reason }
     }
 
     fn unauthorized(&self, reason: String) -> Error {

@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 
 use levee_store::object_store::{KeyPair, S3Options, Service, TransportOptions};
 use levee_store::{
-    BucketAddress, Error, FileType, ObjectStore, RetryPolicy, RetryStore, Store, conformance, content_name,
+    BucketAddress, Entry, Error, FileType, ObjectStore, RetryPolicy, RetryStore, Store, Temperature, ThawRequest,
+    ThawSpeed, conformance, content_name,
 };
 use levee_testing::ceph::{ACCESS_KEY, COLD_CLASS, Ceph, SECRET_KEY};
+use levee_testing::glacier::{ARCHIVE_CLASS, Glacier};
 
 use crate::proxy::{self, Fault};
 use crate::server::Server;
@@ -41,6 +43,49 @@ fn on_ceph() {
     a_wrong_size_is_no_success(&ceph);
     only_packs_of_contents_go_to_the_cold_class(&ceph);
     locked_files_cannot_be_removed_for_good(&ceph);
+    an_archive_is_thawed_before_it_is_read(&ceph);
+}
+
+fn an_archive_is_thawed_before_it_is_read(ceph: &Ceph) {
+    let glacier = Glacier::start(ceph.port(), 1);
+    let archive = S3Options {
+        data_class: Some(ARCHIVE_CLASS.into()),
+        ..options(glacier.endpoint(), "conformance", "archive/b c")
+    };
+    let store = store(archive);
+    let (contents, trees) = (content_name(b"contents"), content_name(b"trees"));
+    // The answer is lost, and what stands there cannot be read to compare it.
+    glacier.lose_next_answer();
+    let lost = store.write(FileType::Data, &contents, b"contents").unwrap_err();
+    assert!(matches!(lost, Error::Unreachable { .. }), "{lost:?}");
+    store.write(FileType::Data, &contents, b"contents").unwrap();
+    store.write_tree_pack(&trees, b"trees").unwrap();
+    assert_eq!(glacier.counts(), (1, 0));
+
+    let entry = Entry { name: contents.clone(), size_bytes: 8 };
+    assert_eq!(store.archived(FileType::Data).unwrap(), [entry]);
+    let temperature = || store.temperature(FileType::Data, &contents).unwrap();
+    assert_eq!(temperature(), Temperature::Frozen);
+    assert_eq!(store.temperature(FileType::Data, &trees).unwrap(), Temperature::Readable);
+    assert_eq!(store.read(FileType::Data, &trees).unwrap(), b"trees");
+    for refused in
+        [store.read(FileType::Data, &contents).map(drop), store.read_range(FileType::Data, &contents, 1, 2).map(drop)]
+    {
+        let refused = refused.unwrap_err();
+        assert!(matches!(refused, Error::Frozen { .. }), "{refused:?}");
+    }
+
+    let request = ThawRequest { days: 3, speed: ThawSpeed::Bulk };
+    let thaw = |name: &str| store.thaw(FileType::Data, name, &request).unwrap();
+    assert_eq!(thaw(&contents), Temperature::Thawing);
+    // What is not in an archive is not asked for.
+    assert_eq!((thaw(&trees), glacier.requests()), (Temperature::Readable, 1));
+    assert_eq!((temperature(), temperature()), (Temperature::Thawing, Temperature::Readable));
+    assert_eq!(store.read(FileType::Data, &contents).unwrap(), b"contents");
+    // For longer.
+    assert_eq!((thaw(&contents), glacier.requests()), (Temperature::Readable, 2));
+    store.remove(FileType::Data, &contents).unwrap();
+    assert_eq!(store.archived(FileType::Data).unwrap(), []);
 }
 
 fn a_wrong_size_is_no_success(ceph: &Ceph) {

@@ -278,7 +278,7 @@ impl<'a> Known<'a> {
 }
 
 /// The names in a directory, the last one first.
-fn names_in(path: &Path) -> io::Result<Vec<OsString>> {
+pub(super) fn names_in(path: &Path) -> io::Result<Vec<OsString>> {
     let mut names = std::fs::read_dir(path)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
     names.sort_unstable_by(|a, b| b.cmp(a));
     Ok(names)

@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use levee_store::FileType;
 
@@ -7,7 +7,7 @@ use crate::pack::{PackedBlob, pack_bytes, read_header};
 use crate::parallel::parallel_map;
 use crate::problem::with_sources;
 use crate::vault::BlobOpener;
-use crate::{Error, Event, Id, Progress, Result, Vault};
+use crate::{Error, Event, Id, Progress, Result, Thaw, Vault};
 
 /// Packs are looked at in groups, so that what is shown in between is true.
 const GROUP: usize = 64;
@@ -28,6 +28,16 @@ pub(super) fn check_packs(
         .into_iter()
         .filter_map(|entry| Some((entry.name.parse().ok()?, entry.size_bytes)))
         .collect();
+    let archived = vault.archived_packs()?;
+    let frozen: HashSet<Id> = Thaw::look(vault, &archived, |_| true)?.unreadable().collect();
+    if options.read_data && !frozen.is_empty() {
+        let bytes = frozen.iter().filter_map(|pack| archived.get(pack)).sum();
+        return Err(Error::PacksFrozen { location: vault.location(), packs: frozen.len() as u64, bytes });
+    }
+    if !frozen.is_empty() {
+        let message = format!("the headers of {} packs in an archive class were not read", frozen.len());
+        report.hint("data".into(), message);
+    }
     report.packs = listed.len() as u64;
     report.blobs = indexed.packs.values().map(|blobs| blobs.len() as u64).sum();
     for (pack, blobs) in &indexed.packs {
@@ -50,8 +60,9 @@ pub(super) fn check_packs(
             "no index names it: it is left over from an interrupted backup, or waits to be deleted by a prune";
         report.hint(format!("data/{pack}"), message.into());
     }
+    let readable = indexed.packs.iter().filter(|(pack, _)| !frozen.contains(*pack));
     let there: Vec<(Id, u64, &[PackedBlob])> =
-        indexed.packs.iter().filter_map(|(pack, blobs)| Some((*pack, *listed.get(pack)?, blobs.as_slice()))).collect();
+        readable.filter_map(|(pack, blobs)| Some((*pack, *listed.get(pack)?, blobs.as_slice()))).collect();
     let bytes = if options.read_data { there.iter().map(|(_, size, _)| size).sum() } else { 0 };
     progress.report(Event::Total { items: there.len() as u64, bytes });
     for group in there.chunks(GROUP) {

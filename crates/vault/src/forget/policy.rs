@@ -60,6 +60,12 @@ pub(super) struct Dated<'a> {
     pub snapshot: Option<&'a Snapshot>,
 }
 
+impl<'a> Dated<'a> {
+    pub fn of(snapshot: &'a Snapshot) -> Self {
+        Self { time: snapshot.time, offset: snapshot.offset, snapshot: Some(snapshot) }
+    }
+}
+
 /// Into what time is cut.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Unit {

@@ -79,22 +79,6 @@ impl FromStr for Span {
     }
 }
 
-/// The distance from UTC in which a snapshot's time is written.
-pub(super) fn offset_of(time: &str) -> Offset {
-    let parse = || -> Option<Offset> {
-        let tail = time.get(time.len().checked_sub(6)?..)?;
-        let sign = match tail.as_bytes()[0] {
-            b'+' => 1,
-            b'-' => -1,
-            _ => return None,
-        };
-        let (hours, minutes) = tail[1..].split_once(':')?;
-        let seconds = hours.parse::<i32>().ok()? * 3600 + minutes.parse::<i32>().ok()? * 60;
-        Offset::from_seconds(sign * seconds).ok()
-    };
-    parse().unwrap_or(Offset::UTC)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,14 +114,5 @@ mod tests {
         check("2026-03-31T10:00:00Z", "1m3d", "2026-02-28T10:00:00Z");
         // At two hours east it is already the first of March.
         check("2026-02-28T23:00:00Z", "1m", "2026-01-31T23:00:00Z");
-    }
-
-    #[test]
-    fn offsets_are_taken_from_the_text() {
-        let seconds = |text| offset_of(text).seconds();
-        assert_eq!(seconds("2026-02-28T23:00:00.5+05:30"), 19_800);
-        assert_eq!(seconds("2026-02-28T23:00:00-08:00"), -28_800);
-        assert_eq!(seconds("2026-02-28T23:00:00Z"), 0);
-        assert_eq!(seconds("ü"), 0);
     }
 }

@@ -18,7 +18,7 @@ use crate::problem::ProblemLog;
 use crate::session::{ClosedContent, Content, Session};
 use crate::{
     BackupSummary, BlobKind, Error, Event, FileTime, Id, ImageDescription, ItemChange, Node, NodeKind, NodeMeta,
-    Progress, Result, SnapshotId, SnapshotOptions, SnapshotWriter, Tree, Vault,
+    Progress, Result, SnapshotId, SnapshotOptions, SnapshotSelection, SnapshotWriter, Tree, Vault,
 };
 
 /// Segments whose last chunks are under way while the next one is read.
@@ -51,7 +51,8 @@ pub fn backup_images(vault: &Vault, options: &ImageBackupOptions, progress: &dyn
     let open = |path: &PathBuf| Source::open(path, options.format, options.backing);
     let sources = paths.iter().map(open).collect::<Result<Vec<_>, _>>()?;
     let host = options.snapshot.host.clone().unwrap_or_else(|| Whoami::now().hostname);
-    let parent = find_parent(vault, options.parent, &host, &paths)?.map(|(id, _)| id);
+    let among = SnapshotSelection { hosts: vec![host.clone()], paths: paths.clone(), ..SnapshotSelection::default() };
+    let parent = find_parent(vault, options.parent, &among)?.map(|(id, _)| id);
     let snapshot = SnapshotOptions { host: Some(host), paths, parent, ..options.snapshot.clone() };
     let mut writer = SnapshotWriter::begin(vault, snapshot)?;
     let bytes = sources.iter().map(ReadAt::size_bytes).sum();

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::path::Path;
 
 use jiff::Timestamp;
+use jiff::tz::Offset;
 use levee_store::FileType;
 
 use crate::index_file::{self, BLOBS_PER_FILE, Packs};
@@ -94,6 +95,7 @@ fn snapshot(vault: &Vault, folders: &[u64]) -> Result<SnapshotId> {
     session.finish()?;
     vault.write_snapshot(Snapshot {
         time: Timestamp::now(),
+        offset: Offset::UTC,
         parent: None,
         tree: Some(tree),
         paths: vec!["/synthetic".into()],

@@ -81,8 +81,9 @@ impl VaultFilesystem {
 
     fn new_layout(&self) -> Result<Arc<Layout>> {
         let mut snapshots = self.vault.snapshots()?;
-        snapshots.retain(|(_, snapshot)| self.options.filter.matches(snapshot));
-        Ok(Arc::new(Layout::new(&snapshots, &self.options.templates, &TimeZone::system())))
+        snapshots.retain(|(_, snapshot)| self.options.selection.matches(snapshot));
+        let MountOptions { templates, time_template, .. } = &self.options;
+        Ok(Arc::new(Layout::new(&snapshots, templates, time_template, &TimeZone::system())))
     }
 
     fn layout(&self) -> Arc<Layout> {

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use jiff::tz::TimeZone;
 
+use super::time_template::strftime_of;
 use crate::{Snapshot, SnapshotId};
 
 /// As restic has them.
 pub const DEFAULT_TEMPLATES: [&str; 4] = ["ids/%i", "snapshots/%T", "hosts/%h/%T", "tags/%t/%T"];
 
 /// As restic shows times: RFC 3339 in this machine's time zone.
-const TIME_FORMAT: &str = "%Y-%m-%dT%H:%M:%S%:z";
+pub const DEFAULT_TIME_TEMPLATE: &str = "2006-01-02T15:04:05Z07:00";
 /// The link to the newest snapshot of a directory.
 const LATEST: &str = "latest";
 
@@ -31,7 +32,13 @@ pub(super) struct Layout {
 
 impl Layout {
     /// `snapshots` are in the order of their times.
-    pub fn new(snapshots: &[(SnapshotId, Snapshot)], templates: &[String], zone: &TimeZone) -> Self {
+    pub fn new(
+        snapshots: &[(SnapshotId, Snapshot)],
+        templates: &[String],
+        time_template: &str,
+        zone: &TimeZone,
+    ) -> Self {
+        let time_format = strftime_of(time_template);
         let mut layout = Self::default();
         layout.directories.insert(String::new(), BTreeMap::new());
         for template in templates {
@@ -39,7 +46,7 @@ impl Layout {
             let fixed: Vec<&str> = template.split('/').take_while(|part| !part.contains('%')).collect();
             layout.make_directory(&fixed.join("/"));
             for (id, snapshot) in snapshots {
-                for path in paths_of(template, id, snapshot, zone) {
+                for path in paths_of(template, id, snapshot, &time_format, zone) {
                     layout.add(&path, *id, template.ends_with("%T"));
                 }
             }
@@ -88,13 +95,13 @@ fn split(path: &str) -> Option<(&str, &str)> {
 }
 
 /// Everything a template makes of a snapshot: one path, or one for each tag.
-fn paths_of(template: &str, id: &SnapshotId, snapshot: &Snapshot, zone: &TimeZone) -> Vec<String> {
+fn paths_of(template: &str, id: &SnapshotId, snapshot: &Snapshot, time_format: &str, zone: &TimeZone) -> Vec<String> {
     let tags: Vec<&str> = match (template.contains("%t"), snapshot.tags.is_empty()) {
         (true, true) => return Vec::new(),
         (true, false) => snapshot.tags.iter().map(String::as_str).collect(),
         (false, _) => vec![""],
     };
-    let time = snapshot.time.to_zoned(zone.clone()).strftime(TIME_FORMAT).to_string();
+    let time = snapshot.time.to_zoned(zone.clone()).strftime(time_format).to_string();
     let (short, long) = (id.short(), id.to_string());
     let fill = |tag: &str| -> String {
         let mut path = String::new();
@@ -148,7 +155,7 @@ mod tests {
             snapshot(3, "../b", "2026-11-21T12:00:00Z", &[".."]),
         ];
         let templates = DEFAULT_TEMPLATES.map(String::from);
-        let layout = Layout::new(&snapshots, &templates, &TimeZone::UTC);
+        let layout = Layout::new(&snapshots, &templates, DEFAULT_TIME_TEMPLATE, &TimeZone::UTC);
         let check = |path: &str, expected: &str| {
             let names: Vec<_> = layout.directory(path).unwrap().keys().map(String::as_str).collect();
             assert_eq!(names.join(" "), expected, "{path}");
@@ -164,7 +171,10 @@ mod tests {
         let latest = &layout.directory("snapshots").unwrap()["latest"];
         assert_eq!(*latest, Place::Link(last.into()));
         assert_eq!(layout.directory("ids").unwrap()["02020202"], Place::Snapshot(snapshots[1].0));
-        let empty = Layout::new(&[], &templates, &TimeZone::UTC);
+        let by_year = Layout::new(&snapshots, &["by/%T".to_string()], "2006/01/02", &TimeZone::UTC);
+        let names: Vec<_> = by_year.directory("by/2026/11").unwrap().keys().map(String::as_str).collect();
+        assert_eq!(names.join(" "), "20 20-1 21 latest");
+        let empty = Layout::new(&[], &templates, DEFAULT_TIME_TEMPLATE, &TimeZone::UTC);
         assert_eq!(empty.directory("").unwrap().len(), 4);
         assert!(empty.directory("tags").unwrap().is_empty());
     }

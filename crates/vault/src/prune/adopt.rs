@@ -51,7 +51,7 @@ impl Prune<'_> {
     }
 
     /// Unindexed packs that hold a blob of interest. Unreadable ones are left out.
-    fn find_unindexed(&self, is_wanted: &dyn Fn(BlobKind, &Id) -> bool) -> Result<Packs> {
+    pub(super) fn find_unindexed(&self, is_wanted: &dyn Fn(BlobKind, &Id) -> bool) -> Result<Packs> {
         let mut found = Packs::new();
         for pack in self.unindexed() {
             let Some(size) = self.stored.size_bytes(&pack) else { continue };

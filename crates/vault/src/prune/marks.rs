@@ -98,7 +98,7 @@ mod tests {
         let since = [now - hours(25), now - hours(23), now + hours(2)];
         let unindexed = since.iter().zip(&packs).map(|(since, pack)| Unindexed { since: *since, packs: vec![*pack] });
         let marks = Marks { version: VERSION, leaving: Vec::new(), unindexed: unindexed.collect() };
-        let file = IndexFile { packs: Vec::new(), marks: Some(marks) };
+        let file = IndexFile { marks: Some(marks), ..IndexFile::default() };
         let mut known = KnownMarks::default();
         known.take(&Id::of(b"file"), &file);
         let (due, waiting) = known.split_due(&packs, hours(24), now);

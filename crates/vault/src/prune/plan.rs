@@ -1,9 +1,10 @@
 //! Which packs stay, which go, and which are rewritten.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use levee_store::FileType;
+use serde::Serialize;
 
 use super::{MaxUnused, Prune, PruneOptions};
 use crate::blob_table::Flag;
@@ -34,6 +35,8 @@ pub(super) struct PackFacts {
     has_trees: bool,
     has_uncompressed: bool,
     is_surveyed: bool,
+    /// It lies in an archive class: reading it takes hours and money, rewriting it frees a few cents.
+    is_archived: bool,
     pub fate: Fate,
 }
 
@@ -49,6 +52,7 @@ impl PackFacts {
             has_trees: false,
             has_uncompressed: false,
             is_surveyed: false,
+            is_archived: false,
             fate: Fate::Keep,
         }
     }
@@ -100,6 +104,13 @@ impl PackTable {
     pub fn add(&mut self, id: Id) {
         if let Err(position) = self.position(&id) {
             self.packs.insert(position, PackFacts::new(id));
+        }
+    }
+
+    /// Notes which packs lie in an archive class.
+    pub fn note_archived(&mut self, archived: &HashMap<Id, u64>) {
+        for pack in self.packs.iter_mut().filter(|pack| archived.contains_key(&pack.id)) {
+            pack.is_archived = true;
         }
     }
 
@@ -163,24 +174,41 @@ pub(super) fn refuse_missing(prune: &Prune<'_>) -> Result<()> {
     Ok(())
 }
 
-/// What a prune will do, in figures. The packs' fates stand in their table.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Plan {
+/// What a prune finds, and what it does about it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Figures {
     pub used_blobs: u64,
     pub used_bytes: u64,
+    /// Blobs that no snapshot refers to, and second copies.
     pub unused_blobs: u64,
     pub unused_bytes: u64,
+    /// Unused bytes that stay, because they lie between used ones and rewriting is not worth it.
     pub unused_bytes_left: u64,
     pub packs_kept: u64,
+    /// Packs whose used blobs are written to new ones.
     pub packs_repacked: u64,
     pub repacked_bytes: u64,
+    /// Packs that are taken out of the index, the repacked ones included.
     pub packs_removed: u64,
     pub removed_bytes: u64,
 }
 
+impl Figures {
+    /// What was found, with nothing done about it yet.
+    pub(super) fn found_only(self) -> Self {
+        Self { packs_kept: 0, packs_repacked: 0, repacked_bytes: 0, packs_removed: 0, removed_bytes: 0, ..self }
+    }
+}
+
+/// What a prune will do. The packs' fates stand in their table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Plan {
+    pub figures: Figures,
+}
+
 impl Plan {
     pub fn changes_index(&self) -> bool {
-        self.packs_removed > 0
+        self.figures.packs_removed > 0
     }
 
     /// Decides every pack's fate.
@@ -188,30 +216,32 @@ impl Plan {
         for pack in &mut packs.packs {
             pack.fate = if pack.used_blobs == 0 { Fate::Remove } else { Fate::Keep };
         }
-        choose_repacks(packs, options, can_compress);
-        let mut plan = Self::default();
+        if !options.recover_space {
+            choose_repacks(packs, options, can_compress);
+        }
+        let mut figures = Figures::default();
         for pack in packs.iter() {
-            plan.used_blobs += u64::from(pack.used_blobs);
-            plan.used_bytes += pack.used_bytes;
-            plan.unused_blobs += u64::from(pack.unused_blobs);
-            plan.unused_bytes += pack.unused_bytes;
+            figures.used_blobs += u64::from(pack.used_blobs);
+            figures.used_bytes += pack.used_bytes;
+            figures.unused_blobs += u64::from(pack.unused_blobs);
+            figures.unused_bytes += pack.unused_bytes;
             match pack.fate {
                 Fate::Keep => {
-                    plan.packs_kept += 1;
-                    plan.unused_bytes_left += pack.unused_bytes;
+                    figures.packs_kept += 1;
+                    figures.unused_bytes_left += pack.unused_bytes;
                 }
                 Fate::Repack => {
-                    plan.packs_repacked += 1;
-                    plan.repacked_bytes += pack.used_bytes;
+                    figures.packs_repacked += 1;
+                    figures.repacked_bytes += pack.used_bytes;
                 }
                 Fate::Remove => {}
             }
             if pack.fate != Fate::Keep {
-                plan.packs_removed += 1;
-                plan.removed_bytes += pack.bytes;
+                figures.packs_removed += 1;
+                figures.removed_bytes += pack.bytes;
             }
         }
-        plan
+        Self { figures }
     }
 }
 
@@ -228,7 +258,8 @@ fn choose_repacks(packs: &mut PackTable, options: &PruneOptions, can_compress: b
     let small_count = [count_small(false), count_small(true)];
     let mut candidates: Vec<usize> = Vec::new();
     for (position, pack) in packs.packs.iter().enumerate() {
-        let allowed = pack.fate == Fate::Keep && (pack.has_trees || !options.repack_cacheable_only);
+        let allowed =
+            pack.fate == Fate::Keep && !pack.is_archived && (pack.has_trees || !options.repack_cacheable_only);
         if allowed && (pack.unused_blobs > 0 || is_small(pack) || pack.has_uncompressed) {
             candidates.push(position);
         }
@@ -280,7 +311,10 @@ mod tests {
         let packs = packs.iter().enumerate().map(|(number, (used, unused))| facts(number as u8, *used, *unused));
         let mut table = PackTable { packs: packs.collect(), ..PackTable::default() };
         let plan = Plan::make(&mut table, &options, true);
-        assert_eq!(plan.used_bytes + plan.unused_bytes, table.iter().map(|pack| pack.bytes).sum::<u64>());
+        assert_eq!(
+            plan.figures.used_bytes + plan.figures.unused_bytes,
+            table.iter().map(|pack| pack.bytes).sum::<u64>()
+        );
         table.iter().map(|pack| pack.fate).collect()
     }
 
@@ -300,6 +334,17 @@ mod tests {
         check(with(MaxUnused::Percent(5.0), None), [Keep, Remove, Keep, Repack, Repack]);
         check(with(MaxUnused::Percent(20.0), None), [Keep, Remove, Keep, Repack, Keep]);
         check(with(MaxUnused::Percent(100.0), None), [Keep, Remove, Keep, Keep, Keep]);
+    }
+
+    #[test]
+    fn packs_in_an_archive_are_not_rewritten() {
+        let packs = [facts(0, 10, 90), facts(1, 10, 90), facts(2, 0, 90)];
+        let archived = [(packs[0].id, 100), (packs[2].id, 90)].into();
+        let mut table = PackTable { packs: packs.to_vec(), ..PackTable::default() };
+        table.note_archived(&archived);
+        Plan::make(&mut table, &PruneOptions { max_unused: MaxUnused::Bytes(0), ..Default::default() }, true);
+        let fates: Vec<Fate> = table.iter().map(|pack| pack.fate).collect();
+        assert_eq!(fates, [Fate::Keep, Fate::Repack, Fate::Remove]);
     }
 
     #[test]

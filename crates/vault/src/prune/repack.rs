@@ -87,8 +87,8 @@ impl Prune<'_> {
         for blob in taken {
             output.add(&blob)?;
         }
-        self.report.packs_repacked += 1;
-        self.report.repacked_bytes += bytes as u64;
+        self.report.figures.packs_repacked += 1;
+        self.report.figures.repacked_bytes += bytes as u64;
         self.progress.report(Event::Bytes(bytes as u64));
         Ok(())
     }

@@ -7,6 +7,7 @@ use levee_store::FileType;
 use super::Prune;
 use super::index_scan::IndexScan;
 use super::plan::Fate;
+use crate::forgotten::{self, Record};
 use crate::index_file::{self, BLOBS_PER_FILE, Packs};
 use crate::{BlobKind, Id, Lock, Result};
 
@@ -18,11 +19,11 @@ impl Prune<'_> {
         let (outdated, replacements) = self.write_replacements()?;
         let unindexed = self.unindexed();
         let (due, _) = self.marks.split_due(&unindexed, self.options.grace, self.now);
-        let nothing_to_do = outdated.is_empty() && due.is_empty();
+        let nothing_to_do = outdated.is_empty() && due.is_empty() && self.forgotten_now().is_none();
         if nothing_to_do && self.marks.wanted(&unindexed, self.now).is_none() {
             let (_, waiting) = self.marks.split_due(&unindexed, self.options.grace, self.now);
             self.count_waiting(&waiting);
-            self.report.packs_kept = self.packs.iter().count() as u64;
+            self.report.figures.packs_kept = self.packs.iter().count() as u64;
             return Ok(Vec::new());
         }
         let exclusive = lock.exclusively(self.options.patience)?;
@@ -35,13 +36,14 @@ impl Prune<'_> {
             self.remove_index(file)?;
         }
         let deletions = self.write_marks(&exclusive)?;
+        self.write_forgotten(&exclusive)?;
         drop(exclusive);
         Ok(deletions)
     }
 
     /// Writes index files that say of the packs that stay what those files say that name packs that go, and
     /// gives both: the ones to be removed, and the new ones.
-    fn write_replacements(&mut self) -> Result<(Vec<Id>, Vec<Id>)> {
+    pub(super) fn write_replacements(&mut self) -> Result<(Vec<Id>, Vec<Id>)> {
         let (mut outdated, mut replacements) = (Vec::new(), Vec::new());
         let mut index = self.index();
         if self.packs.going().next().is_none() && index.doubled.is_empty() {
@@ -133,7 +135,7 @@ impl Prune<'_> {
         Ok(())
     }
 
-    fn remove_index(&mut self, file: &Id) -> Result<()> {
+    pub(super) fn remove_index(&mut self, file: &Id) -> Result<()> {
         match self.vault.store().remove(FileType::Index, &file.to_hex()) {
             Ok(()) | Err(levee_store::Error::NotFound { .. }) => {
                 self.reach.index_files.remove(file);
@@ -143,20 +145,36 @@ impl Prune<'_> {
         }
     }
 
+    /// What the records of forgotten snapshots ought to be; `None` when they are so.
+    fn forgotten_now(&self) -> Option<Vec<Record>> {
+        self.forgotten.wanted(|id| self.walked.contains(id), self.options.grace, self.now)
+    }
+
+    /// Notes that a prune has seen the forgotten snapshots, and lets go of those whose grace is over.
+    fn write_forgotten(&mut self, exclusive: &Lock) -> Result<()> {
+        let Some(records) = self.forgotten_now() else { return Ok(()) };
+        let new = forgotten::write(self.vault, &records)?;
+        exclusive.check()?;
+        for file in std::mem::take(&mut self.forgotten.files).iter().filter(|file| !new.contains(file)) {
+            self.remove_index(file)?;
+        }
+        Ok(())
+    }
+
     /// Notes which packs are in no index now, in place of earlier marks.
     fn write_marks(&mut self, exclusive: &Lock) -> Result<Vec<Id>> {
         let going: Vec<(Id, u64)> = self.packs.going().map(|pack| (pack.id, pack.bytes)).collect();
         let mut unindexed = self.unindexed();
         for (pack, bytes) in &going {
-            self.report.packs_removed += 1;
-            self.report.removed_bytes += bytes;
+            self.report.figures.packs_removed += 1;
+            self.report.figures.removed_bytes += bytes;
             // From now on; what an earlier mark said was before it came into an index again.
             self.marks.forget(pack);
             if self.stored.size_bytes(pack).is_some() {
                 unindexed.push(*pack);
             }
         }
-        self.report.packs_kept = self.packs.iter().count() as u64 - going.len() as u64;
+        self.report.figures.packs_kept = self.packs.iter().count() as u64 - going.len() as u64;
         unindexed.sort();
         if let Some(marks) = self.marks.wanted(&unindexed, self.now) {
             let new = match marks.unindexed.is_empty() {

@@ -94,6 +94,7 @@ pub fn repair_snapshots(
             lock: lock.as_ref(),
             new_host: None,
             new_time: None,
+            add_summary: false,
             tag: (!options.forget).then_some(REPAIRED_TAG),
         };
         snapshots.push(change.run(&mut losses)?);

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rustix::fs::{FallocateFlags, FileType, OFlags, Stat};
@@ -170,6 +171,7 @@ fn compare_only(
 ) -> Result<Option<(Vec<NeededBlob>, FileState)>> {
     let existing = context.target.stat(path)?;
     let mut to_write = size;
+    let mut missing: Option<Vec<NeededBlob>> = None;
     if let Some(existing) = existing {
         if keeps(context, &existing, node, size) {
             report_unchanged(context, path, node);
@@ -184,12 +186,22 @@ fn compare_only(
             }
             let offsets: HashSet<u64> = needed.iter().map(|blob| blob.offset).collect();
             to_write = blobs.iter().filter(|(blob, _)| offsets.contains(&blob.offset)).map(|(_, length)| length).sum();
+            missing = Some(needed);
         }
     }
+    note_packs(context, missing.unwrap_or_else(|| blobs.iter().map(|(blob, _)| *blob).collect()))?;
     context.bytes_written.fetch_add(to_write, Ordering::Relaxed);
     context.progress.report(Event::Bytes(node.size));
     report_restored(context, path);
     Ok(None)
+}
+
+fn note_packs(context: &Context<'_>, blobs: Vec<NeededBlob>) -> Result<()> {
+    let Some(packs) = &context.packs_needed else { return Ok(()) };
+    let places = blobs.iter().map(|blob| Ok(context.vault.blob_location(BlobKind::Data, &blob.id)?.pack));
+    let places = places.collect::<Result<Vec<Id>>>()?;
+    packs.lock().unwrap_or_else(PoisonError::into_inner).extend(places);
+    Ok(())
 }
 
 /// Where each blob of a file begins, how long it is, and how long the file is.

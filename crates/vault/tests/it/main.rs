@@ -23,3 +23,4 @@ mod streaming;
 mod support;
 mod suspecting;
 mod transporting;
+mod undeleting;

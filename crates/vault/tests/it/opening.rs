@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use levee_store::{FileType, LocalStore};
-use levee_vault::{Error, MasterKey, Password, Vault};
+use levee_vault::{Error, MasterKey, Password, SnapshotSelection, Vault};
 
 use crate::support::*;
 
@@ -121,12 +121,12 @@ fn snapshots_are_found_by_prefix_and_as_latest() {
     options.host = Some("elsewhere".into());
     options.tags = vec!["a".into(), "b".into()];
     let second = levee_vault::backup(&vault, &options, &()).unwrap().snapshot_id.unwrap();
-    let find = |wanted: &str, filter: levee_vault::SnapshotFilter| vault.find_snapshot(wanted, &filter).unwrap().0;
+    let find = |wanted: &str, among: SnapshotSelection| vault.find_snapshot(wanted, &among).unwrap().0;
     assert_eq!(find("latest", Default::default()), second);
     assert_eq!(find(&first.short(), Default::default()), first);
-    let of_tag = levee_vault::SnapshotFilter { tags: vec!["b".into()], ..Default::default() };
+    let of_tag = SnapshotSelection { tag_lists: vec![vec!["b".into()]], ..Default::default() };
     assert_eq!(find("latest", of_tag), second);
-    let of_host = levee_vault::SnapshotFilter { host: Some("nobody".into()), ..Default::default() };
+    let of_host = SnapshotSelection { hosts: vec!["nobody".into()], ..Default::default() };
     assert!(matches!(vault.find_snapshot("latest", &of_host), Err(Error::SnapshotNotFound { .. })));
     let digits = "0123456789abcdef".chars().find(|digit| !first.to_string().starts_with(*digit)).unwrap();
     let unknown = vault.find_snapshot(&format!("{digits}{}", &first.to_string()[1..]), &Default::default());

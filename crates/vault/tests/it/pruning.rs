@@ -1,4 +1,3 @@
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -22,22 +21,6 @@ fn prune_after(vault: &Vault, hours: i64) -> PruneReport {
     let report = levee_vault::prune(vault, &options(), Timestamp::now() + HOUR * hours as i32, &()).unwrap();
     assert!(report.problems.is_empty(), "{report:?}");
     report
-}
-
-fn files(scratch: &Scratch, folder: &str) -> BTreeSet<PathBuf> {
-    let mut found = BTreeSet::new();
-    let mut to_do = vec![scratch.path("repository").join(folder)];
-    while let Some(directory) = to_do.pop() {
-        for entry in std::fs::read_dir(directory).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                to_do.push(path);
-            } else {
-                found.insert(path);
-            }
-        }
-    }
-    found
 }
 
 fn assert_sound(scratch: &Scratch) {
@@ -77,22 +60,29 @@ fn what_is_forgotten_leaves_the_index_first_and_the_store_a_day_later() {
     let vault = scratch.init();
     let gone = store(&vault, &[1, 2, 3]);
     let kept = store(&vault, &[3, 4]);
-    assert_eq!(prune_after(&vault, 0).packs_removed, 0);
+    assert_eq!(prune_after(&vault, 0).figures.packs_removed, 0);
     vault.remove_snapshot(&gone).unwrap();
-    let packs = files(&scratch, "data");
+    let packs = scratch.files("data");
 
-    let before = files(&scratch, "");
+    let before = scratch.files("");
     let foreseen =
         levee_vault::prune(&vault, &PruneOptions { dry_run: true, ..options() }, Timestamp::now(), &()).unwrap();
-    assert_eq!(files(&scratch, ""), before, "a dry run changes nothing");
+    assert_eq!(scratch.files(""), before, "a dry run changes nothing");
 
     let report = prune_after(&vault, 0);
     // The first snapshot's data lie in one pack, of which a third is used.
-    assert_eq!((report.packs_removed, report.packs_repacked, report.packs_deleted), (2, 1, 0), "{report:?}");
-    assert_eq!((foreseen.packs_removed, foreseen.packs_repacked), (2, 1), "{foreseen:?}");
-    assert!(report.removed_bytes > 3 * FILE_BYTES as u64 && report.unused_bytes_left == 0, "{report:?}");
-    assert!((FILE_BYTES as u64..2 * FILE_BYTES as u64).contains(&report.repacked_bytes), "{report:?}");
-    assert!(files(&scratch, "data").is_superset(&packs), "nothing is deleted yet");
+    assert_eq!(
+        (report.figures.packs_removed, report.figures.packs_repacked, report.packs_deleted),
+        (2, 1, 0),
+        "{report:?}"
+    );
+    assert_eq!((foreseen.figures.packs_removed, foreseen.figures.packs_repacked), (2, 1), "{foreseen:?}");
+    assert!(
+        report.figures.removed_bytes > 3 * FILE_BYTES as u64 && report.figures.unused_bytes_left == 0,
+        "{report:?}"
+    );
+    assert!((FILE_BYTES as u64..2 * FILE_BYTES as u64).contains(&report.figures.repacked_bytes), "{report:?}");
+    assert!(scratch.files("data").is_superset(&packs), "nothing is deleted yet");
     assert_sound(&scratch);
     assert_reads(&vault, kept, &[3, 4]);
 
@@ -101,18 +91,18 @@ fn what_is_forgotten_leaves_the_index_first_and_the_store_a_day_later() {
     assert!(early.waiting_until.is_some_and(|until| until > Timestamp::now() + HOUR * 23));
     let late = prune_after(&vault, 25);
     assert_eq!((late.packs_deleted, late.packs_waiting), (2, 0), "{late:?}");
-    assert_eq!(late.deleted_bytes, report.removed_bytes);
+    assert_eq!(late.deleted_bytes, report.figures.removed_bytes);
     assert_sound(&scratch);
     assert_reads(&scratch.open(), kept, &[3, 4]);
 
     prune_after(&vault, 26);
-    let settled = files(&scratch, "");
+    let settled = scratch.files("");
     let last = prune_after(&vault, 27);
-    assert_eq!(files(&scratch, ""), settled, "with nothing to do nothing changes");
-    assert_eq!((last.unused_bytes, last.packs_kept), (0, last.packs_kept));
+    assert_eq!(scratch.files(""), settled, "with nothing to do nothing changes");
+    assert_eq!((last.figures.unused_bytes, last.figures.packs_kept), (0, last.figures.packs_kept));
     // Stock restic finds nothing left to do.
     let restic = scratch.restic(&["prune", "--max-unused", "0"]);
-    assert_eq!(files(&scratch, "data").len() as u64, last.packs_kept, "{restic}");
+    assert_eq!(scratch.files("data").len() as u64, last.figures.packs_kept, "{restic}");
 }
 
 #[test]
@@ -142,10 +132,10 @@ fn a_running_backup_delays_the_swap_and_loses_nothing() {
     let gone = store(&vault, &[1, 2]);
     vault.remove_snapshot(&gone).unwrap();
     let mut writer = SnapshotWriter::begin(&scratch.open(), SnapshotOptions::default()).unwrap();
-    let index = files(&scratch, "index");
+    let index = scratch.files("index");
     let refused = levee_vault::prune(&vault, &options(), Timestamp::now(), &());
     assert!(matches!(refused, Err(Error::Locked { exclusive: false, .. })), "{refused:?}");
-    assert!(files(&scratch, "index").is_superset(&index));
+    assert!(scratch.files("index").is_superset(&index));
     // This writer has read the index before anything was marked, and relies on the old packs.
     add(&mut writer, &[1, 2]);
     let early = writer.finish().unwrap();
@@ -176,7 +166,7 @@ fn a_snapshot_that_comes_between_look_and_swap_keeps_its_packs() {
         let pruning = scope.spawn(|| levee_vault::prune(&scratch.open(), &patient, Timestamp::now(), &()).unwrap());
         // It has looked when its marks stand in a second index file.
         let started = std::time::Instant::now();
-        while files(&scratch, "index").len() < 2 && started.elapsed() < Duration::from_secs(30) {
+        while scratch.files("index").len() < 2 && started.elapsed() < Duration::from_secs(30) {
             std::thread::sleep(Duration::from_millis(20));
         }
         add(&mut writer, &[1]);
@@ -185,7 +175,7 @@ fn a_snapshot_that_comes_between_look_and_swap_keeps_its_packs() {
     });
     let (report, snapshot) = report;
     // The data's pack stays, and its trees' too: they are the same but for one entry.
-    assert_eq!(report.packs_removed, 1, "{report:?}");
+    assert_eq!(report.figures.packs_removed, 1, "{report:?}");
     assert_sound(&scratch);
     assert_reads(&scratch.open(), snapshot, &[1]);
 }
@@ -200,7 +190,7 @@ fn what_a_writer_refers_to_that_was_thought_dead_is_taken_back() {
     levee_vault::unlock(&vault, true).unwrap();
     vault.remove_snapshot(&gone).unwrap();
     let report = prune_after(&vault, 0);
-    assert_eq!(report.packs_removed, 2, "{report:?}");
+    assert_eq!(report.figures.packs_removed, 2, "{report:?}");
     add(&mut sleeper, &[1, 2]);
     let snapshot = sleeper.finish().unwrap().snapshot_id.unwrap();
     assert!(!scratch.restic_output(&["check"]).status.success(), "its data are in no index");
@@ -221,7 +211,7 @@ fn a_prune_refuses_when_something_is_nowhere() {
     let kept = store(&vault, &[1]);
     let gone = store(&vault, &[2]);
     vault.remove_snapshot(&gone).unwrap();
-    let hidden: Vec<PathBuf> = files(&scratch, "data").into_iter().chain(files(&scratch, "index")).collect();
+    let hidden: Vec<PathBuf> = scratch.files("data").into_iter().chain(scratch.files("index")).collect();
     assert_eq!(hidden.len(), 6);
     let (whole, away) = (scratch.path("whole"), scratch.path("away"));
     std::fs::rename(scratch.path("repository"), &whole).unwrap();
@@ -230,10 +220,10 @@ fn a_prune_refuses_when_something_is_nowhere() {
         let copied = Command::new("cp").arg("-a").args([&whole, &scratch.path("repository")]).status().unwrap();
         assert!(copied.success());
         std::fs::rename(&hidden, &away).unwrap();
-        let before = files(&scratch, "");
+        let before = scratch.files("");
         let result = levee_vault::prune(&scratch.open(), &options(), Timestamp::now(), &());
         if result.is_err() {
-            assert_eq!(files(&scratch, ""), before, "{result:?}");
+            assert_eq!(scratch.files(""), before, "{result:?}");
             refused += 1;
         }
         std::fs::rename(&away, &hidden).unwrap();
@@ -266,8 +256,32 @@ fn with_no_grace_everything_goes_at_once() {
     vault.remove_snapshot(&gone).unwrap();
     let at_once = PruneOptions { grace: SignedDuration::ZERO, ..options() };
     let report = levee_vault::prune(&vault, &at_once, Timestamp::now(), &()).unwrap();
-    assert_eq!((report.packs_removed, report.packs_deleted, report.packs_waiting), (2, 2, 0), "{report:?}");
-    assert_eq!(files(&scratch, "data").len() as u64, report.packs_kept + report.packs_repacked);
+    assert_eq!((report.figures.packs_removed, report.packs_deleted, report.packs_waiting), (2, 2, 0), "{report:?}");
+    assert_eq!(scratch.files("data").len() as u64, report.figures.packs_kept + report.figures.packs_repacked);
     assert_sound(&scratch);
     assert_reads(&scratch.open(), kept, &[3]);
+}
+
+#[test]
+fn a_full_store_gets_its_space_back_before_anything_is_written() {
+    let scratch = Scratch::new();
+    let vault = scratch.init();
+    let (gone, half) = (store(&vault, &[1, 2, 3]), store(&vault, &[4, 5]));
+    let kept = store(&vault, &[4]);
+    store(&vault, &[6]);
+    vault.remove_snapshot(&half).unwrap();
+    prune_after(&vault, 0);
+    vault.remove_snapshot(&gone).unwrap();
+    let options = PruneOptions { recover_space: true, ..options() };
+    // Neither beside a backup.
+    let beside = Lock::take(&vault, LockMode::Shared).unwrap();
+    let refused = levee_vault::prune(&vault, &options, Timestamp::now(), &());
+    assert!(matches!(refused, Err(Error::Locked { .. })), "{refused:?}");
+    drop(beside);
+    let report = levee_vault::prune(&vault, &options, Timestamp::now(), &()).unwrap();
+    assert!(report.packs_deleted >= 4 && report.figures.packs_repacked == 0, "{report:?}");
+    assert_eq!(scratch.files("data").len() as u64, report.figures.packs_kept);
+    assert_sound(&scratch);
+    assert_reads(&scratch.open(), kept, &[4]);
+    assert_eq!(prune_after(&vault, 48).packs_deleted, 0);
 }

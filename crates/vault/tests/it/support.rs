@@ -1,6 +1,6 @@
 //! What the tests share: repositories in scratch folders, trees of every kind of file, and stock restic.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -55,6 +55,23 @@ impl Scratch {
 
     pub fn open(&self) -> Vault {
         Vault::open(self.store(), &password()).unwrap()
+    }
+
+    /// The repository's files below one of its folders.
+    pub fn files(&self, folder: &str) -> BTreeSet<PathBuf> {
+        let mut found = BTreeSet::new();
+        let mut to_do = vec![self.path("repository").join(folder)];
+        while let Some(directory) = to_do.pop() {
+            for entry in std::fs::read_dir(directory).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    to_do.push(path);
+                } else {
+                    found.insert(path);
+                }
+            }
+        }
+        found
     }
 
     /// Runs stock restic on the repository and expects it to succeed.
@@ -252,7 +269,7 @@ fn sha(content: &[u8]) -> levee_vault::Id {
 /// Compares two trees and names the first differences.
 pub fn assert_same(expected: &Path, actual: &Path) {
     let (expected, actual) = (describe(expected), describe(actual));
-    let names: std::collections::BTreeSet<_> = expected.keys().chain(actual.keys()).collect();
+    let names: BTreeSet<_> = expected.keys().chain(actual.keys()).collect();
     let differing: Vec<_> = names
         .into_iter()
         .filter(|name| expected.get(*name) != actual.get(*name))

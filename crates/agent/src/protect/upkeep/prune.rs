@@ -78,8 +78,8 @@ pub fn prune(
     };
     // Whatever reads from the repository next must not look for packs that are gone.
     shared.refresh_index().map_err(cannot)?;
-    tracing::info!(app = %app.name, report.packs_removed, report.packs_repacked, report.packs_deleted, report.deleted_bytes,
-        report.packs_waiting, report.waiting_bytes, "cleared old data away");
+    tracing::info!(app = %app.name, report.figures.packs_removed, report.figures.packs_repacked,
+        report.packs_deleted, report.deleted_bytes, report.packs_waiting, report.waiting_bytes, "cleared old data away");
     state.pruned_at = Some(now);
     state.unpruned = false;
     state.waiting_until = report.waiting_until;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use levee_model::AssetId;
-use levee_vault::{SnapshotFilter, SnapshotId, Vault};
+use levee_vault::{SnapshotId, SnapshotSelection, Vault};
 
 use super::{BaseBackup, BaseFacts, FACTS_PATH, TAG, asset_tag, facts};
 use crate::{Error, Result};
@@ -42,7 +42,8 @@ impl KnownBases {
     /// # Errors
     /// When the vault can't be asked, in which case nothing new is known of any base.
     pub fn refresh(&mut self, vault: &Vault, asset: &AssetId) -> Result<()> {
-        let filter = SnapshotFilter { tags: vec![TAG.into(), asset_tag(asset)], ..SnapshotFilter::default() };
+        let filter =
+            SnapshotSelection { tag_lists: vec![vec![TAG.into(), asset_tag(asset)]], ..SnapshotSelection::default() };
         let snapshots = vault.snapshots().map_err(Error::vault("listing base backups"))?;
         let (mut read, mut unreadable) = (BTreeMap::new(), BTreeMap::new());
         for (id, snapshot) in snapshots.iter().filter(|(_, snapshot)| filter.matches(snapshot)) {

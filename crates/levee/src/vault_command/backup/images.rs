@@ -3,14 +3,11 @@
 use anyhow::bail;
 use clap::ValueEnum;
 use levee_image::{BackingFiles, Format};
-use levee_vault::{ImageBackupOptions, SnapshotFilter, SnapshotOptions};
+use levee_vault::{BackupSummary, ImageBackupOptions, SnapshotOptions, SnapshotSelection, Vault};
 
-use super::super::place::Place;
-use super::super::progress::{Display, During};
-use super::super::{ended, open};
-use super::{Arguments, report};
-use crate::exit::Exit;
-use crate::output::Output;
+use super::super::ended;
+use super::super::progress::Display;
+use super::Arguments;
 
 /// `--image-format`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -28,14 +25,18 @@ impl From<ImageFormat> for Format {
     }
 }
 
-pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
+/// Whether the arguments go together.
+pub fn refuse_wrong_use(arguments: &Arguments) -> anyhow::Result<()> {
     if arguments.paths.is_empty() {
         bail!("nothing to store: give the PATH of a raw file, a block device or a qcow2 image");
     }
-    let vault = open(place)?;
+    Ok(())
+}
+
+pub fn store(vault: &Vault, arguments: Arguments, display: &Display) -> anyhow::Result<BackupSummary> {
     let parent = match &arguments.parent {
         None => None,
-        Some(wanted) => Some(vault.find_snapshot(wanted, &SnapshotFilter::default()).map_err(ended)?.0),
+        Some(wanted) => Some(vault.find_snapshot(wanted, &SnapshotSelection::default()).map_err(ended)?.0),
     };
     let options = ImageBackupOptions {
         images: arguments.paths,
@@ -49,12 +50,9 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
             time: arguments.time,
             compression: arguments.compression.into(),
             dry_run: arguments.dry_run,
+            patience: arguments.retry_lock,
             ..SnapshotOptions::default()
         },
     };
-    let display = Display::new(output, During::Archival);
-    let result = levee_vault::backup_images(&vault, &options, &display);
-    display.finish();
-    let summary = result.map_err(ended)?;
-    report(&summary, arguments.dry_run, &display, output)
+    levee_vault::backup_images(vault, &options, display).map_err(ended)
 }

@@ -6,50 +6,53 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 use jiff::Timestamp;
-use levee_vault::{Chunking, Event, NodeMeta, Progress, SnapshotOptions, SnapshotWriter};
+use levee_vault::{BackupSummary, Chunking, Event, NodeMeta, Progress, SnapshotOptions, SnapshotWriter, Vault};
 
-use super::super::place::Place;
-use super::super::progress::{Display, During};
-use super::super::{ended, open};
-use super::{Arguments, report};
-use crate::exit::Exit;
-use crate::output::Output;
+use super::super::ended;
+use super::super::progress::Display;
+use super::Arguments;
 
 /// What a file is that was never on a disk.
 const MODE: u32 = 0o644;
 
-pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
-    let name = Path::new("/").join(&arguments.stdin_filename);
-    let Ok(relative) = name.strip_prefix("/").map(Path::to_path_buf) else { bail!("the file needs a name") };
+/// Whether the arguments go together.
+pub fn refuse_wrong_use(arguments: &Arguments) -> anyhow::Result<()> {
     if arguments.stdin && !arguments.paths.is_empty() {
         bail!("--stdin stores standard input alone: leave out the paths");
     }
     if arguments.stdin_from_command && arguments.paths.is_empty() {
         bail!("--stdin-from-command needs the command: levee vault backup --stdin-from-command -- COMMAND ARGUMENTS");
     }
-    let vault = open(place)?;
+    relative_name(arguments).map(drop)
+}
+
+fn relative_name(arguments: &Arguments) -> anyhow::Result<PathBuf> {
+    let name = Path::new("/").join(&arguments.stdin_filename);
+    let Ok(relative) = name.strip_prefix("/").map(Path::to_path_buf) else { bail!("the file needs a name") };
+    Ok(relative)
+}
+
+pub fn store(vault: &Vault, arguments: Arguments, display: &Display) -> anyhow::Result<BackupSummary> {
+    let relative = relative_name(&arguments)?;
     let options = SnapshotOptions {
         host: arguments.host,
         tags: arguments.tag.into_iter().filter(|tag| !tag.is_empty()).collect(),
-        paths: vec![name],
+        paths: vec![Path::new("/").join(&relative)],
         time: arguments.time,
         parent: None,
         compression: arguments.compression.into(),
         dry_run: arguments.dry_run,
         patience: arguments.retry_lock,
     };
-    let display = Display::new(output, During::Archival);
-    let mut writer = SnapshotWriter::begin(&vault, options).map_err(ended)?;
+    let mut writer = SnapshotWriter::begin(vault, options).map_err(ended)?;
     let meta = NodeMeta::new(MODE, Timestamp::now());
     if arguments.stdin_from_command {
-        store_command(&mut writer, &relative, &meta, &arguments.paths, &display)?;
+        store_command(&mut writer, &relative, &meta, &arguments.paths, display)?;
     } else {
-        let mut counted = Counted { source: io::stdin().lock(), display: &display };
+        let mut counted = Counted { source: io::stdin().lock(), display };
         writer.file(&relative, &meta, &mut counted, Chunking::Content).map_err(ended)?;
     }
-    let summary = writer.finish().map_err(ended)?;
-    display.finish();
-    report(&summary, Vec::new(), arguments.dry_run, &display, output)
+    writer.finish().map_err(ended)
 }
 
 /// Without `finish`, which is not reached when the command fails, there is no snapshot.

@@ -1,7 +1,7 @@
 //! Whether a backup looks like ransomware at work, against the history of its source.
 
 use levee_vault::suspicion::{Sign, Usual, judge};
-use levee_vault::{BackupSummary, Result, Snapshot, SnapshotFilter, Vault};
+use levee_vault::{BackupSummary, Result, Snapshot, SnapshotSelection, Vault};
 
 /// With fewer files changed or gone there is no sign, and nothing need be looked up.
 const FILES_MIN: u64 = 20;
@@ -23,7 +23,7 @@ pub fn signs(vault: &Vault, summary: &BackupSummary) -> Result<Vec<Sign>> {
 /// What earlier backups of the same source say of themselves.
 fn usual(vault: &Vault, like: &Snapshot) -> Result<Usual> {
     let paths = like.paths.iter().map(Into::into).collect();
-    let filter = SnapshotFilter { host: Some(like.hostname.clone()), tags: Vec::new(), paths };
+    let filter = SnapshotSelection { hosts: vec![like.hostname.clone()], paths, ..SnapshotSelection::default() };
     let mut snapshots = vault.snapshots()?;
     snapshots.retain(|(_, snapshot)| filter.matches(snapshot) && snapshot.time <= like.time);
     let mut usual = Usual::default();

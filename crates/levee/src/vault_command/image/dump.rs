@@ -7,9 +7,9 @@ use anyhow::Context;
 use clap::Args;
 use levee_image::ReadAt;
 
-use super::super::filter::FilterArguments;
 use super::super::open;
 use super::super::place::Place;
+use super::super::selection::FilterArguments;
 use super::super::snapshot_argument::Chosen;
 use super::place_in_image::{Disk, Inside, PlaceInImage};
 use crate::exit::Exit;
@@ -34,7 +34,7 @@ const PIECE_BYTES: usize = 4 << 20;
 
 pub fn run(place: &Place, arguments: Arguments) -> anyhow::Result<Exit> {
     let vault = open(place)?;
-    let chosen = Chosen::find(&vault, &arguments.snapshot, &arguments.filter.filter()?)?;
+    let chosen = Chosen::find(&vault, &arguments.snapshot, &arguments.filter.selection()?)?;
     let found = PlaceInImage::find(&vault, &chosen.id, &arguments.wanted)?;
     let disk = Disk::open(&vault, &chosen.id, &found.image)?;
     let file_system;

@@ -6,9 +6,9 @@ use levee_image::{Attributes, Contents, DirEntry, FileKind, Format, Moment, Tabl
 use levee_vault::FileTime;
 use serde::Serialize;
 
-use super::super::filter::FilterArguments;
 use super::super::ls::escaped_path;
 use super::super::place::Place;
+use super::super::selection::FilterArguments;
 use super::super::snapshot_argument::Chosen;
 use super::super::snapshots::local_time;
 use super::super::{ended, open};
@@ -87,7 +87,7 @@ struct NodeLine<'a> {
 
 pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
     let vault = open(place)?;
-    let chosen = Chosen::find(&vault, &arguments.snapshot, &arguments.filter.clone().filter()?)?;
+    let chosen = Chosen::find(&vault, &arguments.snapshot, &arguments.filter.selection()?)?;
     let Some(wanted) = &arguments.wanted else {
         for image in vault.images(&chosen.id).map_err(ended)? {
             let line = ImageLine {

@@ -6,10 +6,10 @@ use levee_image::{ExtractEvent, ExtractOptions};
 use levee_vault::{Event, ItemChange, Progress};
 use serde::Serialize;
 
-use super::super::filter::FilterArguments;
 use super::super::open;
 use super::super::place::Place;
 use super::super::progress::{Display, During};
+use super::super::selection::FilterArguments;
 use super::super::snapshot_argument::Chosen;
 use super::place_in_image::{Disk, Inside, PlaceInImage};
 use crate::exit::Exit;
@@ -46,7 +46,7 @@ struct SummaryLine {
 
 pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
     let vault = open(place)?;
-    let chosen = Chosen::find(&vault, &arguments.snapshot, &arguments.filter.filter()?)?;
+    let chosen = Chosen::find(&vault, &arguments.snapshot, &arguments.filter.selection()?)?;
     let found = PlaceInImage::find(&vault, &chosen.id, &arguments.wanted)?;
     let Inside::Path { partition, path } = found.inside else {
         bail!(

@@ -33,7 +33,7 @@ struct SummaryLine {
 
 pub fn run(place: &Place, arguments: &Arguments, name: &Path, output: Output) -> anyhow::Result<Exit> {
     let vault = open(place)?;
-    let Chosen { id, folder, .. } = Chosen::find(&vault, &arguments.snapshot, &arguments.filter.clone().filter()?)?;
+    let Chosen { id, folder, .. } = Chosen::find(&vault, &arguments.snapshot, &arguments.filter.selection()?)?;
     if folder != Path::new("/") {
         bail!("--image takes a snapshot without a folder; name the image by its path if two have the same name");
     }

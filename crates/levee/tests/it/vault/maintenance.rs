@@ -57,6 +57,50 @@ fn forget_prints_what_restic_prints_and_prune_frees_it() {
 }
 
 #[test]
+fn what_was_forgotten_is_brought_back() {
+    let (case, source) = with_two_snapshots();
+    let list = |case: &Case| case.json(&["undelete", "--list"])[0].as_array().unwrap().clone();
+    assert!(case.levee(&["undelete", "--list"]).contains("nothing"));
+    let text = case.levee(&["forget", "--keep-last", "1", "--compact"]);
+    assert!(text.contains("removed 1 snapshots") && !text.contains(&source), "{text}");
+    case.levee(&["prune", "--max-unused", "0"]);
+    let listed = list(&case);
+    let id = listed[0]["id"].as_str().unwrap();
+    assert!(listed.len() == 1 && listed[0]["pruned"].is_string(), "{listed:?}");
+    assert!(case.levee_fails(1, &["undelete"]).contains("--all"));
+    assert!(case.levee_fails(1, &["undelete", "0123456789"]).contains("--list"));
+    case.levee(&["undelete", "--all", "--host", "elsewhere"]);
+    assert_eq!(case.json(&["undelete", "--dry-run", id]).pop().unwrap()["snapshots"], serde_json::json!([id]));
+    assert_eq!(case.json(&["undelete", id]).pop().unwrap()["snapshots"], serde_json::json!([id]));
+    assert!(list(&case).is_empty());
+    assert_eq!(case.levee(&["dump", id, &format!("{source}/file")]), "one");
+    Restic::distribution().run(&case.vault, PASSWORD, &["check", "--read-data"]);
+}
+
+#[test]
+fn rewriting_adds_a_summary() {
+    let case = Case::new();
+    let old = Restic::distribution();
+    let source = case.path("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("file"), "content").unwrap();
+    old.run(&case.vault, PASSWORD, &["init"]);
+    old.run(&case.vault, PASSWORD, &["backup", source.to_str().unwrap()]);
+    let summary = |case: &Case| case.json(&["snapshots"])[0][0]["summary"].clone();
+    assert!(summary(&case).is_null());
+    let rewritten = case.json(&["rewrite", "--snapshot-summary", "--forget"]).pop().unwrap();
+    assert_eq!(rewritten["changed_snapshots"], 1);
+    let written = summary(&case);
+    assert_eq!((&written["total_files_processed"], &written["total_bytes_processed"]), (&1.into(), &7.into()));
+    let again = case.json(&["rewrite", "--snapshot-summary", "--forget"]).pop().unwrap();
+    assert_eq!(again["changed_snapshots"], 0);
+    assert!(case.json(&["rewrite", "--iexclude", "FILE", "--dry-run"]).pop().unwrap()["changed_snapshots"] == 1);
+    for restic in levee_testing::restic::versions() {
+        restic.run(&case.vault, PASSWORD, &["snapshots"]);
+    }
+}
+
+#[test]
 fn snapshots_are_copied_tagged_and_rewritten() {
     let (from, source) = with_two_snapshots();
     let to = Case::with_vault();

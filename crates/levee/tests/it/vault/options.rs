@@ -63,6 +63,8 @@ fn tags_hosts_and_times_are_kept_and_found() {
     assert_eq!(count(&["--path", source]), 2);
     assert_eq!(count(&["--path", "/elsewhere"]), 0);
     assert_eq!(count(&["--latest", "1"]), 2);
+    assert_eq!(count(&["--host", "alpha", "--host", "beta"]), 2);
+    assert_eq!(count(&["--tag", "web", "--tag", ""]), 2);
     let snapshots = case.json(&["snapshots"]);
     assert_eq!(snapshots[0][0]["tags"], serde_json::json!(["daily", "web", "x"]));
     assert!(snapshots[0][0]["time"].as_str().unwrap().starts_with("2020-02-0"), "{}", snapshots[0][0]);
@@ -71,6 +73,28 @@ fn tags_hosts_and_times_are_kept_and_found() {
     let first = snapshots[0][0]["short_id"].as_str().unwrap().to_string();
     let summary = case.backup(&[source, "--host", "gamma", "--parent", &first]);
     assert_eq!(summary["files_unmodified"], 4, "{summary}");
+    // Nor a parent of other paths or tags, unless the group says so.
+    let unmodified = |arguments: &[&str]| {
+        let summary = case.backup(&[&[source, "--host", "delta", "--dry-run"], arguments].concat());
+        summary["files_unmodified"].as_u64().unwrap()
+    };
+    assert_eq!(unmodified(&[]), 0);
+    assert_eq!(unmodified(&["--group-by", "paths"]), 4);
+    assert_eq!(unmodified(&["--group-by", "tags", "--tag", "x"]), 4);
+    assert_eq!(unmodified(&["--group-by", "tags", "--tag", "y"]), 0);
+}
+
+#[test]
+fn snapshots_keep_their_writers_distance_from_utc() {
+    let case = Case::with_vault();
+    let source = source(&case);
+    let mut backup = case.command(&["backup", source.to_str().unwrap(), "--time", "2026-02-03 23:30:00"]);
+    super::succeed(backup.env("TZ", "Asia/Kolkata"));
+    let time = |case: &Case| case.json(&["snapshots"])[0][0]["time"].as_str().unwrap().to_string();
+    assert_eq!(time(&case), "2026-02-03T23:30:00+05:30");
+    case.levee(&["rewrite", "--new-host", "other", "--forget"]);
+    case.levee(&["tag", "--add", "x"]);
+    assert_eq!(time(&case), "2026-02-03T23:30:00+05:30");
 }
 
 #[test]

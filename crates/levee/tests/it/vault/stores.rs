@@ -4,12 +4,13 @@ use std::path::Path;
 use std::process::Command;
 
 use levee_testing::ceph::{ACCESS_KEY, Ceph, SECRET_KEY};
+use levee_testing::glacier::{ARCHIVE_CLASS, Glacier};
 use levee_testing::restic;
 use levee_testing::sshd::Sshd;
 use levee_testing::webdav::{self, WebDav};
 
 use super::tree::{self, assert_same_to_restic};
-use super::{Case, PASSWORD, below, command, succeed};
+use super::{Case, PASSWORD, below, command, fail, succeed};
 
 /// Levee and each restic back up to the same vault, check it, and restore what the others wrote.
 fn work_together(case: &Case, levee: &dyn Fn() -> Command, restic: &dyn Fn(&restic::Restic) -> Command) {
@@ -66,6 +67,92 @@ fn s3_on_ceph() {
         command
     };
     work_together(&case, &levee, &|restic| with_keys(restic.command(&vault, PASSWORD)));
+    only_what_is_referred_to_is_retained(&case, &ceph);
+    a_restore_thaws_what_it_needs(&case, &ceph);
+}
+
+/// `levee vault` on a vault at an endpoint.
+fn on_s3(endpoint: &str, path: &str, arguments: &[&str]) -> Command {
+    let mut command = command(format!("s3:{endpoint}/{path}"));
+    command.env("AWS_ACCESS_KEY_ID", ACCESS_KEY).env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
+    command.env("LEVEE_PASSWORD", PASSWORD).args(arguments);
+    command
+}
+
+fn last_line(text: &str) -> serde_json::Value {
+    serde_json::from_str(text.lines().last().unwrap()).unwrap()
+}
+
+fn only_what_is_referred_to_is_retained(case: &Case, ceph: &Ceph) {
+    let levee = |arguments: &[&str]| {
+        let locking = ["--s3-object-lock", "1"];
+        succeed(&mut on_s3(&ceph.endpoint(), "locked/vault", &[&locking, arguments].concat()))
+    };
+    levee(&["init"]);
+    let file = case.path("file");
+    for content in ["one", "two"] {
+        std::fs::write(&file, content).unwrap();
+        levee(&["backup", file.to_str().unwrap()]);
+    }
+    // Config, key, two snapshots, two index files; a pack of contents and one of trees for each.
+    let retained = last_line(&levee(&["retain", "--days", "3", "--json"]));
+    assert_eq!((&retained["files"], &retained["packs_left"]), (&10.into(), &0.into()));
+    levee(&["forget", "--keep-last", "1"]);
+    let retained = last_line(&levee(&["retain", "--days", "3", "--json"]));
+    // One snapshot fewer, and one index file more, which remembers it.
+    assert_eq!((&retained["files"], &retained["packs_left"]), (&8.into(), &2.into()));
+}
+
+fn a_restore_thaws_what_it_needs(case: &Case, ceph: &Ceph) {
+    let glacier = Glacier::start(ceph.port(), 2);
+    let levee = |arguments: &[&str]| on_s3(&glacier.endpoint(), "vaults/archive", arguments);
+    let class = ["--s3-data-class", ARCHIVE_CLASS];
+    let source = case.path("archived");
+    for name in ["one", "two"] {
+        std::fs::create_dir_all(source.join(name)).unwrap();
+        std::fs::write(source.join(name).join("file"), name).unwrap();
+    }
+    let path = |path: &Path| path.to_str().unwrap().to_string();
+    succeed(&mut levee(&[&class[..], &["init"]].concat()));
+    for name in ["one", "two"] {
+        succeed(&mut levee(&[&class[..], &["backup", &path(&source.join(name))]].concat()));
+    }
+    assert_eq!(glacier.counts(), (2, 0));
+    // What is hot is enough for a listing, a check, and the next backup.
+    succeed(&mut levee(&["ls", "latest"]));
+    succeed(&mut levee(&["check"]));
+    let refused = fail(1, &mut levee(&["check", "--read-data"]));
+    assert!(refused.contains("2 packs") && refused.contains("levee vault thaw"), "{refused}");
+    let refused = fail(1, &mut levee(&["dump", "latest", &path(&source.join("two/file"))]));
+    assert!(refused.contains("levee vault thaw"), "{refused}");
+
+    // What is there already needs no thawing.
+    let target = case.path("thawed");
+    std::fs::create_dir_all(below(&target, &source).join("two")).unwrap();
+    std::fs::write(below(&target, &source).join("two/file"), "two").unwrap();
+    let said = succeed(&mut levee(&["restore", "latest", "-t", &path(&target), "--thaw-only", "--json"]));
+    assert_eq!(last_line(&said)["packs_thawing"], 0, "{said}");
+    std::fs::remove_dir_all(&target).unwrap();
+    let thaw_only = ["restore", "latest", "-t", &path(&target), "--thaw-only", "--json"];
+    let said = last_line(&succeed(&mut levee(&thaw_only)));
+    assert_eq!((&said["packs_thawing"], &said["packs_frozen"]), (&1.into(), &0.into()), "{said}");
+    assert!(!target.exists());
+    // Asked for, and not yet there: the restore waits for it, and asks for nothing else.
+    let restore = ["restore", "latest", "-t", &path(&target), "--thaw-poll", "1s", "--json"];
+    let said = succeed(&mut levee(&restore));
+    let thaw: Vec<_> = said.lines().filter(|line| line.contains("\"thaw\"")).collect();
+    assert!(thaw.len() >= 2 && thaw[0].contains("\"packs_thawing\":1"), "{said}");
+    assert_eq!(std::fs::read_to_string(below(&target, &source).join("two/file")).unwrap(), "two");
+    assert_eq!(glacier.counts(), (2, 1));
+    // A verb of its own, for those that read and don't wait.
+    let said = last_line(&succeed(&mut levee(&["thaw", "--all", "--wait", "--thaw-poll", "1s", "--json"])));
+    assert_eq!((&said["packs_thawed"], &said["bytes_frozen"]), (&2.into(), &0.into()), "{said}");
+    succeed(&mut levee(&["check", "--read-data"]));
+    assert_eq!(succeed(&mut levee(&["dump", "latest", &path(&source.join("two/file"))])), "two");
+    glacier.freeze();
+    let said = succeed(&mut levee(&["thaw", "latest", "--dry-run"]));
+    assert!(said.contains("nothing was asked for"), "{said}");
+    assert_eq!(glacier.counts(), (2, 0));
 }
 
 #[test]

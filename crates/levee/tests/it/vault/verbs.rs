@@ -199,6 +199,12 @@ fn lists_and_groups_as_restic_does() {
     ] {
         compare(&case, &restic, arguments);
     }
+    for arguments in [&["ls", "--ncdu", "latest"][..], &["ls", "--ncdu", &folder]] {
+        let ours: Value = serde_json::from_str(&case.levee(arguments)).unwrap();
+        let theirs: Value = serde_json::from_str(&restic.run(&case.vault, PASSWORD, arguments)).unwrap();
+        assert_eq!((&ours[0], &ours[1], &ours[3]), (&theirs[0], &theirs[1], &theirs[3]), "{arguments:?}");
+        assert_holds(&ours[2], &theirs[2], "the snapshot");
+    }
     let compact = case.levee(&["snapshots", "--compact"]);
     assert!(!compact.contains(source) && compact.contains("second"), "{compact}");
 }

@@ -1,0 +1,161 @@
+//! Taking back what was forgotten and pruned, while the data stand.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use levee_store::FileType;
+use serde::Serialize;
+
+use super::{Prune, PruneOptions};
+use crate::forgotten::KnownForgotten;
+use crate::index_file::{self, BLOBS_PER_FILE};
+use crate::problem::with_sources;
+use crate::{BlobKind, Error, Id, Lock, LockMode, Progress, Result, Snapshot, SnapshotId, SnapshotSelection, Vault};
+
+/// What to bring back.
+#[derive(Clone, Debug, Default)]
+pub struct UndeleteOptions {
+    /// Which forgotten snapshots. `latest` stands for the one that was forgotten last.
+    pub selection: SnapshotSelection,
+    /// No snapshot, but every pack that waits to be deleted goes into the index again.
+    pub packs: bool,
+    /// How long to wait for others' locks.
+    pub patience: Duration,
+    pub dry_run: bool,
+}
+
+/// A snapshot that was forgotten and could still be brought back, as far as the records say.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ForgottenSnapshot {
+    pub id: SnapshotId,
+    pub snapshot: Snapshot,
+    pub forgotten_at: Timestamp,
+    /// The first prune since. Its data may be deleted a grace after it; without one they stand.
+    pub pruned_at: Option<Timestamp>,
+    /// Its file, as it stood in the store.
+    sealed: Vec<u8>,
+}
+
+/// What was brought back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct UndeleteReport {
+    pub snapshots: Vec<SnapshotId>,
+    /// Packs that went into the index again.
+    pub packs_readopted: u64,
+    /// Snapshots that cannot be brought back, and why.
+    pub failed: Vec<(SnapshotId, String)>,
+}
+
+/// The snapshots that can be brought back, those that were forgotten last in the end.
+pub fn list_forgotten(vault: &Vault) -> Result<Vec<ForgottenSnapshot>> {
+    let mut known = KnownForgotten::default();
+    let files = vault.list_ids(FileType::Index)?;
+    vault.scan_index(&files, |id, file| {
+        known.take(id, &file);
+        Ok(())
+    })?;
+    let there = vault.list_ids(FileType::Snapshot)?;
+    let mut listed = Vec::new();
+    for record in known.iter().filter(|record| there.binary_search(&record.id).is_err()) {
+        let (sealed, snapshot) = record.open(vault)?;
+        listed.push(ForgottenSnapshot {
+            id: SnapshotId(record.id),
+            snapshot,
+            forgotten_at: record.forgotten,
+            pruned_at: record.pruned,
+            sealed,
+        });
+    }
+    listed.sort_by_key(|entry| (entry.forgotten_at, entry.snapshot.time, entry.id));
+    Ok(listed)
+}
+
+/// Brings forgotten snapshots back under their old names, and the packs that they need into the index. A snapshot
+/// comes back when everything in it is known to be there, and not otherwise.
+pub fn undelete(
+    vault: &Vault,
+    options: &UndeleteOptions,
+    now: Timestamp,
+    progress: &dyn Progress,
+) -> Result<UndeleteReport> {
+    let lock = match options.dry_run {
+        true => None,
+        false => Some(Lock::take_within(vault, LockMode::Maintenance, options.patience)?),
+    };
+    let chosen = if options.packs { Vec::new() } else { choose(vault, &options.selection)? };
+    let look_options = PruneOptions { dry_run: options.dry_run, ..PruneOptions::default() };
+    let look = || Prune::look(vault, &look_options, now, progress);
+    let mut report = UndeleteReport::default();
+    let mut prune = look()?;
+    if options.packs {
+        report.packs_readopted = prune.adopt_everything()?;
+    }
+    for entry in chosen {
+        let readopted_before = prune.report.packs_readopted;
+        let root = entry.snapshot.tree.map(|tree| (BlobKind::Tree, tree)).into_iter().collect();
+        let outcome = prune.walk_and_adopt(root).and_then(|()| {
+            let Some(lock) = &lock else { return Ok(()) };
+            lock.check()?;
+            Ok(vault.store().write(FileType::Snapshot, &entry.id.0.to_hex(), &entry.sealed)?)
+        });
+        report.packs_readopted += prune.report.packs_readopted - readopted_before;
+        match outcome {
+            Ok(()) => report.snapshots.push(entry.id),
+            Err(error @ (Error::MissingBlob { .. } | Error::Damaged { .. })) => {
+                report.failed.push((entry.id, with_sources(&error)));
+                // What was walked in vain counts as whole in this table: the next snapshot must not rely on it.
+                prune = look()?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    vault.expect_other_index();
+    Ok(report)
+}
+
+fn choose(vault: &Vault, selection: &SnapshotSelection) -> Result<Vec<ForgottenSnapshot>> {
+    let mut listed = list_forgotten(vault)?;
+    if selection.ids.is_empty() {
+        listed.retain(|entry| selection.matches(&entry.snapshot));
+        return Ok(listed);
+    }
+    let mut chosen: Vec<ForgottenSnapshot> = Vec::new();
+    for wanted in &selection.ids {
+        let location = vault.location();
+        let not_found = || Error::NotForgotten { location: location.clone(), wanted: wanted.clone() };
+        let is_meant = |entry: &&ForgottenSnapshot| match wanted.as_str() {
+            "latest" => selection.matches(&entry.snapshot),
+            digits => !digits.is_empty() && entry.id.to_string().starts_with(digits),
+        };
+        let mut matching = listed.iter().rev().filter(is_meant);
+        let found = matching.next().ok_or_else(not_found)?;
+        if wanted != "latest" && matching.next().is_some() {
+            return Err(Error::AmbiguousSnapshot { location, prefix: wanted.clone() });
+        }
+        if !chosen.iter().any(|known| known.id == found.id) {
+            chosen.push(found.clone());
+        }
+    }
+    Ok(chosen)
+}
+
+impl Prune<'_> {
+    /// Indexes every pack that no index names, and gives their number.
+    fn adopt_everything(&mut self) -> Result<u64> {
+        let found = self.find_unindexed(&|_, _| true)?;
+        let count = found.len() as u64;
+        let mut rest = found.as_slice();
+        while !rest.is_empty() && !self.options.dry_run {
+            let mut blobs = 0;
+            let fits = |(_, pack): &&(Id, Vec<_>)| {
+                let is_first = blobs == 0;
+                blobs += pack.len();
+                is_first || blobs <= BLOBS_PER_FILE
+            };
+            let (file, after) = rest.split_at(rest.iter().take_while(fits).count());
+            self.vault.write_file_json(FileType::Index, &index_file::encode(&file.to_vec())?)?;
+            rest = after;
+        }
+        Ok(count)
+    }
+}
