@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use levee_vault::{FileTime, Id, Node, NodeKind, Vault};
+use levee_vault::{FileTime, Id, Node, NodeKind, Snapshot, Vault};
 use serde::Serialize;
 
 use super::place::Place;
@@ -172,7 +172,9 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
 
 fn print_for_ncdu(vault: &Vault, chosen: &Chosen, tree: &Id, arguments: &Arguments) -> anyhow::Result<Exit> {
     let printed = || -> anyhow::Result<()> {
-        let mut ncdu = Ncdu::begin(BufWriter::new(std::io::stdout().lock()), &chosen.snapshot)?;
+        // With the tree that is listed, as restic has it.
+        let snapshot = Snapshot { tree: Some(*tree), ..chosen.snapshot.clone() };
+        let mut ncdu = Ncdu::begin(BufWriter::new(std::io::stdout().lock()), &snapshot)?;
         for entry in vault.list_below(tree).map_err(ended)? {
             let (path, node) = entry.map_err(ended)?;
             let path = Path::new("/").join(path);

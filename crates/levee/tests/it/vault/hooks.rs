@@ -22,7 +22,9 @@ impl Hooked {
         let source = case.path("source");
         fs::create_dir(&source).unwrap();
         fs::write(source.join("file"), "content").unwrap();
-        let (source, log) = (source.to_str().unwrap().to_string(), case.path("log"));
+        // In a folder of its own: a file beside the source would change the folder above it, which is in the snapshot.
+        fs::create_dir(case.path("heard")).unwrap();
+        let (source, log) = (source.to_str().unwrap().to_string(), case.path("heard/log"));
         Self { case, source, log }
     }
 

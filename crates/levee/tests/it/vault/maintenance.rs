@@ -62,7 +62,8 @@ fn what_was_forgotten_is_brought_back() {
     let list = |case: &Case| case.json(&["undelete", "--list"])[0].as_array().unwrap().clone();
     assert!(case.levee(&["undelete", "--list"]).contains("nothing"));
     let text = case.levee(&["forget", "--keep-last", "1", "--compact"]);
-    assert!(text.contains("removed 1 snapshots") && !text.contains(&source), "{text}");
+    // The group is named by its path, the snapshots in it are not.
+    assert!(text.contains("removed 1 snapshots") && text.matches(&source).count() == 1, "{text}");
     case.levee(&["prune", "--max-unused", "0"]);
     let listed = list(&case);
     let id = listed[0]["id"].as_str().unwrap();
