@@ -27,7 +27,7 @@ pub fn a_damaged_base_is_passed_over(world: &mut World) {
     for words in ["is damaged", &name[..8], "Rebuilt from the one of"] {
         assert!(note.contains(words), "{words:?} is not in {note}\n{drill:#}");
     }
-    wait_problem(world, &["west: base backup", "is damaged", &name[..8], "check --read-data"]);
+    wait_problem(world, &["west: ", "base backup", "is damaged", &name[..8], "check --read-data"]);
     let status = world.operator(&["status"]);
     assert_eq!(status.status.code(), Some(2), "{}", String::from_utf8_lossy(&status.stdout));
     // From then on it is passed over at once.
