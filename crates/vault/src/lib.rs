@@ -36,7 +36,7 @@ mod index_file;
 mod index_marks;
 mod key_file;
 mod lock;
-#[cfg(feature = "measure")]
+#[cfg(any(test, feature = "measure"))]
 pub mod measure;
 mod mount;
 #[cfg(test)]

@@ -37,3 +37,19 @@ impl ComputeAlone {
         Ok(stored)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_compressed_is_stored_as_it_is() {
+        let mut noise = vec![0; 3 << 20];
+        getrandom::fill(&mut noise).unwrap();
+        let words = b"the same words again ".repeat(200_000);
+        let mut streams = [words.as_slice(), noise.as_slice()];
+        let stored = ComputeAlone::new().unwrap().run(&mut streams.iter_mut().map(|stream| stream as &mut dyn Read));
+        let stored = stored.unwrap();
+        assert!(stored > 3 << 20 && stored < 4 << 20, "{stored}");
+    }
+}

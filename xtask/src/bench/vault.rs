@@ -5,6 +5,7 @@ mod blobs;
 mod report;
 mod sources;
 mod tools;
+mod within;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -204,7 +205,7 @@ impl Bench {
         };
         step(BlobsStep::Open, tool.levee(&place, &["ls", "latest", "/folder-00000000"]))?;
         step(BlobsStep::SmallBackup, tool.backup(&place, &source, 1))?;
-        self.measured(tool, tool.levee(&place, &["forget", &made.to_remove.to_string()]))?;
+        self.measured(tool, tool.levee(&place, &["forget", &made.to_remove]))?;
         step(BlobsStep::Prune, tool.levee(&place, &["prune", "--max-unused", "unlimited", "--grace", "0"]))?;
         let left = blobs::packs(&place.repository)?;
         if left >= made.packs {
