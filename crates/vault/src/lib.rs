@@ -25,7 +25,11 @@ mod file_time;
 mod find;
 pub mod forget;
 mod forgotten;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod go_json;
+#[cfg(any(test, fuzzing))]
+mod golden;
 mod id;
 mod in_use;
 mod index;
