@@ -18,6 +18,7 @@ pub struct JournalSession {
     system_identifier: SystemIdentifier,
     open: LogOpen,
     resume: Lsn,
+    has_log: bool,
 }
 
 impl JournalSession {
@@ -39,6 +40,8 @@ impl JournalSession {
             epoch: open.epoch,
             segment_size: open.segment_size,
         };
+        let known = journal.extent(open.system_identifier, open.timeline).map_err(refusal)?;
+        let has_log = known.is_some() && !open.after_gap;
         let writer = if open.after_gap {
             journal.writer_after_gap(lineage, open.source_start)
         } else {
@@ -46,7 +49,7 @@ impl JournalSession {
         }
         .map_err(refusal)?;
         let resume = writer.end();
-        Ok(JournalSession { app, journal, writer, system_identifier: open.system_identifier, open, resume })
+        Ok(JournalSession { app, journal, writer, system_identifier: open.system_identifier, open, resume, has_log })
     }
 }
 
@@ -74,6 +77,10 @@ fn still_wanted(app: &App, open: &LogOpen) -> Result<(), LogRefusal> {
 impl LogSession for JournalSession {
     fn resume_lsn(&self) -> Lsn {
         self.resume
+    }
+
+    fn has_log(&self) -> bool {
+        self.has_log
     }
 
     fn append(&mut self, chunk: LogChunk) -> Result<(), LogRefusal> {

@@ -228,11 +228,12 @@ impl LogSink for WireSink {
 
     fn begin(&mut self, lineage: Lineage, segment_size: SegmentSize, source_start: Lsn) -> Result<Lsn, SinkError> {
         (self.stream, self.source, self.gathered) = (None, None, None);
-        let LogStream { resume, sender, receiver } = match self.asked.take() {
+        let LogStream { resume, has_log, sender, receiver } = match self.asked.take() {
             Some((asked, stream)) if asked == lineage => stream,
             _ => self.open(lineage, segment_size, source_start)?,
         };
-        let begun = Begun { epoch: self.assignment.epoch, lineage, source_start, resume, after_gap: self.after_gap };
+        let (epoch, after_gap) = (self.assignment.epoch, self.after_gap);
+        let begun = Begun { epoch, lineage, source_start, resume, has_log, after_gap };
         self.remembered().note(&begun).map_err(unavailable)?;
         // Only the first stream goes over the gap; whatever comes later continues what this one began.
         self.after_gap = false;

@@ -288,7 +288,7 @@ fn what_cannot_be_read_is_named_at_either_site() {
     let drill = world.operator(&["drill", "shop", "--to", "west"]);
     let name = pack.file_name().unwrap().to_string_lossy().into_owned();
     check_failed(&drill, &[&name[..8], "check --read-data", "base backup"], &[]);
-    wait_problem(&world, &["west: base backup", "is damaged", &name[..8]]);
+    wait_problem(&world, &["west: ", "base backup", "is damaged", &name[..8]]);
     let proof = world.status().unwrap()["last_proof"].clone();
     assert_ne!(proof["passed"], true, "{proof}");
     // What is remembered of it is all that stays.

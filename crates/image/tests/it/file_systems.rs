@@ -61,8 +61,12 @@ fn ext4_shows_what_the_folder_held() {
     for number in 0..700 {
         fs::write(content.join(format!("many/a file with a long name {number}")), [number as u8]).unwrap();
     }
-    let expected = without_nanoseconds(on_disk(&content));
     for options in [&["-L", "a label"][..], &["-O", "^extents,^64bit,^has_journal", "-b", "1024"]] {
+        if options.contains(&"-b") {
+            // A hole that has no block of pointers of its own is an error there (docs/operating/images.md).
+            fs::remove_file(content.join("sparse")).unwrap();
+        }
+        let expected = without_nanoseconds(on_disk(&content));
         ext4_of(&content, &image, 64, options);
         let file_system = open(&image);
         assert_eq!(file_system.contents(), Contents::Ext4);

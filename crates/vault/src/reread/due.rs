@@ -9,8 +9,8 @@ use crate::Id;
 /// busy or away.
 const EARLIEST_PERCENT: i64 = 60;
 const LATEST_PERCENT: i64 = 95;
-/// What is damaged is looked at again so soon: a cable may have been loose.
-const DAMAGED_AGAIN_AFTER: SignedDuration = SignedDuration::from_hours(1);
+/// What is damaged is looked at again so soon: a cable may have been loose, and whoever mends it waits for the word.
+const DAMAGED_AGAIN_AFTER: SignedDuration = SignedDuration::from_mins(1);
 
 /// What is known of a pack.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,7 +119,7 @@ mod tests {
         let older = PackAge { verified_at: Some(start() - HOUR), ..pack(1, start()) };
         let new = pack(2, now);
         let read = PackAge { verified_at: Some(now - HOUR), ..pack(3, start()) };
-        let damaged = PackAge { damaged_at: Some(now - HOUR / 2), ..pack(4, start()) };
+        let damaged = PackAge { damaged_at: Some(now - HOUR / 120), ..pack(4, start()) };
         let packs = [old.clone(), older.clone(), new.clone(), read, damaged.clone()];
         assert_eq!(PACE.due(&packs, now), [&new, &older, &old]);
         assert_eq!(PACE.overdue(&packs, now).count(), 2);

@@ -20,6 +20,18 @@ impl Vault {
         }
         Ok(hit)
     }
+
+    /// Whether one of these packs is in an index. What is in none is no part of the repository: a prune deletes it.
+    pub fn any_indexed(&self, packs: &HashSet<Id>) -> Result<bool> {
+        self.refresh_index()?;
+        let files: Vec<Id> = self.with_index(|index| index.files().iter().copied().collect())?;
+        let mut found = false;
+        self.scan_index(&files, |_, file| {
+            found |= file.packs.iter().any(|(pack, _)| packs.contains(pack));
+            Ok(())
+        })?;
+        Ok(found)
+    }
 }
 
 struct Search<'a> {

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::time::Duration;
 
 use levee_store::FileType;
 use levee_vault::reread::Reread;
@@ -23,6 +24,9 @@ fn damage_is_named_with_the_snapshots_that_it_hits() {
         scratch.store().list(FileType::Data).unwrap().iter().map(|entry| entry.name.parse().unwrap()).collect()
     };
     fs::write(source.join("one/file"), "of the first").unwrap();
+    // A file that was changed within the clock's last tick is read again by the next backup, which stores its directory
+    // anew.
+    std::thread::sleep(Duration::from_millis(200));
     let first = take();
     let of_first = packs();
     fs::write(source.join("two"), "of the second alone").unwrap();

@@ -61,7 +61,8 @@ async fn run(
     };
     let mut session = caller.calls.open_log(&caller.peer, read_open(open)?)?;
     let mut told = session.resume_lsn();
-    if !answer(answers, log_answer::Answer::Resume(proto::LogResume { lsn: told.0 })).await {
+    let resume = proto::LogResume { lsn: told.0, has_log: session.has_log() };
+    if !answer(answers, log_answer::Answer::Resume(resume)).await {
         return Ok(());
     }
     let mut batch = Batch { session: session.as_mut(), bytes: 0, schedule: FlushSchedule::default() };

@@ -34,6 +34,8 @@ pub struct LogEnded;
 pub struct LogStream {
     /// Where to go on.
     pub resume: Lsn,
+    /// The other side has log that ends there.
+    pub has_log: bool,
     pub sender: LogSender,
     pub receiver: LogReceiver,
 }
@@ -188,7 +190,8 @@ pub(crate) async fn open(
     let mut answers = answers.map_err(|status| LogError::Link(explain::call(&peer, status)))?.into_inner();
     match next(&peer, &mut answers).await? {
         log_answer::Answer::Resume(resume) => {
-            Ok(LogStream { resume: Lsn(resume.lsn), sender, receiver: LogReceiver { peer, answers } })
+            let receiver = LogReceiver { peer, answers };
+            Ok(LogStream { resume: Lsn(resume.lsn), has_log: resume.has_log, sender, receiver })
         }
         other => Err(unexpected(&peer, &other)),
     }

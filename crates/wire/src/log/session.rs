@@ -103,6 +103,9 @@ pub trait LogSession: Send {
     /// Where the sender has to go on: the end of what is durable here, or its own start.
     fn resume_lsn(&self) -> Lsn;
 
+    /// Whether there was log here already that ends where the sender goes on.
+    fn has_log(&self) -> bool;
+
     /// Takes a piece; it need not be durable when this returns.
     fn append(&mut self, chunk: LogChunk) -> Result<(), LogRefusal>;
 

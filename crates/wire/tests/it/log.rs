@@ -26,11 +26,16 @@ const START: u64 = 0x0100_0000;
 struct Session {
     journal: Arc<Journal>,
     resume: Lsn,
+    has_log: bool,
 }
 
 impl LogSession for Session {
     fn resume_lsn(&self) -> Lsn {
         self.resume
+    }
+
+    fn has_log(&self) -> bool {
+        self.has_log
     }
 
     fn append(&mut self, chunk: LogChunk) -> Result<(), LogRefusal> {
@@ -74,7 +79,8 @@ fn taking(fleet: &Fleet, journal: &Arc<Journal>) -> TestAgent {
         key.authorize(&open.grant, peer, &open.asset.app, Role::Writer, open.epoch)
             .map_err(|error| LogRefusal::new(RefusalReason::NotGranted, error.to_string()))?;
         let resume = Lsn(open.source_start.0 + journal.log.lock().unwrap().1 as u64);
-        Ok(Box::new(Session { journal: journal.clone(), resume }))
+        let has_log = resume > open.source_start;
+        Ok(Box::new(Session { journal: journal.clone(), resume, has_log }))
     })
 }
 
@@ -113,8 +119,9 @@ async fn everything_that_waits_is_made_durable_by_one_flush() {
     let (fleet, journal) = (Fleet::new(), Arc::new(Journal::default()));
     let (west, _) = taking(&fleet, &journal).serve(fleet.agent("w1", "west")).await;
     let east = fleet.agent("e1", "east");
-    let LogStream { resume, sender, mut receiver } = stream(&east, &west, open(&fleet, "e1", 2)).await.unwrap();
-    assert_eq!(resume, Lsn(START));
+    let LogStream { resume, has_log, sender, mut receiver } =
+        stream(&east, &west, open(&fleet, "e1", 2)).await.unwrap();
+    assert_eq!((resume, has_log), (Lsn(START), false));
     sender.history(TimelineId(2), b"1\t0/1000000\tx\n").await.unwrap();
     let total = 2000u64;
     let sending = tokio::spawn(async move {
@@ -167,7 +174,7 @@ async fn a_broken_stream_goes_on_where_the_log_is_durable() {
     assert!(matches!(broken, Err(LogError::Link(_))), "{broken:?}");
     let (west, _) = taking(&fleet, &journal).serve(fleet.agent("w1", "west")).await;
     let mut second = stream(&east, &west, open(&fleet, "e1", 2)).await.unwrap();
-    assert_eq!(second.resume, Lsn(START + 1000));
+    assert_eq!((second.resume, second.has_log), (Lsn(START + 1000), true));
     second.sender.chunk(chunk(second.resume, vec![2; 10])).await.unwrap();
     assert_eq!(second.receiver.durable().await.unwrap(), Lsn(START + 1010));
 }

@@ -26,6 +26,8 @@ pub struct Begun {
     pub source_start: Lsn,
     /// Where the other site wants it to begin.
     pub resume: Lsn,
+    /// Log that ends there is at the other site already.
+    pub has_log: bool,
     pub after_gap: bool,
 }
 
@@ -51,13 +53,14 @@ impl Remembered {
 
     /// Keeps where the unbroken log at the other site begins, when it begins anew, and what is streamed now.
     pub fn note(&self, begun: &Begun) -> Result<(), Failure> {
-        let Begun { epoch, lineage, source_start, resume, after_gap } = *begun;
+        let Begun { epoch, lineage, source_start, resume, has_log, after_gap } = *begun;
         let Lineage { system_identifier, timeline } = lineage;
         let known: Option<LogPosition> = durable::read_json(&self.start).map_err(cannot_use(&self.start))?;
         let same =
             known.is_some_and(|known| (known.system_identifier, known.timeline) == (system_identifier, timeline));
-        // A receiver that begins where the slot does has nothing: its journal is new.
-        let is_new = resume == source_start && known.is_some_and(|known| known.lsn < resume);
+        // A receiver that has nothing has lost its journal. That it begins where the slot does says nothing: so does one
+        // that has everything.
+        let is_new = !has_log && known.is_some_and(|known| known.lsn < resume);
         if after_gap || !same || is_new {
             let lsn = if after_gap { resume } else { resume.min(source_start) };
             durable::write_json(&self.start, &LogPosition { system_identifier, timeline, lsn })
@@ -124,8 +127,16 @@ mod tests {
         };
         check(4, SYSTEM, &[(1, 100)], None);
         let lineage = Lineage { system_identifier: SYSTEM, timeline: TimelineId(2) };
-        let begun = Begun { epoch: Epoch(4), lineage, source_start: Lsn(100), resume: Lsn(100), after_gap: false };
+        let (source_start, resume) = (Lsn(100), Lsn(100));
+        let begun = Begun { epoch: Epoch(4), lineage, source_start, resume, has_log: false, after_gap: false };
+        let start = || durable::read_json::<LogPosition>(&remembered.start).unwrap().unwrap().lsn;
         remembered.note(&begun).unwrap();
+        // An idle source's slot begins where the other site's log ends: that is no new journal.
+        let idle = Begun { source_start: Lsn(300), resume: Lsn(300), has_log: true, ..begun };
+        remembered.note(&idle).unwrap();
+        assert_eq!(start(), Lsn(100));
+        remembered.note(&Begun { has_log: false, ..idle }).unwrap();
+        assert_eq!(start(), Lsn(300));
         check(4, SYSTEM, &[(1, 100), (2, 200)], Some(2));
         check(4, SYSTEM, &[(1, 100), (2, 200), (3, 300)], Some(2));
         // It is still on it; it was set back; it comes from elsewhere; somebody else wrote meanwhile.

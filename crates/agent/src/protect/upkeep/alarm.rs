@@ -30,7 +30,7 @@ pub struct Alarm {
     reference: Option<Seen>,
     candidate: Option<Seen>,
     /// The newest that was looked at.
-    looked_at: Option<String>,
+    looked_at: Option<Seen>,
     usual: Usual,
     pub warning: Option<Warning>,
 }
@@ -68,11 +68,13 @@ impl Alarm {
         vec![just_after, warning.since]
     }
 
-    /// An operator has looked at it: what is there now is what is usual.
+    /// An operator has looked at it: what is there now is what the next ones are held against. Against the copies from
+    /// before, which go only after this, it would warn again.
     pub fn acknowledge(&mut self, at: Timestamp) {
         if self.warning.as_ref().is_some_and(|warning| warning.since <= at) {
             tracing::info!("a warning was acknowledged");
-            *self = Self { usual: self.usual.clone(), ..Self::default() };
+            (self.reference, self.candidate) = (self.looked_at.clone(), self.looked_at.clone());
+            self.warning = None;
         }
     }
 
@@ -100,8 +102,7 @@ impl Alarm {
         compare: impl FnOnce(&SnapshotId, &SnapshotId) -> Result<Changes, Failure>,
     ) -> Result<bool, Failure> {
         let (Some(oldest), Some(newest)) = (arrivals.first(), arrivals.last()) else { return Ok(false) };
-        let id = newest.id.to_string();
-        if self.looked_at.as_ref() == Some(&id) {
+        if self.looked_at == Some(Seen::of(newest)) {
             return Ok(false);
         }
         let find = |seen: &Option<Seen>| {
@@ -113,7 +114,7 @@ impl Alarm {
         let changes = compare(&reference.id, &newest.id)?;
         let signs = judge(&changes, &self.usual);
         self.reference = Some(Seen::of(reference));
-        self.looked_at = Some(id);
+        self.looked_at = Some(Seen::of(newest));
         if !signs.is_empty() {
             let since = self.warning.as_ref().map_or(newest.received_at, |warning| warning.since);
             self.warning = Some(Warning { since, signs });
@@ -199,5 +200,12 @@ mod tests {
         assert!(alarm.warning.is_some(), "it was another one that was acknowledged");
         alarm.acknowledge(arrival(1, 1).received_at);
         assert!(alarm.warning.is_none() && alarm.hold().is_empty());
+        // The copies from before are still there, and nothing is held against them any more.
+        let arrivals = [arrival(0, 0), arrival(1, 1), arrival(2, 2)];
+        let looked = alarm.look(&arrivals, |before, _| {
+            assert_eq!(*before, arrivals[1].id);
+            Ok(Changes { files_before: 100, ..Changes::default() })
+        });
+        assert!(looked.unwrap() && alarm.warning.is_none());
     }
 }

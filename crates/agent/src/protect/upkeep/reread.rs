@@ -168,9 +168,16 @@ impl Rereading {
                 .into_iter()
                 .collect()
         };
+        // Damage that hits no copy is said as well: the next one may rely on it. What was taken out of the index is not
+        // relied on, and goes with the next prune.
+        let lies_in_wait = !damaged.is_empty() && hit.is_empty() && {
+            let indexed = app.copies.vault()?.any_indexed(&damaged);
+            indexed.map_err(|error| failure(format!("cannot say what the damage hits: {}", in_full(&error))))?
+        };
+        state.unpruned |= !damaged.is_empty() && hit.is_empty() && !lies_in_wait;
+        let first = spec.asset_names().next();
         let through = verified_through(listing, state);
         let mut verified = BTreeMap::new();
-        let mut damage_told = false;
         for asset in spec.asset_names() {
             let points = points_of(app, spec, asset)?;
             let mut of_asset: Vec<&Arrival> =
@@ -184,12 +191,9 @@ impl Rereading {
                 verified.insert(asset.clone(), mark);
             }
             let hit_here: Vec<&&Arrival> = of_asset.iter().filter(|arrival| hit.contains(&arrival.id)).collect();
-            damage_told |= !hit_here.is_empty();
-            let remark = (!hit_here.is_empty()).then(|| damage_text(state, &hit_here, of_asset.len()));
+            let is_said_here = !hit_here.is_empty() || (lies_in_wait && first == Some(asset));
+            let remark = is_said_here.then(|| damage_text(state, &hit_here, of_asset.len()));
             app.board.remark(asset, "damage", remark);
-        }
-        if let (false, false, Some(asset)) = (damage_told, state.damaged.is_empty(), spec.asset_names().next()) {
-            app.board.remark(asset, "damage", Some(damage_text(state, &[], arrivals.len())));
         }
         for asset in spec.asset_names() {
             app.board.update(asset, |entry| entry.verified = verified.get(asset).cloned());
