@@ -26,8 +26,12 @@ mod file_time;
 mod find;
 pub mod forget;
 mod forgotten;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod gate;
 mod go_json;
+#[cfg(any(test, fuzzing))]
+mod golden;
 mod id;
 mod image;
 mod in_use;

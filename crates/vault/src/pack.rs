@@ -112,7 +112,7 @@ impl PackWriter {
     }
 }
 
-fn encode_header(blobs: &[PackedBlob]) -> Vec<u8> {
+pub(crate) fn encode_header(blobs: &[PackedBlob]) -> Vec<u8> {
     let mut header = Vec::with_capacity(blobs.len() * COMPRESSED_ENTRY);
     for blob in blobs {
         let compressed = blob.uncompressed_length != 0;
@@ -127,7 +127,7 @@ fn encode_header(blobs: &[PackedBlob]) -> Vec<u8> {
 }
 
 /// The blobs that an opened header names, with their offsets.
-fn decode_header(mut header: &[u8]) -> Result<Vec<PackedBlob>, String> {
+pub(crate) fn decode_header(mut header: &[u8]) -> Result<Vec<PackedBlob>, String> {
     let mut blobs = Vec::new();
     let mut offset = 0_u32;
     while let Some((&kind, rest)) = header.split_first() {

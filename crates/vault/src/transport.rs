@@ -22,6 +22,12 @@ use crate::{CopyOptions, CopyReport, Error, KeyFile, Progress, Result, Vault, co
 /// Volumes are not made smaller than this: a pack must fit in.
 pub const VOLUME_BYTES_MIN: u64 = 64 << 20;
 
+/// Where the records of a volume end.
+#[cfg(fuzzing)]
+pub(crate) fn scan_volume(file: &std::fs::File) -> std::io::Result<Option<u64>> {
+    Ok(volume::scan(file)?.map(|(_, end)| end))
+}
+
 /// Writes the chosen snapshots of a vault into a folder of volumes, none larger than `volume_bytes`, and
 /// then their custody record.
 pub fn export(
