@@ -165,12 +165,26 @@ struct Closer {
 
 impl Closer {
     fn close(&mut self, tail: FullTail) {
-        for tail in std::mem::take(&mut self.failed).into_iter().chain([tail]) {
+        let failed_before = std::mem::take(&mut self.failed);
+        let had_failed = !failed_before.is_empty();
+        let mut is_full = false;
+        for tail in failed_before.into_iter().chain([tail]) {
+            // Where one finds no room the next finds none, and each try reads a whole segment.
+            if is_full {
+                self.failed.push(tail);
+                continue;
+            }
             if let Err(error) = close(&self.folder, &self.keys, &tail, self.marking.as_mut(), &|_| Ok(())) {
+                is_full = matches!(error, Error::Full { .. });
                 let path = tail.path.display();
-                tracing::warn!(%error, %path, "cannot close a full segment now; it stays readable as a tail");
+                if !(is_full && had_failed) {
+                    tracing::warn!(%error, %path, "cannot close a full segment now; it stays readable as a tail");
+                }
                 self.failed.push(tail);
             }
+        }
+        if had_failed && self.failed.is_empty() {
+            tracing::info!("the full segments that could not be closed are closed now");
         }
     }
 }

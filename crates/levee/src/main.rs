@@ -19,6 +19,10 @@ use arguments::{Arguments, Command};
 use exit::Exit;
 use output::Output;
 
+/// glibc's keeps as much as is in use: a backup's buffers are of many sizes, and come and go on many threads.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,

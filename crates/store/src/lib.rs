@@ -97,6 +97,20 @@ pub trait Store: Send + Sync {
     /// Reads exactly `length` bytes from `offset`; fewer is an error.
     fn read_range(&self, file_type: FileType, name: &str, offset: u64, length: usize) -> Result<Vec<u8>>;
 
+    /// As `read_range`, to the beginning of a buffer that is used again. It grows where it must; what lies behind the
+    /// range in it means nothing.
+    fn read_range_into(
+        &self,
+        file_type: FileType,
+        name: &str,
+        offset: u64,
+        length: usize,
+        buffer: &mut Vec<u8>,
+    ) -> Result<()> {
+        *buffer = self.read_range(file_type, name, offset, length)?;
+        Ok(())
+    }
+
     /// The size of a file in bytes.
     fn size_bytes(&self, file_type: FileType, name: &str) -> Result<u64>;
 

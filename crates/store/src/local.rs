@@ -173,6 +173,19 @@ impl Store for LocalStore {
     }
 
     fn read_range(&self, file_type: FileType, name: &str, offset: u64, length: usize) -> Result<Vec<u8>> {
+        let mut content = Vec::new();
+        self.read_range_into(file_type, name, offset, length, &mut content)?;
+        Ok(content)
+    }
+
+    fn read_range_into(
+        &self,
+        file_type: FileType,
+        name: &str,
+        offset: u64,
+        length: usize,
+        buffer: &mut Vec<u8>,
+    ) -> Result<()> {
         let path = self.checked_path("read", file_type, name)?;
         let file = File::open(path).map_err(|source| self.io_error("read", file_type, name, source))?;
         // Asked first, so that a wrong length in an index doesn't take the memory it names.
@@ -181,9 +194,13 @@ impl Store for LocalStore {
             let reason = format!("it has {size} bytes, and {length} bytes from {offset} were asked for");
             return Err(self.damaged(file_type, name, reason));
         }
-        let mut content = vec![0; length];
-        file.read_exact_at(&mut content, offset).map_err(|source| self.io_error("read", file_type, name, source))?;
-        Ok(content)
+        if buffer.len() < length {
+            // Nothing of it is worth copying when it moves.
+            buffer.clear();
+            buffer.resize(length, 0);
+        }
+        file.read_exact_at(&mut buffer[..length], offset)
+            .map_err(|source| self.io_error("read", file_type, name, source))
     }
 
     fn size_bytes(&self, file_type: FileType, name: &str) -> Result<u64> {

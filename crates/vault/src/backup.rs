@@ -82,6 +82,8 @@ pub struct BackupOptions {
     pub compression: Compression,
     /// How long to wait for others' locks.
     pub patience: Duration,
+    /// Vaults that new data go to at the same time. `copy` makes the snapshot there.
+    pub side_by_side: Vec<Vault>,
 }
 
 /// What the threads of one backup share.
@@ -142,7 +144,8 @@ pub fn backup(vault: &Vault, options: &BackupOptions, progress: &dyn Progress) -
     let lock = if options.dry_run { None } else { Some(Lock::take_within(vault, LockMode::Shared, options.patience)?) };
     let parent = find_parent(vault, options.parent, &same_origin(options, &host, &paths))?;
     vault.refresh_index()?;
-    let session = Session::begin(vault, SessionOptions { compression: options.compression, dry_run: options.dry_run })?;
+    let session_options = SessionOptions { compression: options.compression, dry_run: options.dry_run };
+    let session = Session::begin(vault, session_options, &options.side_by_side)?;
     let context = Context {
         vault,
         session: &session,

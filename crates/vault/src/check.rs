@@ -4,6 +4,7 @@
 //! not taken for missing.
 
 mod packs;
+mod subset;
 mod trees;
 
 use std::collections::{BTreeMap, HashMap};
@@ -11,6 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use levee_store::FileType;
 pub(crate) use packs::{PACK_BYTES_MAX, look_at_content};
 use serde::Serialize;
+pub use subset::{InvalidSubset, ReadData, Subset};
 
 use crate::index::Index;
 use crate::pack::PackedBlob;
@@ -26,8 +28,8 @@ const FINDINGS_MAX: usize = 1000;
 /// How thoroughly to look.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CheckOptions {
-    /// Read, decrypt, decompress and hash every blob.
-    pub read_data: bool,
+    /// What is read, decrypted, decompressed and hashed again.
+    pub read_data: ReadData,
     /// Take no lock, for repositories that cannot be written to. Others' work may then look like damage.
     pub no_lock: bool,
 }
@@ -55,7 +57,8 @@ pub struct CheckReport {
     pub trees: u64,
     /// Blobs that no snapshot refers to.
     pub unused_blobs: u64,
-    /// What was read of packs.
+    /// Packs that were read whole.
+    pub packs_read: u64,
     pub bytes_read: u64,
 }
 
@@ -84,6 +87,7 @@ impl CheckReport {
         self.blobs += other.blobs;
         self.trees += other.trees;
         self.unused_blobs += other.unused_blobs;
+        self.packs_read += other.packs_read;
         self.bytes_read += other.bytes_read;
     }
 

@@ -4,12 +4,17 @@ use std::io::{self, Read};
 
 use fastcdc::v2020::FastCDC;
 
+use crate::room::empty_with_room;
+
 /// Bounds of a content-defined chunk. The average is what the cut condition is tuned for.
 pub(crate) const CHUNK_BYTES_MIN: usize = 512 << 10;
 const CHUNK_BYTES_AVERAGE: usize = 1 << 20;
 pub(crate) const CHUNK_BYTES_MAX: usize = 8 << 20;
 /// Read at once. Little, so that what was read is still in the processor's cache when it is cut and copied.
-const READ_BYTES: usize = 2 << 20;
+const READ_BYTES: usize = 1 << 20;
+/// Most chunks end within so much, and nearly all within twice as much. Where one does not, the largest there can be is
+/// looked at.
+const LOOK_BYTES: usize = 2 << 20;
 /// Runs of zeros are cut out in chunks of this size: restic's `restore --sparse` makes holes of them.
 pub(crate) const ZERO_CHUNK_BYTES: usize = 512 << 10;
 const PAGE_CHUNK_BYTES_MAX: u32 = 8 << 20;
@@ -41,7 +46,7 @@ impl Chunker {
     /// Forgets everything and starts on a new stream.
     pub fn reset(&mut self, chunking: Chunking) {
         (self.start, self.end, self.at_end) = (0, 0, false);
-        if self.buffer.len() > CHUNK_BYTES_AVERAGE + READ_BYTES {
+        if self.buffer.len() > 2 * LOOK_BYTES + READ_BYTES {
             // Grown for a chunk without a place to cut.
             self.buffer = Vec::new();
         }
@@ -58,13 +63,16 @@ impl Chunker {
         chunk.clear();
         match self.chunking {
             Chunking::Content => {
-                // An average chunk is enough to look at, unless it ends nowhere in there.
-                self.refill(source, CHUNK_BYTES_AVERAGE)?;
-                let mut length = cut(&self.buffer[self.start..self.end]);
-                if length == self.end - self.start && !self.at_end && length < CHUNK_BYTES_MAX {
-                    self.refill(source, CHUNK_BYTES_MAX)?;
+                // So much is enough to look at, unless the chunk ends nowhere in there.
+                let mut length = 0;
+                for look in [LOOK_BYTES, 2 * LOOK_BYTES, CHUNK_BYTES_MAX] {
+                    self.refill(source, look)?;
                     length = cut(&self.buffer[self.start..self.end]);
+                    if length < self.end - self.start || self.at_end {
+                        break;
+                    }
                 }
+                empty_with_room(chunk, length);
                 chunk.extend_from_slice(&self.buffer[self.start..self.start + length]);
                 self.start += length;
             }

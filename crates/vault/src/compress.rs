@@ -4,6 +4,8 @@ use std::io::Read;
 
 use zstd::bulk::{Compressor, Decompressor};
 
+use crate::room::try_empty_with_room;
+
 /// How hard to try to make new data smaller.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Compression {
@@ -51,15 +53,17 @@ impl BlobCompressor {
         Ok(Self { compressor: Compressor::new(level)?, prober: Compressor::new(1)?, probe: Vec::new() })
     }
 
-    /// Compresses into `out`; `false` when the blob had better be stored as it is.
-    pub fn compress(&mut self, plaintext: &[u8], out: &mut Vec<u8>) -> std::io::Result<bool> {
+    /// Compresses behind what `out` holds; `false`, and nothing is added, when the blob had better be stored as it is.
+    pub fn compress_onto(&mut self, plaintext: &[u8], out: &mut Vec<u8>) -> std::io::Result<bool> {
         if plaintext.is_empty() || (plaintext.len() >= PROBE_FROM_BYTES && !self.looks_compressible(plaintext)?) {
             return Ok(false);
         }
-        out.clear();
-        out.reserve(zstd::zstd_safe::compress_bound(plaintext.len()));
-        self.compressor.compress_to_buffer(plaintext, out)?;
-        Ok(out.len() < plaintext.len() - plaintext.len() / WORTH_IT)
+        let start = out.len();
+        out.resize(start + zstd::zstd_safe::compress_bound(plaintext.len()), 0);
+        let length = self.compressor.compress_to_buffer(plaintext, &mut out[start..])?;
+        let is_worth_it = length < plaintext.len() - plaintext.len() / WORTH_IT;
+        out.truncate(if is_worth_it { start + length } else { start });
+        Ok(is_worth_it)
     }
 
     fn looks_compressible(&mut self, plaintext: &[u8]) -> std::io::Result<bool> {
@@ -87,8 +91,7 @@ impl BlobDecompressor {
 
     /// Decompresses a blob whose plaintext has exactly this length into `out`.
     pub fn decompress(&mut self, frame: &[u8], length: usize, out: &mut Vec<u8>) -> Result<(), String> {
-        out.clear();
-        out.try_reserve_exact(length).map_err(|_| format!("no memory for its {length} bytes"))?;
+        try_empty_with_room(out, length).map_err(|_| format!("no memory for its {length} bytes"))?;
         self.0.decompress_to_buffer(frame, out).map_err(|error| format!("it does not decompress: {error}"))?;
         if out.len() == length {
             Ok(())
@@ -131,7 +134,7 @@ mod tests {
         let mut decompressor = BlobDecompressor::new().unwrap();
         let (mut packed, mut back) = (Vec::new(), Vec::new());
         let text = b"the same words again and again; ".repeat(10_000);
-        assert!(compressor.compress(&text, &mut packed).unwrap());
+        assert!(compressor.compress_onto(&text, &mut packed).unwrap());
         decompressor.decompress(&packed, text.len(), &mut back).unwrap();
         assert_eq!(back, text);
         assert!(decompressor.decompress(&packed, text.len() - 1, &mut back).is_err());
@@ -139,10 +142,16 @@ mod tests {
 
         let mut noise = vec![0; 200_000];
         getrandom::fill(&mut noise).unwrap();
-        assert!(!compressor.compress(&noise, &mut packed).unwrap());
+        packed.truncate(5);
+        let before = packed.clone();
+        assert!(!compressor.compress_onto(&noise, &mut packed).unwrap());
+        assert!(!compressor.compress_onto(&[], &mut packed).unwrap());
+        assert_eq!(packed, before, "what stands before it stays, and nothing is added");
         noise[100_000..].fill(0);
-        assert!(compressor.compress(&noise, &mut packed).unwrap());
-        assert!(!compressor.compress(&[], &mut packed).unwrap());
+        assert!(compressor.compress_onto(&noise, &mut packed).unwrap());
+        assert!(packed.starts_with(&before));
+        decompressor.decompress(&packed[5..], noise.len(), &mut back).unwrap();
+        assert!(back == noise);
     }
 
     #[test]

@@ -13,10 +13,14 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    pub fn generate() -> Result<Self> {
+    /// Of a new repository. Where restic cuts files as in `like`, copies between the two hold the same pieces.
+    pub fn generate(like: Option<&Self>) -> Result<Self> {
         let mut id = [0; Id::LENGTH];
         crypto::random(&mut id)?;
-        let chunker_polynomial = format!("{:x}", random_irreducible()?);
+        let chunker_polynomial = match like {
+            Some(like) => like.chunker_polynomial.clone(),
+            None => format!("{:x}", random_irreducible()?),
+        };
         Ok(Self { version: 2, id: Id::from_bytes(id), chunker_polynomial })
     }
 

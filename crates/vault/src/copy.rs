@@ -100,7 +100,7 @@ pub fn copy(from: &Vault, to: &Vault, options: &CopyOptions, progress: &dyn Prog
     let mut report = CopyReport::default();
     let mut to_copy = Vec::new();
     let mut there: HashMap<Identity, SnapshotId> = HashMap::new();
-    for (id, snapshot) in to.snapshots()? {
+    for (id, snapshot) in to.list_snapshots()?.or_warn() {
         there.insert(Identity::of(&id, &snapshot)?, id);
     }
     for (id, snapshot) in from.select(&options.selection)? {
@@ -172,7 +172,8 @@ impl Copy<'_> {
             return Ok(());
         }
         let dry_run = self.options.dry_run;
-        let session = Session::begin(self.to, SessionOptions { compression: self.options.compression, dry_run })?;
+        let options = SessionOptions { compression: self.options.compression, dry_run };
+        let session = Session::begin(self.to, options, &[])?;
         let mut files: Vec<Id> = self.reach.index_files.iter().copied().collect();
         files.sort();
         let from = self.from;

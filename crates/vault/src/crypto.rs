@@ -8,9 +8,12 @@ use aes::{Aes128, Aes256};
 use poly1305::Poly1305;
 use zeroize::Zeroize;
 
+use crate::room::empty_with_room;
 use crate::{Error, Result};
 
 pub(crate) const IV_LENGTH: usize = 16;
+/// What `seal_in_place` needs before the message.
+pub(crate) const ROOM_FOR_IV: usize = IV_LENGTH;
 pub(crate) const MAC_LENGTH: usize = 16;
 /// By how much a sealed message is longer than its plaintext.
 pub(crate) const OVERHEAD: usize = IV_LENGTH + MAC_LENGTH;
@@ -76,6 +79,20 @@ impl Key {
         Ok(sealed)
     }
 
+    /// Seals a message in place that stands behind `ROOM_FOR_IV` bytes of room.
+    pub fn seal_in_place(&self, message: &mut Vec<u8>) -> Result<()> {
+        let mut iv = [0; IV_LENGTH];
+        random(&mut iv)?;
+        let Some((room, plaintext)) = message.split_at_mut_checked(ROOM_FOR_IV) else {
+            return Err(Error::ReadBack { reason: "there is no room before what is to be sealed".into() });
+        };
+        room.copy_from_slice(&iv);
+        self.apply_keystream(&iv, plaintext);
+        let mac = self.mac(&iv, plaintext);
+        message.extend_from_slice(&mac);
+        Ok(())
+    }
+
     fn seal_with_iv(&self, iv: &[u8; IV_LENGTH], plaintext: &[u8], out: &mut Vec<u8>) {
         out.extend_from_slice(iv);
         let start = out.len();
@@ -97,7 +114,7 @@ impl Key {
     /// Opens a message into `out`, replacing what it held.
     pub fn open_into(&self, sealed: &[u8], out: &mut Vec<u8>) -> Result<(), Unauthentic> {
         let (iv, ciphertext) = self.authenticate(sealed)?;
-        out.clear();
+        empty_with_room(out, ciphertext.len());
         out.extend_from_slice(ciphertext);
         self.apply_keystream(&iv, out);
         Ok(())

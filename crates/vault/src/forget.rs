@@ -101,14 +101,13 @@ pub fn forget(vault: &Vault, options: &ForgetOptions, now: Timestamp) -> Result<
         true => None,
         false => Some(Lock::take_within(vault, LockMode::Exclusive, options.patience)?),
     };
-    let chosen = vault.select(&options.selection)?;
     let mut report = ForgetReport::default();
     let mut to_remove: Vec<SnapshotId> = Vec::new();
     if options.selection.ids.is_empty() {
         if options.policy.is_empty() && !options.allow_remove_all {
             return Err(Error::EmptyPolicy);
         }
-        report.groups = apply(options, chosen, now);
+        report.groups = apply(options, vault.select(&options.selection)?, now);
         for group in &report.groups {
             if group.keep.is_empty() && !group.remove.is_empty() && !options.allow_remove_all {
                 return Err(Error::NothingKept { snapshots: group.remove.len() });
@@ -116,19 +115,14 @@ pub fn forget(vault: &Vault, options: &ForgetOptions, now: Timestamp) -> Result<
             to_remove.extend(group.remove.iter().map(|(id, _)| *id));
         }
     } else {
-        to_remove.extend(chosen.iter().map(|(id, _)| *id));
+        to_remove = named(vault, &options.selection)?;
     }
     let Some(lock) = lock else {
         report.removed = to_remove;
         return Ok(report);
     };
-    // The way back stands before anything goes.
-    let records: Vec<Record> = parallel_map(FETCHES_AT_ONCE, &to_remove, |id| Record::of(vault, id, now))
-        .into_iter()
-        .filter(|record| !matches!(record, Err(Error::Store(levee_store::Error::NotFound { .. }))))
-        .collect::<Result<_>>()?;
     lock.check()?;
-    forgotten::write(vault, &records)?;
+    record_forgotten(vault, &to_remove, now)?;
     for id in to_remove {
         lock.check()?;
         match vault.remove_snapshot(&id) {
@@ -138,6 +132,41 @@ pub fn forget(vault: &Vault, options: &ForgetOptions, now: Timestamp) -> Result<
         }
     }
     Ok(report)
+}
+
+/// Snapshots that are named by their ids, readable or not: one that is damaged restores nothing, and is in the way of a
+/// prune.
+fn named(vault: &Vault, selection: &SnapshotSelection) -> Result<Vec<SnapshotId>> {
+    let mut found = Vec::new();
+    for wanted in &selection.ids {
+        let id = match vault.find_snapshot(wanted, selection) {
+            Ok((id, _)) => id,
+            Err(error) if error.is_damage() => vault.find_snapshot_file(wanted)?,
+            Err(error) => return Err(error),
+        };
+        if !found.contains(&id) {
+            found.push(id);
+        }
+    }
+    Ok(found)
+}
+
+/// Takes snapshots down that are about to be removed, durably: the way back stands before anything goes. There is none
+/// for what can't be read.
+pub fn record_forgotten(vault: &Vault, leaving: &[SnapshotId], now: Timestamp) -> Result<()> {
+    let record = |id: &SnapshotId| match vault.read_snapshot(id) {
+        Ok(_) => Record::of(vault, id, now).map(Some),
+        Err(Error::SnapshotNotFound { .. }) => Ok(None),
+        Err(error) if error.is_damage() => Ok(None),
+        Err(error) => Err(error),
+    };
+    let records: Vec<Record> = parallel_map(FETCHES_AT_ONCE, leaving, record)
+        .into_iter()
+        .filter(|record| !matches!(record, Err(Error::Store(levee_store::Error::NotFound { .. }))))
+        .filter_map(Result::transpose)
+        .collect::<Result<_>>()?;
+    forgotten::write(vault, &records)?;
+    Ok(())
 }
 
 fn apply(options: &ForgetOptions, chosen: Vec<(SnapshotId, Snapshot)>, now: Timestamp) -> Vec<ForgetGroup> {

@@ -56,7 +56,7 @@ pub(crate) fn all() -> Vec<(&'static str, Vec<u8>)> {
         ("pack_header", encode_header(&blobs(BlobKind::Data))),
         ("snapshot", snapshot()),
         ("lock", to_json(&LockFile::new(LockMode::Shared)).expect(right)),
-        ("config", to_json(&Config::generate().expect(right)).expect(right)),
+        ("config", to_json(&Config::generate(None).expect(right)).expect(right)),
         ("key_file", key_file.content),
         ("master_key", master_key.to_json().as_bytes().to_vec()),
         ("compressed_file", compress_file(&json).expect(right)),

@@ -62,6 +62,7 @@ pub mod repair;
 pub mod reread;
 pub mod restore;
 mod rewrite;
+mod room;
 mod sealing;
 mod selection;
 mod session;
@@ -117,7 +118,7 @@ pub use summary::BackupSummary;
 pub use tag::{Replaced, TagChange, tag};
 pub use thaw::{Thaw, ThawState};
 pub use tree::Tree;
-pub use vault::Vault;
+pub use vault::{DamagedSnapshot, ListedSnapshots, Vault};
 
 /// What snapshots say they were made by.
 pub const PROGRAM_VERSION: &str = concat!("levee ", env!("CARGO_PKG_VERSION"));

@@ -10,10 +10,13 @@
 use sha2::{Digest, Sha256};
 
 use crate::crypto::{Key, OVERHEAD};
+use crate::room::empty_with_room;
 use crate::{BlobKind, Id, Result};
 
 /// A pack is finished when it has reached this size.
 pub(crate) const TARGET_BYTES: usize = 16 << 20;
+/// The last blob, and the header, as a rule.
+const SLACK_BYTES: usize = 2 << 20;
 /// Keeps the sealed header far below the 16 MiB that readers accept.
 const ENTRIES_MAX: usize = 100_000;
 const HEADER_BYTES_MAX: usize = 16 << 20;
@@ -80,7 +83,8 @@ pub(crate) struct PackWriter {
 impl PackWriter {
     /// `buffer` is emptied and used for the content.
     pub fn new(mut buffer: Vec<u8>) -> Self {
-        buffer.clear();
+        // At once: growing step by step would leave holes in memory as large as the pack. What is not used takes none.
+        empty_with_room(&mut buffer, TARGET_BYTES + SLACK_BYTES);
         Self { content: buffer, hasher: Sha256::new(), blobs: Vec::new() }
     }
 

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::pack::PackedBlob;
+use crate::room::empty_with_room;
 use crate::vault::BlobOpener;
 use crate::{Id, Result, Vault};
 
@@ -21,16 +22,16 @@ pub(crate) fn read_blobs(
 ) -> Result<()> {
     blobs.sort_unstable();
     let mut opener = BlobOpener::new(vault)?;
-    let mut scratch = Vec::new();
+    let (mut stored, mut scratch) = (Vec::new(), Vec::new());
     for range in requests(blobs) {
         let group = &blobs[range];
         let (Some(first), Some(last)) = (group.first(), group.last()) else { continue };
         let length = (last.offset - first.offset + last.length) as usize;
-        let stored = vault.read_pack_part(pack, u64::from(first.offset), length)?;
+        vault.read_pack_part_into(pack, u64::from(first.offset), length, &mut stored)?;
         for blob in group {
             let start = (blob.offset - first.offset) as usize;
             let sealed = &stored[start..start + blob.length as usize];
-            scratch.clear();
+            empty_with_room(&mut scratch, sealed.len());
             scratch.extend_from_slice(sealed);
             let opened = opener.open(pack, blob, &mut scratch);
             each(blob, sealed, opened)?;

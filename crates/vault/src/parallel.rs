@@ -11,17 +11,28 @@ pub(crate) fn compute_threads() -> usize {
 
 /// Applies a function to each item on up to `threads` threads and gives the results in the items' order.
 pub(crate) fn parallel_map<T: Sync, R: Send>(threads: usize, items: &[T], apply: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    parallel_map_with(threads, items, || (), |(), item| apply(item))
+}
+
+/// The same with something that each thread makes once and uses for all its items, such as buffers.
+pub(crate) fn parallel_map_with<S, T: Sync, R: Send>(
+    threads: usize,
+    items: &[T],
+    begin: impl Fn() -> S + Sync,
+    apply: impl Fn(&mut S, &T) -> R + Sync,
+) -> Vec<R> {
     let threads = threads.min(items.len());
     if threads <= 1 {
-        return items.iter().map(apply).collect();
+        let mut state = begin();
+        return items.iter().map(|item| apply(&mut state, item)).collect();
     }
     let next = AtomicUsize::new(0);
     let work = || {
-        let mut results = Vec::new();
+        let (mut state, mut results) = (begin(), Vec::new());
         loop {
             let position = next.fetch_add(1, Ordering::Relaxed);
             let Some(item) = items.get(position) else { return results };
-            results.push((position, apply(item)));
+            results.push((position, apply(&mut state, item)));
         }
     };
     let mut results: Vec<(usize, R)> = std::thread::scope(|scope| {

@@ -11,6 +11,7 @@ use levee_store::FileType;
 pub use due::{Pace, PackAge};
 
 use crate::check::{PACK_BYTES_MAX, look_at_content};
+use crate::vault::BlobOpener;
 use crate::{Error, Id, Result, Vault};
 
 /// What reading a pack again has shown.
@@ -42,7 +43,7 @@ impl Vault {
             Ok(_) => {}
             Err(error) => return gone(error),
         }
-        let content = match self.store().read(FileType::Data, &name) {
+        let mut content = match self.store().read(FileType::Data, &name) {
             Ok(content) => content,
             // A disk that can't read a sector any more.
             Err(error @ levee_store::Error::Io { .. }) if is_medium_error(&error) => {
@@ -51,7 +52,7 @@ impl Vault {
             Err(error) => return gone(error),
         };
         let bytes = content.len() as u64;
-        let problems = look_at_content(self, pack, content, None);
+        let problems = look_at_content(&mut BlobOpener::new(self)?, pack, &mut content, None);
         Ok(if problems.is_empty() { Reread::Sound { bytes } } else { Reread::Damaged { problems } })
     }
 }

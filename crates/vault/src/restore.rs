@@ -1,8 +1,8 @@
 //! Bringing back what a snapshot holds.
 //!
-//! Files are prepared in batches: opened or made, compared with what is there, given their size. Then the
-//! packs are read in large pieces, several at once, and each blob is checked and written where it belongs.
-//! Metadata come last, those of directories at the very end. All paths are resolved below the target
+//! Directories are gone through while files are written, in batches: a file is opened or made, compared with what is
+//! there, given its size. Then packs are read in large pieces, several at once, and each blob is checked and written
+//! where it belongs. Metadata come last, those of directories at the very end. All paths are resolved below the target
 //! without following any symbolic link.
 
 mod content;
@@ -123,7 +123,7 @@ fn run(
         bytes_written: AtomicU64::new(0),
         is_root: rustix::process::geteuid().is_root(),
     };
-    let mut summary = walk::Walk::new(&context, includes, excludes).run(&tree, node)?;
+    let mut summary = walk::run(&context, includes, excludes, &tree, node)?;
     if options.durable && !options.dry_run {
         // One call for everything: syncing ten thousand files singly takes longer than copying them.
         let synced = target.root().and_then(|root| rustix::fs::syncfs(root.as_fd()));

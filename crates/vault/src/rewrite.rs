@@ -121,7 +121,7 @@ impl Change<'_> {
             None => None,
             Some(_) => {
                 let options = SessionOptions { compression: Compression::Auto, dry_run: false };
-                Some(Session::begin(self.vault, options)?)
+                Some(Session::begin(self.vault, options, &[])?)
             }
         };
         let mut rewrite = Rewrite { vault: self.vault, session: session.as_ref(), verdicts, totals: Totals::default() };

@@ -1,11 +1,12 @@
 //! From a blob's plaintext to what is stored: compressed, encrypted, and read back.
 
 use crate::compress::{BlobCompressor, BlobDecompressor, Compression};
-use crate::crypto::{Key, OVERHEAD};
+use crate::crypto::{Key, OVERHEAD, ROOM_FOR_IV};
+use crate::room::{CHUNK_ROOM_BYTES, empty_with_room};
 use crate::{BlobKind, Error, Id, Result};
 
 /// Buffers beyond this are not kept: chunks of 8 MiB are rare.
-const KEPT_BYTES_MAX: usize = 3 << 20;
+const KEPT_BYTES_MAX: usize = CHUNK_ROOM_BYTES;
 
 /// Seals one blob after the other with the same buffers.
 pub(crate) struct BlobSealer<'a> {
@@ -14,7 +15,6 @@ pub(crate) struct BlobSealer<'a> {
     compresses_data: bool,
     compressor: BlobCompressor,
     decompressor: BlobDecompressor,
-    compressed: Vec<u8>,
     opened: Vec<u8>,
     read_back: Vec<u8>,
 }
@@ -29,7 +29,6 @@ impl<'a> BlobSealer<'a> {
             compresses_data: compression != Compression::Off,
             compressor: BlobCompressor::new(compression.level()).map_err(system)?,
             decompressor: BlobDecompressor::new().map_err(system)?,
-            compressed: Vec::new(),
             opened: Vec::new(),
             read_back: Vec::new(),
         })
@@ -37,22 +36,25 @@ impl<'a> BlobSealer<'a> {
 
     /// Puts the sealed blob into `sealed`, and gives the length of its plaintext if it is compressed, else 0.
     pub fn seal(&mut self, kind: BlobKind, id: Id, plaintext: &[u8], sealed: &mut Vec<u8>) -> Result<u32> {
+        // In one buffer from beginning to end: a chunk is a megabyte, and as it is may be all that is stored.
+        empty_with_room(sealed, zstd::zstd_safe::compress_bound(plaintext.len()) + OVERHEAD);
+        sealed.resize(ROOM_FOR_IV, 0);
         let compressed = self.can_compress
             && (kind == BlobKind::Tree || self.compresses_data)
             && self
                 .compressor
-                .compress(plaintext, &mut self.compressed)
+                .compress_onto(plaintext, sealed)
                 .map_err(|source| Error::System { action: "compress a blob", source })?;
-        let content = if compressed { &self.compressed[..] } else { plaintext };
-        sealed.clear();
-        sealed.reserve(content.len() + OVERHEAD);
-        self.key.seal_onto(content, sealed)?;
+        if !compressed {
+            sealed.extend_from_slice(plaintext);
+        }
+        self.key.seal_in_place(sealed)?;
         // A chunk is at most 8 MiB; a directory's JSON must not pass 4 GiB either.
         let uncompressed_length = u32::try_from(plaintext.len())
             .map_err(|_| Error::ReadBack { reason: format!("{} bytes are too many for a blob", plaintext.len()) })?;
         let uncompressed_length = if compressed { uncompressed_length } else { 0 };
         self.read_back(id, sealed, uncompressed_length)?;
-        for buffer in [&mut self.compressed, &mut self.opened, &mut self.read_back] {
+        for buffer in [&mut self.opened, &mut self.read_back] {
             if buffer.capacity() > KEPT_BYTES_MAX {
                 *buffer = Vec::new();
             }

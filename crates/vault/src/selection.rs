@@ -31,10 +31,10 @@ pub(crate) fn has_tags(snapshot: &Snapshot, tags: &[String]) -> bool {
 }
 
 impl Vault {
-    /// The chosen snapshots, oldest first.
+    /// The chosen snapshots, oldest first. Of those that can't be read only a named one is an error.
     pub fn select(&self, selection: &SnapshotSelection) -> Result<Vec<(SnapshotId, Snapshot)>> {
         if selection.ids.is_empty() {
-            let mut all = self.snapshots()?;
+            let mut all = self.list_snapshots()?.or_warn();
             all.retain(|(_, snapshot)| selection.matches(snapshot));
             return Ok(all);
         }

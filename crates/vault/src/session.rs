@@ -7,20 +7,24 @@
 //! below. A failure anywhere is kept as the one failure of the session; from then on every stage throws
 //! away what comes, until the entrance is closed, so that nobody waits for ever.
 
+mod beside;
 mod index_writer;
 mod packer;
 mod sealer;
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 
 use crate::compress::Compression;
 use crate::parallel::compute_threads;
+use crate::problem::with_sources;
+use crate::room::CHUNK_ROOM_BYTES;
 use crate::{BlobKind, Error, Id, Result, Tree, Vault};
+use beside::Beside;
 use index_writer::IndexWriter;
 
 /// Chunks that wait for each sealer; at most 8 MiB each, 1 MiB or less as a rule.
@@ -29,11 +33,12 @@ const JOBS_PER_SEALER: usize = 2;
 const SEALED_BLOBS: usize = 4;
 /// A full pack of 16 MiB goes to an uploader that is free: none waits beside those being filled and stored.
 const PACKS_WAITING: usize = 0;
-/// Buffers kept for reuse: fresh memory is dear when it comes by the megabyte.
-const SPARE_CHUNK_BUFFERS: usize = 8;
+/// Buffers kept for reuse: fresh memory is dear when it comes by the megabyte. More than can be in use at once, for each
+/// sealer: what is freed and allocated again in other sizes leaves holes.
+const SPARE_CHUNK_BUFFERS_PER_SEALER: usize = 12;
 const SPARE_PACK_BUFFERS: usize = 2;
 /// Larger ones are freed: a rare chunk of 8 MiB must not make every buffer as large in the end.
-const SPARE_CHUNK_BYTES_MAX: usize = 2 << 20;
+const SPARE_CHUNK_BYTES_MAX: usize = CHUNK_ROOM_BYTES;
 const SPARE_PACK_BYTES_MAX: usize = 32 << 20;
 
 /// How a session stores.
@@ -55,29 +60,32 @@ pub(crate) struct Added {
     pub packed_bytes: u64,
 }
 
-/// Buffers that go round.
-#[derive(Clone)]
+/// Buffers that go round. The last one that was given back is taken first: it is still in the processor's cache, and
+/// those that are not needed stay untouched.
 pub(crate) struct BufferPool {
-    give: Sender<Vec<u8>>,
-    take: Receiver<Vec<u8>>,
+    spare: Mutex<Vec<Vec<u8>>>,
+    capacity: usize,
     bytes_max: usize,
 }
 
 impl BufferPool {
     /// Keeps so many buffers, none larger than this.
     fn new(capacity: usize, bytes_max: usize) -> Self {
-        let (give, take) = bounded(capacity);
-        Self { give, take, bytes_max }
+        Self { spare: Mutex::new(Vec::with_capacity(capacity)), capacity, bytes_max }
+    }
+
+    fn spare(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn take(&self) -> Vec<u8> {
-        self.take.try_recv().unwrap_or_default()
+        self.spare().pop().unwrap_or_default()
     }
 
     pub fn give(&self, buffer: Vec<u8>) {
-        if buffer.capacity() <= self.bytes_max {
-            // When enough are kept, this one is freed.
-            let _ = self.give.try_send(buffer);
+        let mut spare = self.spare();
+        if buffer.capacity() <= self.bytes_max && spare.len() < self.capacity {
+            spare.push(buffer);
         }
     }
 }
@@ -96,6 +104,8 @@ pub(crate) struct Shared {
     packed_bytes: AtomicU64,
     pub chunk_buffers: BufferPool,
     pack_buffers: BufferPool,
+    /// Further vaults that everything goes to at the same time; emptied at the end.
+    beside: RwLock<Vec<Beside>>,
 }
 
 /// Whether a session can still come to a good end.
@@ -142,6 +152,12 @@ impl Shared {
             return Ok(false);
         }
         Ok(self.claimed.lock().unwrap_or_else(PoisonError::into_inner).insert((kind, id)))
+    }
+
+    fn offer_beside(&self, kind: BlobKind, id: Id, plaintext: &[u8]) {
+        for beside in self.beside.read().unwrap_or_else(PoisonError::into_inner).iter() {
+            beside.offer(kind, id, plaintext);
+        }
     }
 
     fn count(&self, kind: BlobKind, plaintext_bytes: usize, sealed_bytes: usize) {
@@ -215,10 +231,22 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Starts the threads. The vault's index must be fresh, and a lock be held.
-    pub fn begin(vault: &Vault, options: SessionOptions) -> Result<Self> {
+    /// Starts the threads. The vault's index must be fresh, and a lock be held. What is stored goes to the vaults
+    /// `side_by_side` too, as far as they can be written to.
+    pub fn begin(vault: &Vault, options: SessionOptions, side_by_side: &[Vault]) -> Result<Self> {
+        let mut beside = Vec::new();
+        for other in side_by_side.iter().filter(|_| !options.dry_run) {
+            match Beside::begin(other, options) {
+                Ok(begun) => beside.push(begun),
+                Err(error) => {
+                    let (vault, error) = (other.location(), with_sources(&error));
+                    tracing::warn!(vault, error, "nothing is stored there side by side");
+                }
+            }
+        }
         // Loads it, so that no sealer has to.
         vault.with_index(|_| ())?;
+        let sealers = compute_threads();
         let shared = Arc::new(Shared {
             vault: vault.clone(),
             options,
@@ -228,11 +256,11 @@ impl Session {
             tree_blobs: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             packed_bytes: AtomicU64::new(0),
-            chunk_buffers: BufferPool::new(SPARE_CHUNK_BUFFERS, SPARE_CHUNK_BYTES_MAX),
+            chunk_buffers: BufferPool::new(sealers * SPARE_CHUNK_BUFFERS_PER_SEALER, SPARE_CHUNK_BYTES_MAX),
             pack_buffers: BufferPool::new(SPARE_PACK_BUFFERS, SPARE_PACK_BYTES_MAX),
+            beside: RwLock::new(beside),
         });
         let index_writer = Arc::new(IndexWriter::default());
-        let sealers = compute_threads();
         let (jobs, next_job) = bounded::<Job>(sealers * JOBS_PER_SEALER);
         let (sealed, next_sealed) = bounded(SEALED_BLOBS);
         let (packs, next_pack) = bounded(PACKS_WAITING);
@@ -314,6 +342,9 @@ impl Session {
             return Err(error);
         }
         self.index_writer.finish(&self.shared)?;
+        for beside in std::mem::take(&mut *self.shared.beside.write().unwrap_or_else(PoisonError::into_inner)) {
+            beside.finish();
+        }
         Ok(Added {
             data_blobs: self.shared.data_blobs.load(Ordering::Relaxed),
             tree_blobs: self.shared.tree_blobs.load(Ordering::Relaxed),

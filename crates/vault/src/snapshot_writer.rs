@@ -34,6 +34,8 @@ pub struct SnapshotOptions {
     pub dry_run: bool,
     /// How long to wait for others' locks.
     pub patience: Duration,
+    /// Vaults that new data go to at the same time. `copy` makes the snapshot there.
+    pub side_by_side: Vec<Vault>,
 }
 
 /// Permissions, owner and time of something that is stored from a stream.
@@ -99,7 +101,7 @@ impl SnapshotWriter {
         let SnapshotOptions { compression, dry_run, patience, .. } = options;
         let lock = if dry_run { None } else { Some(Lock::take_within(vault, LockMode::Shared, patience)?) };
         vault.refresh_index()?;
-        let session = Session::begin(vault, SessionOptions { compression, dry_run })?;
+        let session = Session::begin(vault, SessionOptions { compression, dry_run }, &options.side_by_side)?;
         let summary = BackupSummary::new(Timestamp::now());
         Ok(Self {
             vault: vault.clone(),

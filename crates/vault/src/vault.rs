@@ -6,9 +6,10 @@ mod fields;
 mod hostile;
 mod indexing;
 mod opening;
+mod snapshots;
 
-use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use levee_store::{FileType, Parallelism, Store};
@@ -17,6 +18,7 @@ use serde::de::DeserializeOwned;
 
 pub(crate) use blobs::{BLOB_BYTES_MAX, BlobOpener};
 pub(crate) use fields::{Fields, set_id, set_tags};
+pub use snapshots::{DamagedSnapshot, ListedSnapshots};
 
 use crate::cache::Cache;
 use crate::compress::{compress_file, decompress_file};
@@ -25,9 +27,8 @@ use crate::crypto::Key;
 use crate::gate::Gate;
 use crate::index::Index;
 use crate::lock::OwnLocks;
-use crate::parallel::parallel_map;
 use crate::tree_cache::TreeCache;
-use crate::{Error, Id, MasterKey, Result, Snapshot, SnapshotId, SnapshotSelection};
+use crate::{Error, Id, MasterKey, Result, Snapshot};
 
 /// How many small files are fetched at once. Over a network the time goes into waiting.
 const FETCHES_AT_ONCE: usize = 8;
@@ -212,82 +213,5 @@ impl Vault {
             self.store().list(file_type)?.iter().filter_map(|entry| entry.name.parse().ok()).collect();
         ids.sort();
         Ok(ids)
-    }
-
-    // Snapshots
-
-    /// All snapshots, oldest first.
-    pub fn snapshots(&self) -> Result<Vec<(SnapshotId, Snapshot)>> {
-        let ids = self.list_ids(FileType::Snapshot)?;
-        let listed: HashSet<Id> = ids.iter().copied().collect();
-        locked(&self.inner.snapshots).retain(|id, _| listed.contains(id));
-        if let Some(cache) = self.cache() {
-            cache.retain(FileType::Snapshot, |id| listed.contains(id));
-        }
-        let mut snapshots = Vec::with_capacity(ids.len());
-        for snapshot in parallel_map(FETCHES_AT_ONCE, &ids, |id| self.snapshot(&SnapshotId(*id))) {
-            match snapshot {
-                Ok(snapshot) => snapshots.push(snapshot),
-                // Removed by someone else since it was listed.
-                Err(Error::SnapshotNotFound { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        snapshots.sort_by_key(|(id, snapshot)| (snapshot.time, *id));
-        Ok(snapshots)
-    }
-
-    fn snapshot(&self, id: &SnapshotId) -> Result<(SnapshotId, Snapshot)> {
-        if let Some(snapshot) = locked(&self.inner.snapshots).get(&id.0) {
-            return Ok((*id, snapshot.clone()));
-        }
-        let snapshot: Snapshot = match self.read_file_as(FileType::Snapshot, &id.0) {
-            Err(Error::Store(levee_store::Error::NotFound { .. })) => {
-                return Err(Error::SnapshotNotFound { location: self.location(), wanted: id.short() });
-            }
-            result => result?,
-        };
-        self.inner.index_is_stale.store(true, Ordering::SeqCst);
-        locked(&self.inner.snapshots).insert(id.0, snapshot.clone());
-        Ok((*id, snapshot))
-    }
-
-    /// Stores a snapshot, all of whose blobs are in the index.
-    pub(crate) fn write_snapshot(&self, snapshot: Snapshot) -> Result<SnapshotId> {
-        let id = self.write_file_as(FileType::Snapshot, &snapshot)?;
-        locked(&self.inner.snapshots).insert(id, snapshot);
-        Ok(SnapshotId(id))
-    }
-
-    /// Reads one snapshot.
-    pub fn read_snapshot(&self, id: &SnapshotId) -> Result<Snapshot> {
-        Ok(self.snapshot(id)?.1)
-    }
-
-    /// Finds a snapshot by `latest` (the newest of a selection) or the first digits of its id.
-    pub fn find_snapshot(&self, wanted: &str, among: &SnapshotSelection) -> Result<(SnapshotId, Snapshot)> {
-        let not_found = || Error::SnapshotNotFound { location: self.location(), wanted: wanted.into() };
-        if wanted == "latest" {
-            let mut snapshots = self.snapshots()?;
-            snapshots.retain(|(_, snapshot)| among.matches(snapshot));
-            return snapshots.pop().ok_or_else(not_found);
-        }
-        if wanted.is_empty() {
-            return Err(not_found());
-        }
-        let ids = self.list_ids(FileType::Snapshot)?;
-        let mut matching = ids.iter().filter(|id| id.to_hex().starts_with(wanted));
-        match (matching.next(), matching.next()) {
-            (Some(id), None) => self.snapshot(&SnapshotId(*id)),
-            (Some(_), Some(_)) => Err(Error::AmbiguousSnapshot { location: self.location(), prefix: wanted.into() }),
-            (None, _) => Err(not_found()),
-        }
-    }
-
-    /// Removes a snapshot. Its data stay until the repository is pruned.
-    pub fn remove_snapshot(&self, id: &SnapshotId) -> Result<()> {
-        self.store().remove(FileType::Snapshot, &id.0.to_hex())?;
-        locked(&self.inner.snapshots).remove(&id.0);
-        Ok(())
     }
 }

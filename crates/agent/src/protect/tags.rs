@@ -8,10 +8,10 @@ pub fn files(app: &AppName, asset: &AssetName) -> String {
     format!("levee-files:{app}/{asset}")
 }
 
-/// The snapshots of a repository that have a tag.
+/// The snapshots of a repository that have a tag. What can't be read is said by whoever looks after the copies.
 pub fn snapshots(vault: &Vault, tag: &str) -> levee_vault::Result<Vec<(SnapshotId, Snapshot)>> {
     let filter = SnapshotSelection { tag_lists: vec![vec![tag.into()]], ..SnapshotSelection::default() };
-    Ok(vault.snapshots()?.into_iter().filter(|(_, snapshot)| filter.matches(snapshot)).collect())
+    Ok(vault.list_snapshots()?.readable.into_iter().filter(|(_, snapshot)| filter.matches(snapshot)).collect())
 }
 
 const EPOCH: &str = "levee-epoch:";

@@ -21,7 +21,7 @@ use levee_database::StopSignal;
 use levee_model::control::{Assignment, Failure};
 use levee_model::protection::{AppSpec, Retention};
 
-use super::app::{App, failure};
+use super::app::{App, failure, in_full};
 use crate::durable;
 use alarm::Alarms;
 pub use owner_store::remove_left_locks;
@@ -50,6 +50,7 @@ pub fn run(app: &Arc<App>, stop: &StopSignal) {
         stop,
         trim_again_at: Timestamp::MIN,
         prune_again_at: Timestamp::MIN,
+        prune_pause: prune::RETRY_AFTER_MIN,
         rereading: None,
         alarms: None,
         look_again_at: Instant::now(),
@@ -69,6 +70,7 @@ struct Upkeep<'a> {
     trim_again_at: Timestamp,
     /// A prune that failed is not tried again before.
     prune_again_at: Timestamp,
+    prune_pause: SignedDuration,
     rereading: Option<Rereading>,
     /// As they are on the disk; `None` until they are read.
     alarms: Option<Alarms>,
@@ -82,7 +84,15 @@ impl Upkeep<'_> {
             Ok(state) => state,
             Err(failure) => return self.remark("upkeep", Err(failure)),
         };
-        self.remark("upkeep", Ok(()));
+        let begun = match state.pruned_at {
+            Some(_) => Ok(()),
+            None => {
+                state.pruned_at = Some(now);
+                state.write(&self.app.folder)
+            }
+        };
+        self.remark("upkeep", begun);
+        self.remark("snapshots", self.all_are_readable());
         // Before anything goes: what is kept depends on it.
         let (alarms, looked) = match self.look_for_alarms(&assignment) {
             Ok(alarms) => (Some(alarms), Ok(())),
@@ -106,15 +116,34 @@ impl Upkeep<'_> {
             if self.stop.is_stopped() {
                 return;
             }
-            if pruned.is_err() {
-                self.prune_again_at = now.checked_add(prune::RETRY_AFTER).unwrap_or(Timestamp::MAX);
-            }
+            self.prune_pause = match &pruned {
+                Ok(()) => prune::RETRY_AFTER_MIN,
+                Err(_) => {
+                    self.prune_again_at = Timestamp::now().checked_add(self.prune_pause).unwrap_or(Timestamp::MAX);
+                    (self.prune_pause * 2).min(prune::RETRY_AFTER_MAX)
+                }
+            };
             self.remark("prune", pruned);
         }
         let reread = self.reread(&assignment.spec, &mut state);
         if !self.stop.is_stopped() {
             self.remark("verify", reread);
         }
+    }
+
+    /// A file among the snapshots that can't be read is passed over by everything but a prune, which must know of each.
+    fn all_are_readable(&self) -> Result<(), Failure> {
+        let cannot = |error| failure(format!("cannot list the snapshots: {}", in_full(&error)));
+        let damaged = self.app.copies.vault()?.list_snapshots().map_err(cannot)?.damaged;
+        let Some(first) = damaged.first() else { return Ok(()) };
+        Err(failure(format!(
+            "{} of the snapshots can't be read, first {}: {}; recovery passes them over, but no space comes back until \
+             they are gone: look at the disk, then `levee vault forget {}` removes it",
+            damaged.len(),
+            first.id.short(),
+            in_full(&first.error),
+            first.id.short()
+        )))
     }
 
     /// Looks at what has come of each folder, and tells what looks like ransomware at work.

@@ -4,7 +4,7 @@ use levee_testing::process::run;
 use levee_testing::wait::wait_until;
 
 use super::repository::{BASES, count, flip_a_bit, largest, packs};
-use super::status::{problems, wait_problem};
+use super::status::{wait_no_problem, wait_problem};
 use super::world::{PATIENCE, Site, World};
 
 const ROWS: u32 = 40_000;
@@ -40,14 +40,14 @@ pub fn a_damaged_base_is_passed_over(world: &mut World) {
 fn mend(world: &World, pack: &str, snapshot: &str) {
     vault(world, &["repair", "packs", "--apply", "--retry-lock", "60s", pack]);
     vault(world, &["forget", "--retry-lock", "60s", snapshot]);
-    wait_until("no problem any more", PATIENCE, || problems(world).as_deref() == Some("[]"));
+    wait_no_problem(world);
     let bases = count(world, BASES);
     take_a_base(world);
     assert!(count(world, BASES) > bases);
     let drill = world.expect(&["drill", "shop", "--to", "west"]);
     assert_eq!(drill["steps"]["rebuild-orders"]["outcome"]["note"].to_string(), "null", "{drill:#}");
     // It was rebuilt from the new one, and nothing more is found.
-    wait_until("nothing to be found any more", PATIENCE, || problems(world).as_deref() == Some("[]"));
+    wait_no_problem(world);
 }
 
 /// Has one base backup taken soon. The period is longer than it takes to set it back, so that there is no second one.

@@ -8,7 +8,7 @@ use levee_testing::wait::wait_until;
 
 use super::faults::check_failed;
 use super::orders::Orders;
-use super::status::{problems, wait_problem};
+use super::status::{wait_no_problem, wait_problem};
 use super::traces::Traces;
 use super::world::{PATIENCE, Setup, Site, World};
 
@@ -62,7 +62,7 @@ fn a_full_disk_at_the_recovery_site_takes_nothing_and_loses_nothing() {
     // It goes on by itself when there is room.
     world.disk().free();
     orders.wait_for_more_at(east, PATIENCE);
-    wait_until("no problem any more", PATIENCE, || problems(&world).as_deref() == Some("[]"));
+    wait_no_problem(&world);
     world.wait_protected(Site::East);
     world.expect(&["drill", "shop", "--to", "west"]);
     world.expect(&["switchover", "shop", "--yes", "--to", "west"]);

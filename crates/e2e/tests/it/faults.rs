@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use super::damaged::a_damaged_base_is_passed_over;
 use super::repository::{flip_a_bit, largest, packs};
-use super::status::{orders, problems, wait_problem};
+use super::status::{orders, wait_no_problem, wait_problem};
 use super::traces::Traces;
 use super::world::{PATIENCE, Process, Setup, Site, World};
 
@@ -156,7 +156,7 @@ fn check_dropped_slot(world: &mut World) {
     cluster.set("synchronous_standby_names", "FIRST 1 (levee_shop_orders)");
     world.running(Process::Agent(Site::East)).signal(Signal::CONT);
     wait_problem(world, &["gap", "removed"]);
-    wait_until("no problem any more", PATIENCE, || problems(world).as_deref() == Some("[]"));
+    wait_no_problem(world);
     world.wait_protected(Site::East);
     // It was a problem until a base backup lay behind it, and is remembered.
     let mut status = world.command_at(Site::East);
@@ -304,7 +304,7 @@ fn what_cannot_be_read_is_named_at_either_site() {
     fs::write(&pack, whole).unwrap();
     // The only base there is is tried all the same, and was mended.
     world.expect(&["drill", "shop", "--to", "west"]);
-    wait_until("no problem any more", PATIENCE, || problems(&world).as_deref() == Some("[]"));
+    wait_no_problem(&world);
 
     // Somebody else's password, and somebody else's repository in the place of ours.
     let wrong = world.root().join("client/wrong-password");

@@ -29,3 +29,14 @@ pub fn wait_problem(world: &World, words: &[&str]) -> String {
     });
     found.unwrap_or_else(|| panic!("{words:?} was never said, but {seen:#?}\n{}", world.log_tails()))
 }
+
+/// Waits until the database has no problem any more.
+#[track_caller]
+pub fn wait_no_problem(world: &World) {
+    let mut last = None;
+    let gone = poll(PATIENCE, || {
+        last = problems(world);
+        (last.as_deref() == Some("[]")).then_some(())
+    });
+    gone.unwrap_or_else(|| panic!("still said after {PATIENCE:?}: {last:?}\n{}", world.log_tails()));
+}

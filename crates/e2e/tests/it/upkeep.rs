@@ -141,4 +141,11 @@ fn old_copies_go_their_space_comes_back_and_what_stays_is_read_again() {
         problems.contains("DAMAGED") && problems.contains(&pack) && problems.contains("1 of 1 copies")
     });
     assert!(asset(&world, "orders").unwrap()["last_verified"].is_null());
+
+    // It is still named once the database is protected no more: the next copy may rely on what is in the index.
+    let sections = file.split("[app.").filter(|section| !section.starts_with("shop.postgres.orders"));
+    world.apply(&sections.collect::<Vec<_>>().join("[app."));
+    wait_documents(&world, |problems| {
+        ["DAMAGED", &pack, "that no asset's recovery relies on"].iter().all(|words| problems.contains(words))
+    });
 }

@@ -1,3 +1,4 @@
+mod copies;
 mod hooks;
 pub(super) mod images;
 mod listed_paths;
@@ -23,6 +24,7 @@ use super::times::parse_time;
 use super::{ended, open, text_file};
 use crate::exit::Exit;
 use crate::output::Output;
+use copies::{CopyArguments, CopyOutcome, Targets};
 use hooks::{HookArguments, Stored};
 use listed_paths::ListedPaths;
 
@@ -130,6 +132,8 @@ pub struct Arguments {
     #[arg(long, value_name = "DURATION", default_value = "0", value_parser = parse_duration)]
     pub retry_lock: Duration,
     #[command(flatten)]
+    copies: CopyArguments,
+    #[command(flatten)]
     hooks: HookArguments,
 }
 
@@ -180,10 +184,19 @@ struct SummaryLine {
     /// What in it looks like ransomware at work.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     ransomware_signs: Vec<Sign>,
+    /// What has become of it in the vaults of `--copy-to`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    copies: Vec<CopyOutcome>,
+}
+
+/// What was found about a backup after it was stored.
+struct Findings {
+    signs: Vec<Sign>,
+    copies: Vec<CopyOutcome>,
 }
 
 impl SummaryLine {
-    fn new(summary: &BackupSummary, ransomware_signs: Vec<Sign>, dry_run: bool, total_duration: f64) -> Self {
+    fn new(summary: &BackupSummary, findings: Findings, dry_run: bool, total_duration: f64) -> Self {
         Self {
             message_type: "summary",
             dry_run,
@@ -203,7 +216,8 @@ impl SummaryLine {
             backup_start: summary.started_at,
             backup_end: summary.ended_at,
             snapshot_id: summary.snapshot_id,
-            ransomware_signs,
+            ransomware_signs: findings.signs,
+            copies: findings.copies,
         }
     }
 
@@ -232,6 +246,7 @@ impl SummaryLine {
             (None, true) => {}
             (None, false) => text.push_str("nothing has changed; no snapshot was made\n"),
         }
+        text.extend(self.copies.iter().map(CopyOutcome::text));
         for sign in &self.ransomware_signs {
             text.push_str(&format!("WARNING: this looks like ransomware at work: {sign}\n"));
         }
@@ -271,55 +286,81 @@ pub fn run(place: &Place, mut arguments: Arguments, output: Output) -> anyhow::R
     }
     let vault = open(place)?;
     let (hooks, dry_run) = (arguments.hooks.clone(), arguments.dry_run);
-    hooks::around(&hooks, dry_run, output, || {
-        let display = Display::new(output, During::Archival);
+    let targets = Targets::open(place, &arguments.copies)?;
+    let (compression, patience) = (arguments.compression.into(), arguments.retry_lock);
+    let display = Display::new(output, During::Archival);
+    let (mut stored, mut elapsed_s) = (None, 0.0);
+    let ended = hooks::around(&hooks, dry_run, output, || {
         let result = match source {
-            Source::Files => store(&vault, arguments, output, &display),
-            Source::Images => images::store(&vault, arguments, &display),
-            Source::Stream => stream::store(&vault, arguments, &display),
+            Source::Files => store(&vault, arguments, &targets, output, &display),
+            Source::Images => images::store(&vault, arguments, &targets, &display),
+            Source::Stream => stream::store(&vault, arguments, &targets, &display),
         };
         display.finish();
+        elapsed_s = display.elapsed_s();
         let summary = result?;
-        // The snapshot is there; that it could not be judged must not hide that. Only files can be judged by.
-        let signs = match source {
-            Source::Images | Source::Stream => Vec::new(),
-            Source::Files => suspicious::signs(&vault, &summary).unwrap_or_else(|error| {
-                output.note(&format!("the backup could not be compared with the one before: {error}"));
-                Vec::new()
-            }),
-        };
-        let exit = report(&summary, signs, dry_run, &display, output)?;
+        stored = Some(summary.clone());
+        let exit = if summary.errors.is_empty() { Exit::DONE } else { Exit::INCOMPLETE };
         Ok(Stored { summary, exit })
-    })
+    });
+    // What was brought to rest for the backup is awake again while copies are made and judged.
+    let Some(summary) = stored else { return ended };
+    // The snapshot is there; that it could not be judged must not hide that. Only files can be judged by.
+    let signs = match source {
+        Source::Images | Source::Stream => Vec::new(),
+        Source::Files => suspicious::signs(&vault, &summary).unwrap_or_else(|error| {
+            output.note(&format!("the backup could not be compared with the one before: {error}"));
+            Vec::new()
+        }),
+    };
+    let copies = match summary.snapshot_id {
+        Some(snapshot) => targets.copy(&vault, snapshot, compression, patience, output),
+        None => Vec::new(),
+    };
+    let not_copied = report(&summary, Findings { signs, copies }, dry_run, elapsed_s, output)?;
+    match ended {
+        Ok(Exit::DONE) if not_copied > 0 => Ok(Exit::FAILED),
+        ended => ended,
+    }
 }
 
-fn store(vault: &Vault, arguments: Arguments, output: Output, display: &Display) -> anyhow::Result<BackupSummary> {
+fn store(
+    vault: &Vault,
+    arguments: Arguments,
+    targets: &Targets,
+    output: Output,
+    display: &Display,
+) -> anyhow::Result<BackupSummary> {
     let parent = match &arguments.parent {
         None => None,
         Some(wanted) => Some(vault.find_snapshot(wanted, &SnapshotSelection::default()).map_err(ended)?.0),
     };
     let scan = output.shows_progress() && !arguments.no_scan;
-    let options = BackupOptions { scan, ..options_of(arguments, parent)? };
+    let options = BackupOptions { scan, side_by_side: targets.side_by_side(), ..options_of(arguments, parent)? };
     levee_vault::backup(vault, &options, display).map_err(ended)
 }
 
-/// Prints how it went.
+/// Prints how it went, and gives the number of copies that are missing.
 fn report(
     summary: &BackupSummary,
-    signs: Vec<Sign>,
+    findings: Findings,
     dry_run: bool,
-    display: &Display,
+    elapsed_s: f64,
     output: Output,
-) -> anyhow::Result<Exit> {
-    let line = SummaryLine::new(summary, signs, dry_run, display.elapsed_s());
+) -> anyhow::Result<usize> {
+    let line = SummaryLine::new(summary, findings, dry_run, elapsed_s);
     if output.is_json() || !output.is_quiet() {
         output.result(&line, SummaryLine::text)?;
     }
-    if summary.errors.is_empty() {
-        return Ok(Exit::DONE);
+    let not_copied = line.copies.iter().filter(|copy| copy.has_failed()).count();
+    if not_copied > 0 {
+        let of = line.copies.len();
+        output.note(&format!("{not_copied} of {of} copies are missing; run it again, or `levee vault copy`"));
     }
-    output.note(&format!("{} sources could not be read; the snapshot lacks them", summary.errors.count));
-    Ok(Exit::INCOMPLETE)
+    if !summary.errors.is_empty() {
+        output.note(&format!("{} sources could not be read; the snapshot lacks them", summary.errors.count));
+    }
+    Ok(not_copied)
 }
 
 fn options_of(arguments: Arguments, parent: Option<SnapshotId>) -> anyhow::Result<BackupOptions> {
@@ -353,6 +394,7 @@ fn options_of(arguments: Arguments, parent: Option<SnapshotId>) -> anyhow::Resul
         with_atime: arguments.with_atime,
         compression: arguments.compression.into(),
         patience: arguments.retry_lock,
+        side_by_side: Vec::new(),
     })
 }
 

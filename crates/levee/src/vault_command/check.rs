@@ -2,6 +2,7 @@ use std::path::Path;
 
 use anyhow::bail;
 use clap::Args;
+use levee_vault::check::{ReadData, Subset};
 use levee_vault::{CheckOptions, CheckReport};
 use serde::Serialize;
 
@@ -16,6 +17,9 @@ pub struct Arguments {
     /// Read, decrypt and hash everything, and not only what is needed to know what is there
     #[arg(long)]
     read_data: bool,
+    /// Read so much of the data: N/T for part N of T, a percentage as 2.5%, or a size as 50M or 1G
+    #[arg(long, value_name = "SUBSET", conflicts_with = "read_data")]
+    read_data_subset: Option<Subset>,
     /// Take no lock, for a vault that cannot be written to; others' work may then look like damage
     #[arg(long)]
     no_lock: bool,
@@ -33,6 +37,7 @@ struct SummaryLine<'a> {
     packs: u64,
     blobs: u64,
     trees: u64,
+    packs_read: u64,
     bytes_read: u64,
 }
 
@@ -52,6 +57,7 @@ impl<'a> SummaryLine<'a> {
             packs: report.packs,
             blobs: report.blobs,
             trees: report.trees,
+            packs_read: report.packs_read,
             bytes_read: report.bytes_read,
         }
     }
@@ -60,7 +66,12 @@ impl<'a> SummaryLine<'a> {
 pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
     let vault = open(place)?;
     let display = Display::new(output, During::Check);
-    let options = CheckOptions { read_data: arguments.read_data, no_lock: arguments.no_lock };
+    let read_data = match (arguments.read_data, arguments.read_data_subset) {
+        (true, _) => ReadData::All,
+        (false, Some(subset)) => ReadData::Subset(subset),
+        (false, None) => ReadData::Headers,
+    };
+    let options = CheckOptions { read_data, no_lock: arguments.no_lock };
     let result = levee_vault::check(&vault, options, &display);
     display.finish();
     let report = result.map_err(ended)?;
@@ -71,7 +82,7 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
         output.note(&format!("{}: {} (nothing is lost by it)", hint.file, hint.message));
     }
     if output.is_json() || !output.is_quiet() {
-        output.result(&SummaryLine::new(&report), |_| text(&report, arguments.read_data))?;
+        output.result(&SummaryLine::new(&report), |_| text(&report, read_data))?;
     }
     if !report.is_sound() {
         bail!(
@@ -82,11 +93,14 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
     Ok(Exit::DONE)
 }
 
-fn text(report: &CheckReport, read_data: bool) -> String {
+fn text(report: &CheckReport, read_data: ReadData) -> String {
     let sound = if report.is_sound() { "no errors were found" } else { "ERRORS WERE FOUND" };
     let read = match read_data {
-        true => format!("{} of packs were read", indicatif::BinaryBytes(report.bytes_read)),
-        false => "the data themselves were not read (--read-data does)".into(),
+        ReadData::Headers => "the data themselves were not read (--read-data does)".into(),
+        ReadData::All => format!("{} of packs were read", indicatif::BinaryBytes(report.bytes_read)),
+        ReadData::Subset(_) => {
+            format!("{} of them, {}, were read", report.packs_read, indicatif::BinaryBytes(report.bytes_read))
+        }
     };
     format!("{sound}: {} snapshots, {} packs, {} blobs; {read}", report.snapshots, report.packs, report.blobs)
 }

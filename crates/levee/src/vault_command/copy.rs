@@ -1,4 +1,3 @@
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -10,18 +9,15 @@ use super::backup::CompressionMode;
 use super::place::Place;
 use super::progress::{Display, During};
 use super::selection::SelectionArguments;
+use super::source::SourceArguments;
 use super::{ended, open};
 use crate::exit::Exit;
 use crate::output::Output;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// The vault to copy from: a folder, or rest:https://HOST:PORT/PATH/
-    #[arg(long, visible_alias = "from-vault", env = "LEVEE_FROM_VAULT", hide_env_values = true, value_name = "VAULT")]
-    from_repo: String,
-    /// A file that holds the password of the vault to copy from
-    #[arg(long, env = "LEVEE_FROM_PASSWORD_FILE", value_name = "FILE")]
-    from_password_file: PathBuf,
+    #[command(flatten)]
+    source: SourceArguments,
     #[command(flatten)]
     selection: SelectionArguments,
     /// How hard to try to make data smaller
@@ -47,7 +43,7 @@ pub struct SummaryLine<'a> {
 }
 
 pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
-    let source = open(&place.with_vault(&arguments.from_repo, &arguments.from_password_file))?;
+    let source = arguments.source.open(place)?;
     let vault = open(place)?;
     let options = CopyOptions {
         selection: arguments.selection.selection()?,

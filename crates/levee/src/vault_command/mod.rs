@@ -31,6 +31,7 @@ mod selection;
 mod serve;
 mod snapshot_argument;
 mod snapshots;
+mod source;
 mod stats;
 mod tag;
 mod text_file;
@@ -60,7 +61,7 @@ pub struct VaultCommand {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Make a new vault
-    Init,
+    Init(init::Arguments),
     /// Store files and folders as a new snapshot
     Backup(backup::Arguments),
     /// List snapshots
@@ -127,7 +128,7 @@ impl VaultCommand {
 pub fn run(command: VaultCommand, output: Output) -> anyhow::Result<Exit> {
     let VaultCommand { place, verb } = command;
     match verb {
-        Verb::Init => init::run(&place, output),
+        Verb::Init(arguments) => init::run(&place, &arguments, output),
         Verb::Backup(arguments) => backup::run(&place, arguments, output),
         Verb::Snapshots(arguments) => snapshots::run(&place, arguments, output),
         Verb::Ls(arguments) => ls::run(&place, arguments, output),

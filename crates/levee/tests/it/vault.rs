@@ -1,5 +1,6 @@
 //! `levee vault …` as a user runs it, with stock restic as the witness.
 
+mod copies;
 mod exit_codes;
 mod hooks;
 mod images;

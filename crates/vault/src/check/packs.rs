@@ -2,9 +2,9 @@ use std::collections::{HashMap, HashSet};
 
 use levee_store::FileType;
 
-use super::{CheckOptions, CheckReport, Indexed};
+use super::{CheckOptions, CheckReport, Indexed, ReadData};
 use crate::pack::{PackedBlob, pack_bytes, read_header};
-use crate::parallel::parallel_map;
+use crate::parallel::parallel_map_with;
 use crate::problem::with_sources;
 use crate::vault::BlobOpener;
 use crate::{Error, Event, Id, Progress, Result, Thaw, Vault};
@@ -30,9 +30,16 @@ pub(super) fn check_packs(
         .collect();
     let archived = vault.archived_packs()?;
     let frozen: HashSet<Id> = Thaw::look(vault, &archived, |_| true)?.unreadable().collect();
-    if options.read_data && !frozen.is_empty() {
-        let bytes = frozen.iter().filter_map(|pack| archived.get(pack)).sum();
-        return Err(Error::PacksFrozen { location: vault.location(), packs: frozen.len() as u64, bytes });
+    let sizes = || listed.iter().filter(|(pack, _)| indexed.packs.contains_key(*pack)).map(|(id, size)| (*id, *size));
+    let read_whole: HashSet<Id> = match options.read_data {
+        ReadData::Headers => HashSet::new(),
+        ReadData::All => sizes().map(|(id, _)| id).collect(),
+        ReadData::Subset(subset) => subset.choose(&sizes().collect::<Vec<_>>())?,
+    };
+    let frozen_to_read: Vec<&Id> = frozen.iter().filter(|pack| read_whole.contains(*pack)).collect();
+    if !frozen_to_read.is_empty() {
+        let bytes = frozen_to_read.iter().filter_map(|pack| archived.get(*pack)).sum();
+        return Err(Error::PacksFrozen { location: vault.location(), packs: frozen_to_read.len() as u64, bytes });
     }
     if !frozen.is_empty() {
         let message = format!("the headers of {} packs in an archive class were not read", frozen.len());
@@ -63,22 +70,22 @@ pub(super) fn check_packs(
     let readable = indexed.packs.iter().filter(|(pack, _)| !frozen.contains(*pack));
     let there: Vec<(Id, u64, &[PackedBlob])> =
         readable.filter_map(|(pack, blobs)| Some((*pack, *listed.get(pack)?, blobs.as_slice()))).collect();
-    let bytes = if options.read_data { there.iter().map(|(_, size, _)| size).sum() } else { 0 };
+    let bytes = there.iter().filter(|(pack, ..)| read_whole.contains(pack)).map(|(_, size, _)| size).sum();
     progress.report(Event::Total { items: there.len() as u64, bytes });
     for group in there.chunks(GROUP) {
-        let look = |(pack, size, blobs): &(Id, u64, &[PackedBlob])| {
-            let looked = if options.read_data {
-                check_content(vault, pack, *size, blobs)
-            } else {
-                check_header(vault, pack, *size, blobs)
-            };
-            if options.read_data {
-                progress.report(Event::Bytes(*size));
+        let look = |reader: &mut PackReader<'_>, (pack, size, blobs): &(Id, u64, &[PackedBlob])| {
+            if !read_whole.contains(pack) {
+                return check_header(vault, pack, *size, blobs);
             }
+            let looked = reader.check_content(pack, *size, blobs);
+            progress.report(Event::Bytes(*size));
             looked
         };
-        for ((pack, size, _), problems) in group.iter().zip(parallel_map(vault.pack_threads(), group, look)) {
-            if options.read_data {
+        for ((pack, size, _), problems) in
+            group.iter().zip(parallel_map_with(vault.pack_threads(), group, || PackReader::new(vault), look))
+        {
+            if read_whole.contains(pack) {
+                report.packs_read += 1;
                 report.bytes_read += size;
             }
             for problem in problems {
@@ -104,24 +111,42 @@ fn compare(mut blobs: Vec<PackedBlob>, indexed: &[PackedBlob]) -> Vec<String> {
     if blobs == indexed { Vec::new() } else { vec!["its header does not agree with the index".into()] }
 }
 
-fn check_content(vault: &Vault, pack: &Id, size: u64, indexed: &[PackedBlob]) -> Vec<String> {
-    if size > PACK_BYTES_MAX {
-        return vec![format!("{size} bytes are too many for a pack")];
+/// What a thread needs for all packs that it reads: fresh memory for each is dear.
+struct PackReader<'a> {
+    vault: &'a Vault,
+    content: Vec<u8>,
+    opener: Result<BlobOpener<'a>>,
+}
+
+impl<'a> PackReader<'a> {
+    fn new(vault: &'a Vault) -> Self {
+        Self { vault, content: Vec::new(), opener: BlobOpener::new(vault) }
     }
-    match vault.read_pack(pack) {
-        Ok(content) => look_at_content(vault, pack, content, Some(indexed)),
-        Err(error) => vec![with_sources(&error)],
+
+    fn check_content(&mut self, pack: &Id, size: u64, indexed: &[PackedBlob]) -> Vec<String> {
+        let opener = match &mut self.opener {
+            Ok(opener) => opener,
+            Err(error) => return vec![with_sources(error)],
+        };
+        let length = match usize::try_from(size) {
+            Ok(length) if size <= PACK_BYTES_MAX => length,
+            _ => return vec![format!("{size} bytes are too many for a pack")],
+        };
+        match self.vault.read_pack_part_into(pack, 0, length, &mut self.content) {
+            Ok(()) => look_at_content(opener, pack, &mut self.content[..length], Some(indexed)),
+            Err(error) => vec![with_sources(&error)],
+        }
     }
 }
 
 /// What is wrong with a pack's content. Without an index it is held against its own header.
 pub(crate) fn look_at_content(
-    vault: &Vault,
+    opener: &mut BlobOpener<'_>,
     pack: &Id,
-    mut content: Vec<u8>,
+    content: &mut [u8],
     indexed: Option<&[PackedBlob]>,
 ) -> Vec<String> {
-    if Id::of(&content) != *pack {
+    if Id::of(content) != *pack {
         return vec!["its content does not have the hash that is its name".into()];
     }
     let part = |offset: u64, length: usize| {
@@ -130,16 +155,12 @@ pub(crate) fn look_at_content(
         // The size in the listing may be a lie; then this is no pack.
         Ok(content.get(offset..end).unwrap_or_default().to_vec())
     };
-    let (blobs, mut problems) = match read_header(vault.key(), content.len() as u64, part) {
+    let (blobs, mut problems) = match read_header(opener.vault().key(), content.len() as u64, part) {
         Ok(Ok(blobs)) => match indexed {
             Some(indexed) => (indexed.to_vec(), compare(blobs, indexed)),
             None => (blobs, Vec::new()),
         },
         Ok(Err(problem)) => return vec![problem],
-        Err(error) => return vec![with_sources(&error)],
-    };
-    let mut opener = match BlobOpener::new(vault) {
-        Ok(opener) => opener,
         Err(error) => return vec![with_sources(&error)],
     };
     for blob in &blobs {

@@ -76,7 +76,7 @@ fn write_packs(vault: &Vault, folder: &Path, numbers: std::ops::Range<u64>) -> R
 
 /// A snapshot of these folders, each of files of a thousand blobs.
 fn snapshot(vault: &Vault, folders: &[u64]) -> Result<SnapshotId> {
-    let session = Session::begin(vault, SessionOptions::default())?;
+    let session = Session::begin(vault, SessionOptions::default(), &[])?;
     let directory = |name: String, tree: Tree| -> Result<Node> {
         Ok(Node { subtree: Some(session.add_tree(tree)?), ..Node::new(name.into(), NodeKind::Dir, 0o755) })
     };

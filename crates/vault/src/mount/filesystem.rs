@@ -80,7 +80,7 @@ impl VaultFilesystem {
     }
 
     fn new_layout(&self) -> Result<Arc<Layout>> {
-        let mut snapshots = self.vault.snapshots()?;
+        let mut snapshots = self.vault.list_snapshots()?.readable;
         snapshots.retain(|(_, snapshot)| self.options.selection.matches(snapshot));
         let MountOptions { templates, time_template, .. } = &self.options;
         Ok(Arc::new(Layout::new(&snapshots, templates, time_template, &TimeZone::system())))

@@ -111,9 +111,10 @@ fn take_blobs(vault: &Vault, pack: &Id, blobs: &[PackedBlob], compress: bool) ->
             sealed: sealed.to_vec(),
             uncompressed_length: blob.uncompressed_length,
         };
+        frame.clear();
         if let Some(compressor) = compressor.as_mut().filter(|_| blob.uncompressed_length == 0)
             && let Ok(length) = u32::try_from(plaintext.len())
-            && compressor.compress(plaintext, &mut frame).map_err(system)?
+            && compressor.compress_onto(plaintext, &mut frame).map_err(system)?
         {
             new.sealed = vault.key().seal(&frame)?;
             new.uncompressed_length = length;

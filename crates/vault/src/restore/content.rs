@@ -11,7 +11,7 @@ use super::direct::{DIRECT_FROM_BYTES, DirectWriter};
 use super::prepare::{FileState, PreparedFile, finish_file};
 use crate::chunker::is_hole;
 use crate::pack::PackedBlob;
-use crate::parallel::parallel_map;
+use crate::parallel::parallel_map_with;
 use crate::vault::BlobOpener;
 use crate::{BlobKind, Error, Event, Id, Result};
 
@@ -45,7 +45,9 @@ pub(super) fn write(context: &Context<'_>, files: &[PreparedFile]) -> Result<()>
     destinations.sort_unstable_by_key(|place| (place.pack, place.blob.offset, place.file, place.offset));
     let pieces: Vec<&[Destination]> = destinations.chunk_by(|a, b| a.pack == b.pack).flat_map(cut_pieces).collect();
     // One more, since some wait for the disk that they write to.
-    parallel_map(context.vault.pack_threads() + 1, &pieces, |piece| write_piece(context, files, piece));
+    let begin = || Worker { bytes: Vec::new(), opener: BlobOpener::new(context.vault) };
+    let threads = context.vault.pack_threads() + 1;
+    parallel_map_with(threads, &pieces, begin, |worker, piece| worker.write_piece(context, files, piece));
     Ok(())
 }
 
@@ -72,30 +74,38 @@ fn cut_pieces(mut rest: &[Destination]) -> Vec<&[Destination]> {
     pieces
 }
 
-fn write_piece(context: &Context<'_>, files: &[PreparedFile], piece: &[Destination]) {
-    let Some(first) = piece.first() else { return };
-    let end = piece.iter().map(|place| place.blob.end()).max().unwrap_or(0);
-    let start = u64::from(first.blob.offset);
-    let read = context.vault.read_pack_part(&first.pack, start, (end - start) as usize);
-    let opener = BlobOpener::new(context.vault);
-    let mut writer = Writer { context, files, open: None };
-    match (read, opener) {
-        (Ok(mut bytes), Ok(mut opener)) => {
-            for places in piece.chunk_by(|a, b| a.blob.offset == b.blob.offset) {
-                let blob = &places[0].blob;
-                let from = (u64::from(blob.offset) - start) as usize;
-                match opener.open(&first.pack, blob, &mut bytes[from..from + blob.length as usize]) {
-                    Ok(plaintext) => writer.write_all(places, plaintext),
-                    Err(error) => writer.write_from_elsewhere(places, &error),
+/// What a thread needs for all its pieces: fresh memory for each is dear.
+struct Worker<'a> {
+    bytes: Vec<u8>,
+    opener: Result<BlobOpener<'a>>,
+}
+
+impl Worker<'_> {
+    fn write_piece(&mut self, context: &Context<'_>, files: &[PreparedFile], piece: &[Destination]) {
+        let Some(first) = piece.first() else { return };
+        let end = piece.iter().map(|place| place.blob.end()).max().unwrap_or(0);
+        let start = u64::from(first.blob.offset);
+        let Worker { bytes, opener } = self;
+        let read = context.vault.read_pack_part_into(&first.pack, start, (end - start) as usize, bytes);
+        let mut writer = Writer { context, files, open: None };
+        match (read, opener) {
+            (Ok(()), Ok(opener)) => {
+                for places in piece.chunk_by(|a, b| a.blob.offset == b.blob.offset) {
+                    let blob = &places[0].blob;
+                    let from = (u64::from(blob.offset) - start) as usize;
+                    match opener.open(&first.pack, blob, &mut bytes[from..from + blob.length as usize]) {
+                        Ok(plaintext) => writer.write_all(places, plaintext),
+                        Err(error) => writer.write_from_elsewhere(places, &error),
+                    }
                 }
             }
-        }
-        (Err(error), _) => {
-            for places in piece.chunk_by(|a, b| a.blob.offset == b.blob.offset) {
-                writer.write_from_elsewhere(places, &error);
+            (Err(error), _) => {
+                for places in piece.chunk_by(|a, b| a.blob.offset == b.blob.offset) {
+                    writer.write_from_elsewhere(places, &error);
+                }
             }
+            (_, Err(error)) => writer.fail(piece, error),
         }
-        (_, Err(error)) => writer.fail(piece, &error),
     }
 }
 

@@ -6,13 +6,15 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crossbeam_channel::{Receiver, Sender, bounded};
+
 use super::{Context, RestoreSummary, content, metadata, place, prepare};
 use crate::pattern::Patterns;
-use crate::{Event, Id, ItemChange, Node, NodeKind, Result, Tree};
+use crate::{Error, Event, Id, ItemChange, Node, NodeKind, Result, Tree};
 
-/// So many blobs are planned at a time: some 40 MB of plan.
-const BATCH_BLOBS: usize = 400_000;
-const BATCH_FILES: usize = 50_000;
+/// So many blobs are planned at a time: some 10 MB of plan. One batch is written while the next is planned.
+const BATCH_BLOBS: usize = 100_000;
+const BATCH_FILES: usize = 20_000;
 /// What Linux takes as a path. It bounds the depth as well.
 const PATH_BYTES_MAX: usize = 4095;
 
@@ -45,13 +47,14 @@ struct Open {
     included: bool,
 }
 
-pub(super) struct Walk<'a> {
+struct Walk<'a> {
     context: &'a Context<'a>,
     includes: Patterns,
     excludes: Patterns,
     batch: Batch,
+    batches: Sender<Batch>,
     /// Directories whose metadata are set in the end, outer ones first.
-    directories: Vec<(PathBuf, Node)>,
+    directories: Directories,
     /// Directories that this restore has made.
     fresh: HashSet<PathBuf>,
     /// Directories above the current place that are made only when something in them is chosen.
@@ -62,23 +65,66 @@ pub(super) struct Walk<'a> {
     summary: RestoreSummary,
 }
 
-impl<'a> Walk<'a> {
-    pub fn new(context: &'a Context<'a>, includes: Patterns, excludes: Patterns) -> Self {
-        Self {
-            context,
-            includes,
-            excludes,
-            batch: Batch::default(),
-            directories: Vec::new(),
-            fresh: HashSet::new(),
-            pending: Vec::new(),
-            first_links: HashMap::new(),
-            summary: RestoreSummary::default(),
+/// Restores what a directory holds; `node` is the directory itself, for the target's metadata.
+pub(super) fn run(
+    context: &Context<'_>,
+    includes: Patterns,
+    excludes: Patterns,
+    tree: &Id,
+    node: Option<Node>,
+) -> Result<RestoreSummary> {
+    let (batches, next_batch) = bounded(0);
+    let walk = Walk {
+        context,
+        includes,
+        excludes,
+        batch: Batch::default(),
+        batches,
+        directories: Vec::new(),
+        fresh: HashSet::new(),
+        pending: Vec::new(),
+        first_links: HashMap::new(),
+        summary: RestoreSummary::default(),
+    };
+    let (walked, written) = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| write_batches(context, next_batch));
+        let walked = walk.run(tree, node);
+        (walked, writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    // When writing has failed, that is why the walk has ended.
+    let hard_links = written?;
+    let (mut summary, directories) = walked?;
+    summary.others += hard_links;
+    if !context.options.dry_run {
+        for (path, node) in directories.iter().rev() {
+            metadata::apply_to_directory(context, path, node);
         }
     }
+    Ok(summary)
+}
 
-    /// Restores what a directory holds; `node` is the directory itself, for the target's metadata.
-    pub fn run(mut self, tree: &Id, node: Option<Node>) -> Result<RestoreSummary> {
+/// Writes one batch after the other, and gives the number of further names that were made.
+fn write_batches(context: &Context<'_>, batches: Receiver<Batch>) -> Result<u64> {
+    let mut made = 0;
+    for batch in batches {
+        let files = prepare::prepare(context, batch.files);
+        content::write(context, &files)?;
+        prepare::check_complete(context, &files);
+        for (path, first, node) in batch.hard_links {
+            match place::make_hard_link(context, &path, &first, &node) {
+                Ok(()) => made += 1,
+                Err(error) => context.problem(&path, &error),
+            }
+        }
+    }
+    Ok(made)
+}
+
+/// Directories with what is to become of them.
+type Directories = Vec<(PathBuf, Node)>;
+
+impl Walk<'_> {
+    fn run(mut self, tree: &Id, node: Option<Node>) -> Result<(RestoreSummary, Directories)> {
         if let Some(node) = node {
             self.directories.push((PathBuf::new(), node));
         }
@@ -117,12 +163,7 @@ impl<'a> Walk<'a> {
             }
         }
         self.finish_batch()?;
-        if !self.context.options.dry_run {
-            for (path, node) in self.directories.iter().rev() {
-                metadata::apply_to_directory(self.context, path, node);
-            }
-        }
-        Ok(self.summary)
+        Ok((self.summary, self.directories))
     }
 
     fn is_included(&self, source: &Path) -> bool {
@@ -206,16 +247,8 @@ impl<'a> Walk<'a> {
             items: self.summary.directories + self.summary.others + batch.files.len() as u64,
             bytes: self.summary.total_bytes,
         });
-        let files = prepare::prepare(self.context, batch.files);
-        content::write(self.context, &files)?;
-        prepare::check_complete(self.context, &files);
-        for (path, first, node) in batch.hard_links {
-            match place::make_hard_link(self.context, &path, &first, &node) {
-                Ok(()) => self.summary.others += 1,
-                Err(error) => self.context.problem(&path, &error),
-            }
-        }
-        Ok(())
+        // Nobody takes it when writing has failed.
+        self.batches.send(batch).map_err(|_| Error::Stopped)
     }
 }
 

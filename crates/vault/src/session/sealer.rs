@@ -33,6 +33,7 @@ pub(super) fn run(shared: &Shared, jobs: &Receiver<Job>, sealed: &Sender<SealedB
             let blob = SealedBlob { kind: job.kind, id, sealed: content, uncompressed_length };
             sealed.send(blob).map_err(|_| Error::Stopped)?;
         }
+        shared.offer_beside(job.kind, id, &job.plaintext);
         shared.chunk_buffers.give(job.plaintext);
     }
     Ok(())

@@ -52,10 +52,16 @@ impl Vault {
         Ok(self.store().read_range(FileType::Data, &pack.to_hex(), offset, length)?)
     }
 
-    /// Reads a whole pack, likewise.
-    pub(crate) fn read_pack(&self, pack: &Id) -> Result<Vec<u8>> {
+    /// The same to the beginning of a buffer that is used again.
+    pub(crate) fn read_pack_part_into(
+        &self,
+        pack: &Id,
+        offset: u64,
+        length: usize,
+        buffer: &mut Vec<u8>,
+    ) -> Result<()> {
         let _inside = self.inner.pack_reading.enter();
-        Ok(self.store().read(FileType::Data, &pack.to_hex())?)
+        Ok(self.store().read_range_into(FileType::Data, &pack.to_hex(), offset, length, buffer)?)
     }
 
     /// How many threads read packs and compute what is in them. Each has a pack or a large piece of one in memory.
@@ -167,6 +173,10 @@ impl<'a> BlobOpener<'a> {
         let decompressor =
             BlobDecompressor::new().map_err(|source| Error::System { action: "start decompressing", source })?;
         Ok(Self { vault, decompressor, plaintext: Vec::new() })
+    }
+
+    pub fn vault(&self) -> &'a Vault {
+        self.vault
     }
 
     /// Decrypts, decompresses and hashes a blob. `sealed` is used up.

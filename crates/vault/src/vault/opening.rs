@@ -19,20 +19,38 @@ impl Vault {
     /// A creation that was cut short is continued: a key file of the same password is used again, since
     /// restic would stumble over a second one with another master key.
     pub fn init(store: Arc<dyn Store>, password: &Password) -> Result<Self> {
+        Self::init_from(store, password, None)
+    }
+
+    /// As `init`, with the parameters by which restic cuts files in another repository. Levee cuts alike in all.
+    pub fn init_like(store: Arc<dyn Store>, password: &Password, like: &Vault) -> Result<Self> {
+        Self::init_from(store, password, Some(like))
+    }
+
+    fn init_from(store: Arc<dyn Store>, password: &Password, like: Option<&Vault>) -> Result<Self> {
         store.create()?;
         for (_, content) in read_key_files(&*store)? {
             if let Ok(Some(master_key)) = KeyFileJson::parse(&content).and_then(|key_file| key_file.open(password)) {
-                return Self::init_with_keys(store, &master_key, &[]);
+                return Self::init_keyed(store, &master_key, &[], like);
             }
         }
         let whoami = Whoami::now();
         let master_key = MasterKey::generate()?;
         let key_file = master_key.seal_key_file(password, &whoami.hostname, &whoami.username)?;
-        Self::init_with_keys(store, &master_key, &[key_file])
+        Self::init_keyed(store, &master_key, &[key_file], like)
     }
 
     /// Creates a repository with a master key and key files that were made elsewhere.
     pub fn init_with_keys(store: Arc<dyn Store>, master_key: &MasterKey, key_files: &[KeyFile]) -> Result<Self> {
+        Self::init_keyed(store, master_key, key_files, None)
+    }
+
+    fn init_keyed(
+        store: Arc<dyn Store>,
+        master_key: &MasterKey,
+        key_files: &[KeyFile],
+        like: Option<&Vault>,
+    ) -> Result<Self> {
         store.create()?;
         match store.size_bytes(FileType::Config, "") {
             Err(levee_store::Error::NotFound { .. }) => {}
@@ -43,7 +61,7 @@ impl Vault {
         for key_file in key_files {
             store.write(FileType::Key, &key_file.id, &key_file.content)?;
         }
-        let config = Config::generate()?;
+        let config = Config::generate(like.map(Vault::config))?;
         let json = to_json(&config)?;
         store.write(FileType::Config, "", &master_key.0.seal(&json)?)?;
         Ok(Self::assemble(store, master_key.clone(), config, None))

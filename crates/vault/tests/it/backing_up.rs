@@ -172,8 +172,7 @@ fn files_that_vanish_and_change_while_they_are_read_do_no_harm() {
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
-    let report =
-        levee_vault::check(&vault, levee_vault::CheckOptions { read_data: true, no_lock: false }, &()).unwrap();
+    let report = levee_vault::check(&vault, READ_ALL, &()).unwrap();
     assert!(report.is_sound(), "{report:?}");
     scratch.restic(&["check", "--read-data"]);
     backup(&vault, &source);

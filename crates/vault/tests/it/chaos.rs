@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use levee_vault::{
-    CheckOptions, Chunking, Error, ForgetOptions, MaxUnused, NodeMeta, PruneOptions, SnapshotId, SnapshotOptions,
-    SnapshotSelection, SnapshotWriter, UndeleteOptions, Vault,
+    Chunking, Error, ForgetOptions, MaxUnused, NodeMeta, PruneOptions, SnapshotId, SnapshotOptions, SnapshotSelection,
+    SnapshotWriter, UndeleteOptions, Vault,
 };
 
 use crate::support::*;
@@ -156,7 +156,7 @@ fn backups_prunes_and_stock_restic_at_once_lose_nothing() {
     });
     let vault: Vault = scratch.open();
     println!("{counts:?} backups, snapshots forgotten, prunes, backups of restic");
-    let report = levee_vault::check(&vault, CheckOptions { read_data: true, no_lock: false }, &()).unwrap();
+    let report = levee_vault::check(&vault, READ_ALL, &()).unwrap();
     assert!(report.is_sound(), "seed {seed}: {report:?}");
     scratch.restic(&["check", "--read-data"]);
     for (snapshot, seeds) in promises.into_inner().unwrap() {

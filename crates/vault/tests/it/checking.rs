@@ -1,11 +1,13 @@
 use std::path::{Path, PathBuf};
 
-use levee_vault::{CheckOptions, CheckReport, Error, Lock, LockMode, Vault};
+use levee_vault::check::ReadData;
+use levee_vault::{CheckOptions, CheckReport, Error, Id, Lock, LockMode, Vault};
 
 use crate::support::*;
 
 fn check(vault: &Vault, read_data: bool) -> CheckReport {
-    levee_vault::check(vault, CheckOptions { read_data, no_lock: false }, &()).unwrap()
+    let options = if read_data { READ_ALL } else { CheckOptions::default() };
+    levee_vault::check(vault, options, &()).unwrap()
 }
 
 fn files_of(scratch: &Scratch, folder: &str) -> Vec<PathBuf> {
@@ -93,6 +95,33 @@ fn headers_and_missing_files_are_looked_at_without_reading_the_data() {
     assert_eq!(report.hints.len() as u64, report.packs);
     std::fs::write(&index, content).unwrap();
     assert!(check(&vault, false).is_sound());
+}
+
+#[test]
+fn a_subset_finds_the_damage_that_lies_in_it_and_reads_nothing_else() {
+    let scratch = Scratch::new();
+    let source = scratch.path("source");
+    make_zoo(&source);
+    let vault = scratch.init();
+    backup(&vault, &source);
+    let pack = files_of(&scratch, "data").into_iter().max_by_key(|path| path.metadata().unwrap().len()).unwrap();
+    let id: Id = pack.file_name().unwrap().to_str().unwrap().parse().unwrap();
+    let check = |subset: &str| {
+        let options = CheckOptions { read_data: ReadData::Subset(subset.parse().unwrap()), no_lock: false };
+        levee_vault::check(&vault, options, &()).unwrap()
+    };
+    with_flipped_bit(&pack, 100, || {
+        let mut packs_read = 0;
+        for part in 1..=4 {
+            let report = check(&format!("{part}/4"));
+            let has_it = u32::from(id.as_bytes()[0]) % 4 == part - 1;
+            assert_eq!(report.is_sound(), !has_it, "{part}/4: {report:?}");
+            packs_read += report.packs_read;
+        }
+        assert_eq!(packs_read, files_of(&scratch, "data").len() as u64);
+        assert!(!check("100%").is_sound() && !check("1G").is_sound());
+        assert_eq!(check("1%").packs_read, 1);
+    });
 }
 
 #[test]

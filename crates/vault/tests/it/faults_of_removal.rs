@@ -5,8 +5,8 @@ use std::path::Path;
 use jiff::{SignedDuration, Timestamp};
 use levee_vault::forget::{Keep, Policy};
 use levee_vault::{
-    CheckOptions, Chunking, CopyOptions, ForgetOptions, MasterKey, MaxUnused, NodeMeta, PruneOptions, Result,
-    SnapshotId, SnapshotOptions, SnapshotWriter, Vault,
+    Chunking, CopyOptions, ForgetOptions, MasterKey, MaxUnused, NodeMeta, PruneOptions, Result, SnapshotId,
+    SnapshotOptions, SnapshotWriter, Vault,
 };
 
 use crate::breaking::{BREAKS, Break, Breaking, OPERATIONS_MAX, REASON, all_faults};
@@ -44,7 +44,7 @@ fn assert_holds(vault: &Vault, promise: &Promise, context: &str) {
 fn assert_sound(scratch: &Scratch, key: &MasterKey, promises: &[Promise], context: &str, restic: bool) {
     let vault = scratch.open_with(key);
     levee_vault::unlock(&vault, true).unwrap();
-    let report = levee_vault::check(&vault, CheckOptions { read_data: true, no_lock: false }, &()).unwrap();
+    let report = levee_vault::check(&vault, READ_ALL, &()).unwrap();
     assert!(report.is_sound(), "{context}: {report:?}");
     for promise in promises {
         assert_holds(&vault, promise, context);

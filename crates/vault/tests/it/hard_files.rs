@@ -118,7 +118,7 @@ fn back_up_while(content: usize, disturb: impl Fn(&Path) + Sync) {
             std::fs::write(&file, b"").unwrap();
         }
     }
-    let report = levee_vault::check(&vault, CheckOptions { read_data: true, no_lock: false }, &()).unwrap();
+    let report = levee_vault::check(&vault, READ_ALL, &()).unwrap();
     assert!(report.is_sound(), "{report:?}");
     for (id, _) in vault.snapshots().unwrap() {
         let target = scratch.path(&format!("target {}", id.short()));

@@ -2,7 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use levee_vault::{CheckOptions, Error, Password, RestoreOptions, Vault};
+use jiff::Timestamp;
+use levee_vault::{
+    Error, ForgetOptions, Id, Password, PruneOptions, RestoreOptions, SnapshotId, SnapshotSelection, Vault, forget,
+    prune,
+};
 
 use crate::support::*;
 
@@ -96,6 +100,35 @@ fn a_flipped_bit_in_any_file_is_never_silently_restored() {
     try_everything(&scratch, &source).unwrap();
 }
 
+/// Whoever may only add to a repository can add such a file.
+#[test]
+fn a_snapshot_that_cannot_be_read_hides_no_other_stops_a_prune_and_can_be_forgotten() {
+    let scratch = Scratch::new();
+    let source = scratch.path("source");
+    small_tree(&source);
+    let sound = backup(&scratch.init(), &source).snapshot_id.unwrap();
+    let content = b"no snapshot at all";
+    let id = Id::of(content);
+    std::fs::write(scratch.path("repository/snapshots").join(id.to_hex()), content).unwrap();
+
+    let vault = scratch.open();
+    let listed = vault.list_snapshots().unwrap();
+    assert_eq!(listed.readable.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [sound]);
+    assert_eq!(listed.damaged.iter().map(|damaged| damaged.id.0).collect::<Vec<_>>(), [id]);
+    assert_eq!(vault.find_snapshot("latest", &SnapshotSelection::default()).unwrap().0, sound);
+    assert_eq!(vault.select(&SnapshotSelection::default()).unwrap().len(), 1);
+    let names_it = |error: Error| assert!(error.to_string().contains(&id.to_hex()), "{error}");
+    names_it(vault.find_snapshot(&id.to_hex()[..8], &SnapshotSelection::default()).unwrap_err());
+    // What it refers to is not known.
+    names_it(prune(&vault, &PruneOptions::default(), Timestamp::now(), &()).unwrap_err());
+
+    let selection = SnapshotSelection { ids: vec![id.to_hex()[..8].into()], ..SnapshotSelection::default() };
+    let forgotten = forget(&vault, &ForgetOptions { selection, ..ForgetOptions::default() }, Timestamp::now()).unwrap();
+    assert_eq!(forgotten.removed, [SnapshotId(id)]);
+    prune(&vault, &PruneOptions::default(), Timestamp::now(), &()).unwrap();
+    assert_eq!(vault.snapshots().unwrap().len(), 1);
+}
+
 #[test]
 fn truncated_and_missing_files_are_named() {
     let scratch = Scratch::new();
@@ -134,7 +167,7 @@ fn files_with_others_content_are_refused() {
             replace(path, &contents[(number + 1) % contents.len()]);
         }
         assert!(try_everything(&scratch, &source).is_err(), "{folder}");
-        let report = levee_vault::check(&scratch.open(), CheckOptions { read_data: true, no_lock: false }, &());
+        let report = levee_vault::check(&scratch.open(), READ_ALL, &());
         assert!(report.is_err() || !report.unwrap().is_sound(), "{folder}");
         for (path, content) in files.iter().zip(&contents) {
             replace(path, content);

@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use levee_vault::{CheckOptions, RestoreOptions};
+use levee_vault::RestoreOptions;
 
 use crate::support::*;
 
@@ -42,7 +42,7 @@ fn levee_checks_and_restores_what_restic_wrote() {
         let target = scratch.path("target");
         restore(&vault, snapshot, &source, &target);
         assert_same(&source, &target);
-        let report = levee_vault::check(&vault, CheckOptions { read_data: true, no_lock: false }, &()).unwrap();
+        let report = levee_vault::check(&vault, READ_ALL, &()).unwrap();
         assert!(report.is_sound() && report.hints.is_empty(), "{report:?}");
 
         // A backup of our own into the same repository, of changed data, and restic reads both.

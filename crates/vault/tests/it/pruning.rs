@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use levee_vault::{
-    CheckOptions, Chunking, Error, Lock, LockMode, MaxUnused, NodeMeta, PruneOptions, PruneReport, SnapshotId,
-    SnapshotOptions, SnapshotWriter, Vault,
+    Chunking, Error, Lock, LockMode, MaxUnused, NodeMeta, PruneOptions, PruneReport, SnapshotId, SnapshotOptions,
+    SnapshotWriter, Vault,
 };
 
 use crate::support::*;
@@ -24,7 +24,7 @@ fn prune_after(vault: &Vault, hours: i64) -> PruneReport {
 }
 
 fn assert_sound(scratch: &Scratch) {
-    let report = levee_vault::check(&scratch.open(), CheckOptions { read_data: true, no_lock: false }, &()).unwrap();
+    let report = levee_vault::check(&scratch.open(), READ_ALL, &()).unwrap();
     assert!(report.is_sound(), "{report:?}");
     scratch.restic(&["check", "--read-data"]);
 }

@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use levee_vault::repair::{RepairOptions, SnapshotRepairOptions, repair_index, repair_packs, repair_snapshots};
-use levee_vault::{CheckOptions, Id, Vault};
+use levee_vault::{Id, Vault};
 
 use crate::support::*;
 
@@ -44,7 +44,7 @@ fn flip(path: &Path, position: usize) {
 }
 
 fn errors(vault: &Vault) -> u64 {
-    levee_vault::check(vault, CheckOptions { read_data: true, no_lock: false }, &()).unwrap().error_count
+    levee_vault::check(vault, READ_ALL, &()).unwrap().error_count
 }
 
 fn name(path: &Path) -> Id {

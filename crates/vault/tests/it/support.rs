@@ -9,10 +9,13 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 
 use levee_store::{LocalStore, Store};
-use levee_vault::{BackupOptions, BackupSummary, MasterKey, Password, RestoreOptions, SnapshotId, Vault};
+use levee_vault::check::ReadData;
+use levee_vault::{BackupOptions, BackupSummary, CheckOptions, MasterKey, Password, RestoreOptions, SnapshotId, Vault};
 use tempfile::TempDir;
 
 pub const PASSWORD: &str = "correct horse";
+
+pub const READ_ALL: CheckOptions = CheckOptions { read_data: ReadData::All, no_lock: false };
 
 pub fn password() -> Password {
     Password::new(PASSWORD)

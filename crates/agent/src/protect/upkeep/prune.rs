@@ -17,8 +17,10 @@ use super::super::app::{App, failure, in_full, transient};
 use super::owner_store::OwnerStore;
 use super::state::UpkeepState;
 
-/// After a failure, and after a wait for a long backup that was in vain.
-pub const RETRY_AFTER: SignedDuration = SignedDuration::from_mins(10);
+/// After a failure, and after a wait for a long backup that was in vain: twice as long each time, within these bounds.
+/// What failed at once may work in a moment, as on a full disk that was given room.
+pub const RETRY_AFTER_MIN: SignedDuration = SignedDuration::from_secs(10);
+pub const RETRY_AFTER_MAX: SignedDuration = SignedDuration::from_mins(10);
 /// A lock that was not refreshed for so long is nobody's, as restic has it.
 const LOCK_STALE_AFTER: SignedDuration = SignedDuration::from_mins(30);
 /// How much is rewritten at once: enough to keep up, and little enough to end within minutes.
@@ -27,7 +29,8 @@ const REPACK_BYTES_MAX: u64 = 8 << 30;
 const PRUNE_ANYWAY_AFTER: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 pub fn is_due(state: &UpkeepState, upkeep: &Upkeep, now: Timestamp, app: &AppName) -> bool {
-    let Some(pruned_at) = state.pruned_at else { return true };
+    // The first time comes after the first period.
+    let Some(pruned_at) = state.pruned_at else { return false };
     let is_time = matches!(upkeep.prune_rhythm().due(Some(pruned_at), now, app.as_str()), Due::Now { .. });
     let has_work = state.unpruned
         || state.waiting_until.is_some_and(|until| until <= now)
@@ -42,11 +45,6 @@ pub fn prune(
     now: Timestamp,
     stop: &StopSignal,
 ) -> Result<(), Failure> {
-    if state.pruned_at.is_none() {
-        // The first time comes after the first period.
-        state.pruned_at = Some(now);
-        return state.write(&app.folder);
-    }
     let store = LocalStore::new(app.folder.repository());
     remove_stale_locks(&store, now)?;
     let grace = SignedDuration::try_from(upkeep.delete_after().duration()).unwrap_or(SignedDuration::MAX);
@@ -135,6 +133,7 @@ mod tests {
         check(25, false, Some(1), false);
         check(25, false, Some(-1), true);
         check(24 * 31, false, None, true);
-        assert!(is_due(&UpkeepState::default(), &Upkeep::default(), now, &app), "to note when it began");
+        let begun = UpkeepState { pruned_at: None, unpruned: true, ..UpkeepState::default() };
+        assert!(!is_due(&begun, &Upkeep::default(), now, &app), "nothing says since when");
     }
 }

@@ -168,16 +168,15 @@ impl Rereading {
                 .into_iter()
                 .collect()
         };
-        // Damage that hits no copy is said as well: the next one may rely on it. What was taken out of the index is not
-        // relied on, and goes with the next prune.
-        let lies_in_wait = !damaged.is_empty() && hit.is_empty() && {
+        let is_indexed = !damaged.is_empty() && {
             let indexed = app.copies.vault()?.any_indexed(&damaged);
             indexed.map_err(|error| failure(format!("cannot say what the damage hits: {}", in_full(&error))))?
         };
-        state.unpruned |= !damaged.is_empty() && hit.is_empty() && !lies_in_wait;
-        let first = spec.asset_names().next();
+        // What was taken out of the index is not relied on, and goes with the next prune.
+        state.unpruned |= !damaged.is_empty() && hit.is_empty() && !is_indexed;
         let through = verified_through(listing, state);
         let mut verified = BTreeMap::new();
+        let mut remarks: BTreeMap<&AssetName, String> = BTreeMap::new();
         for asset in spec.asset_names() {
             let points = points_of(app, spec, asset)?;
             let mut of_asset: Vec<&Arrival> =
@@ -190,10 +189,20 @@ impl Rereading {
                 let mark = known.unwrap_or_else(|| VerifiedBackup { point: point.clone(), at: Timestamp::now() });
                 verified.insert(asset.clone(), mark);
             }
-            let hit_here: Vec<&&Arrival> = of_asset.iter().filter(|arrival| hit.contains(&arrival.id)).collect();
-            let is_said_here = !hit_here.is_empty() || (lies_in_wait && first == Some(asset));
-            let remark = is_said_here.then(|| damage_text(state, &hit_here, of_asset.len()));
-            app.board.remark(asset, "damage", remark);
+            let hit_here: Vec<&Arrival> =
+                of_asset.iter().copied().filter(|arrival| hit.contains(&arrival.id)).collect();
+            if !hit_here.is_empty() {
+                remarks.insert(asset, damage_text(state, &copies_hit(&hit_here, Some(of_asset.len()))));
+            }
+        }
+        // Damage that hits no copy of these assets is said as well: the next copy may rely on it.
+        if let (true, true, Some(first)) = (is_indexed, remarks.is_empty(), spec.asset_names().next()) {
+            let mut elsewhere: Vec<&Arrival> = arrivals.iter().filter(|arrival| hit.contains(&arrival.id)).collect();
+            elsewhere.sort_by_key(|arrival| (arrival.received_at, arrival.id));
+            remarks.insert(first, damage_text(state, &copies_hit(&elsewhere, None)));
+        }
+        for asset in spec.asset_names() {
+            app.board.remark(asset, "damage", remarks.remove(asset));
         }
         for asset in spec.asset_names() {
             app.board.update(asset, |entry| entry.verified = verified.get(asset).cloned());
@@ -261,26 +270,30 @@ fn points_of(app: &App, spec: &AppSpec, asset: &AssetName) -> Result<BTreeMap<Sn
     Ok(snapshots.into_iter().map(point).collect())
 }
 
-fn damage_text(state: &UpkeepState, hit: &[&&Arrival], of: usize) -> String {
+/// Which copies can't be restored whole, oldest first: of so many of an asset's, or of those that are no asset's any more
+/// and those that are passed over as damaged already.
+fn copies_hit(hit: &[&Arrival], of: Option<usize>) -> String {
+    let Some(newest) = hit.last() else { return "no copy refers to them".to_string() };
+    let ids: Vec<String> = hit.iter().rev().take(NAMED_MAX).map(|arrival| arrival.id.short()).collect();
+    let which = match of {
+        Some(of) => format!("{} of {of} copies", hit.len()),
+        None => format!("{} copies that no asset's recovery relies on any more", hit.len()),
+    };
+    format!(
+        "{which} can't be restored whole, the newest of them received {} ({}{})",
+        newest.received_at.strftime("%Y-%m-%d %H:%M:%SZ"),
+        ids.join(", "),
+        if hit.len() > NAMED_MAX { ", …" } else { "" }
+    )
+}
+
+fn damage_text(state: &UpkeepState, copies: &str) -> String {
     let packs: Vec<String> = state
         .damaged
         .iter()
         .take(NAMED_MAX)
         .map(|damaged| format!("data/{}: {}", damaged.pack, damaged.problem))
         .collect();
-    let copies = match hit.last() {
-        None => "no copy refers to them".to_string(),
-        Some(newest) => {
-            let ids: Vec<String> = hit.iter().rev().take(NAMED_MAX).map(|arrival| arrival.id.short()).collect();
-            format!(
-                "{} of {of} copies can't be restored whole, the newest of them received {} ({}{})",
-                hit.len(),
-                newest.received_at.strftime("%Y-%m-%d %H:%M:%SZ"),
-                ids.join(", "),
-                if hit.len() > NAMED_MAX { ", …" } else { "" }
-            )
-        }
-    };
     format!(
         "{} stored pack(s) are DAMAGED: {}; {copies}; nothing is repaired by itself: look at the disk, then `levee vault \
          repair packs` lets the next copy store anew what is lost and still there at the source",

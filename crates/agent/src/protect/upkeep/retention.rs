@@ -8,7 +8,7 @@ use levee_model::control::Failure;
 use levee_model::protection::{AppSpec, FilesSpec, PostgresSpec, Retention};
 use levee_store::{FileType, LocalStore};
 use levee_vault::SnapshotId;
-use levee_vault::forget::{Arrival, Keep, Policy, RetainReceived};
+use levee_vault::forget::{Arrival, Keep, Policy, RetainReceived, record_forgotten};
 
 use super::super::app::{App, failure, in_full};
 use super::super::tags;
@@ -98,7 +98,7 @@ fn trim_files(
     let newest = app.copies.newest_files(asset)?.map(|(id, _)| id);
     let stays = |id: &SnapshotId| Some(*id) == newest || alarm.is_some_and(|alarm| alarm.needs(id));
     let leaving: Vec<SnapshotId> = leaving.into_iter().filter(|id| !stays(id)).collect();
-    remove(app, &leaving)
+    remove(app, &leaving, now)
 }
 
 /// The base first, then the log before it.
@@ -134,7 +134,7 @@ fn trim_database(
     };
     let bases: Vec<KnownBase> = app.copies.bases(asset)?.into_iter().filter_map(known).collect();
     let Some(plan) = bases::plan(&bases, &spec.keep, spec.keep_bases.as_ref(), now) else { return Ok(0) };
-    let removed = remove(app, &plan.leaving)?;
+    let removed = remove(app, &plan.leaving, now)?;
     for (system_identifier, timeline) in extents.into_keys() {
         let Some((keep_from, ranges)) = plan.log_to_keep(system_identifier, timeline) else { continue };
         let report = journal.trim(system_identifier, timeline, keep_from, &ranges).map_err(|error| fail(&error))?;
@@ -145,12 +145,23 @@ fn trim_database(
     Ok(removed)
 }
 
-fn remove(app: &App, leaving: &[SnapshotId]) -> Result<usize, Failure> {
-    for id in leaving {
-        if !app.state().may_remove_copies() {
+fn remove(app: &App, leaving: &[SnapshotId], now: Timestamp) -> Result<usize, Failure> {
+    if leaving.is_empty() {
+        return Ok(0);
+    }
+    let may_remove = || match app.state().may_remove_copies() {
+        true => Ok(()),
+        false => {
             let site = &app.context.site;
-            return Err(failure(format!("the copies of app {} at {site} are frozen: nothing is removed", app.name)));
+            Err(failure(format!("the copies of app {} at {site} are frozen: nothing is removed", app.name)))
         }
+    };
+    may_remove()?;
+    // A rule that was written by mistake can be taken back, until the next prune's time of grace is over.
+    record_forgotten(&app.copies.vault()?, leaving, now)
+        .map_err(|error| failure(format!("cannot note what is about to be removed: {}", in_full(&error))))?;
+    for id in leaving {
+        may_remove()?;
         match app.copies.store().remove(FileType::Snapshot, &id.to_string()) {
             Ok(()) | Err(levee_store::Error::NotFound { .. }) => {}
             Err(error) => return Err(failure(format!("cannot remove snapshot {id}: {}", in_full(&error)))),

@@ -44,7 +44,7 @@ impl KnownBases {
     pub fn refresh(&mut self, vault: &Vault, asset: &AssetId) -> Result<()> {
         let filter =
             SnapshotSelection { tag_lists: vec![vec![TAG.into(), asset_tag(asset)]], ..SnapshotSelection::default() };
-        let snapshots = vault.snapshots().map_err(Error::vault("listing base backups"))?;
+        let snapshots = vault.list_snapshots().map_err(Error::vault("listing base backups"))?.readable;
         let (mut read, mut unreadable) = (BTreeMap::new(), BTreeMap::new());
         for (id, snapshot) in snapshots.iter().filter(|(_, snapshot)| filter.matches(snapshot)) {
             if let Some(base) = self.read.get(id) {

@@ -8,6 +8,7 @@ use levee_vault::{BackupSummary, ImageBackupOptions, SnapshotOptions, SnapshotSe
 use super::super::ended;
 use super::super::progress::Display;
 use super::Arguments;
+use super::copies::Targets;
 
 /// `--image-format`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -33,7 +34,12 @@ pub fn refuse_wrong_use(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-pub fn store(vault: &Vault, arguments: Arguments, display: &Display) -> anyhow::Result<BackupSummary> {
+pub fn store(
+    vault: &Vault,
+    arguments: Arguments,
+    targets: &Targets,
+    display: &Display,
+) -> anyhow::Result<BackupSummary> {
     let parent = match &arguments.parent {
         None => None,
         Some(wanted) => Some(vault.find_snapshot(wanted, &SnapshotSelection::default()).map_err(ended)?.0),
@@ -51,6 +57,7 @@ pub fn store(vault: &Vault, arguments: Arguments, display: &Display) -> anyhow::
             compression: arguments.compression.into(),
             dry_run: arguments.dry_run,
             patience: arguments.retry_lock,
+            side_by_side: targets.side_by_side(),
             ..SnapshotOptions::default()
         },
     };

@@ -11,6 +11,7 @@ use levee_vault::{BackupSummary, Chunking, Event, NodeMeta, Progress, SnapshotOp
 use super::super::ended;
 use super::super::progress::Display;
 use super::Arguments;
+use super::copies::Targets;
 
 /// What a file is that was never on a disk.
 const MODE: u32 = 0o644;
@@ -32,7 +33,12 @@ fn relative_name(arguments: &Arguments) -> anyhow::Result<PathBuf> {
     Ok(relative)
 }
 
-pub fn store(vault: &Vault, arguments: Arguments, display: &Display) -> anyhow::Result<BackupSummary> {
+pub fn store(
+    vault: &Vault,
+    arguments: Arguments,
+    targets: &Targets,
+    display: &Display,
+) -> anyhow::Result<BackupSummary> {
     let relative = relative_name(&arguments)?;
     let options = SnapshotOptions {
         host: arguments.host,
@@ -43,6 +49,7 @@ pub fn store(vault: &Vault, arguments: Arguments, display: &Display) -> anyhow::
         compression: arguments.compression.into(),
         dry_run: arguments.dry_run,
         patience: arguments.retry_lock,
+        side_by_side: targets.side_by_side(),
     };
     let mut writer = SnapshotWriter::begin(vault, options).map_err(ended)?;
     let meta = NodeMeta::new(MODE, Timestamp::now());

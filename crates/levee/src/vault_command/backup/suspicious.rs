@@ -24,7 +24,7 @@ pub fn signs(vault: &Vault, summary: &BackupSummary) -> Result<Vec<Sign>> {
 fn usual(vault: &Vault, like: &Snapshot) -> Result<Usual> {
     let paths = like.paths.iter().map(Into::into).collect();
     let filter = SnapshotSelection { hosts: vec![like.hostname.clone()], paths, ..SnapshotSelection::default() };
-    let mut snapshots = vault.snapshots()?;
+    let mut snapshots = vault.list_snapshots()?.readable;
     snapshots.retain(|(_, snapshot)| filter.matches(snapshot) && snapshot.time <= like.time);
     let mut usual = Usual::default();
     for pair in snapshots.windows(2) {

@@ -128,6 +128,47 @@ fn snapshots_are_copied_tagged_and_rewritten() {
 }
 
 #[test]
+fn restic_cuts_alike_in_a_vault_that_was_made_like_another() {
+    let (from, _) = with_two_snapshots();
+    let password = from.path("password");
+    fs::write(&password, PASSWORD).unwrap();
+    let source = ["--from-repo", from.vault.to_str().unwrap(), "--from-password-file", password.to_str().unwrap()];
+    let to = Case::new();
+    let mut init = vec!["init"];
+    init.extend(source);
+    let refused = to.levee_fails(1, &init);
+    assert!(refused.contains("--copy-chunker-params") && !to.vault.exists(), "{refused}");
+    init.push("--copy-chunker-params");
+    to.levee(&init);
+    let config = |case: &Case| -> Value {
+        let printed = Restic::distribution().run(&case.vault, PASSWORD, &["cat", "config"]);
+        serde_json::from_str(&printed).unwrap()
+    };
+    let (like, made) = (config(&from), config(&to));
+    assert_eq!(like["chunker_polynomial"], made["chunker_polynomial"]);
+    assert_ne!(like["id"], made["id"]);
+}
+
+#[test]
+fn a_check_reads_as_much_as_it_is_told_to() {
+    let (case, _) = with_two_snapshots();
+    let read = |arguments: &[&str]| {
+        let summary = case.json(&[&["check"], arguments].concat()).pop().unwrap();
+        summary["packs_read"].as_u64().unwrap()
+    };
+    let all = read(&["--read-data"]);
+    assert!(all >= 2, "{all}");
+    assert_eq!(read(&[]), 0);
+    assert_eq!(read(&["--read-data-subset", "100%"]), all);
+    assert_eq!(read(&["--read-data-subset", "1%"]), 1);
+    assert_eq!(read(&["--read-data-subset", "1/2"]) + read(&["--read-data-subset", "2/2"]), all);
+    let refused = case.levee_fails(2, &["check", "--read-data-subset", "3/2"]);
+    assert!(refused.contains("N/T"), "{refused}");
+    let text = case.levee(&["check", "--read-data-subset=1G"]);
+    assert!(text.contains(&format!("{all} of them")), "{text}");
+}
+
+#[test]
 fn a_vault_travels_on_a_disk() {
     let (from, source) = with_two_snapshots();
     let to = Case::with_vault();

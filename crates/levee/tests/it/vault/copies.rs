@@ -1,0 +1,108 @@
+//! `backup --copy-to`: one backup in several vaults.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use levee_testing::restic::Restic;
+
+use super::{Case, PASSWORD, below, fail, succeed, tree};
+
+const OTHER: &str = "another password";
+
+/// A further vault, with a password of its own, and the file that this stands in.
+fn further(case: &Case, name: &str) -> (PathBuf, PathBuf) {
+    let (vault, password) = (case.path(name), case.path(&format!("{name}-password")));
+    fs::write(&password, OTHER).unwrap();
+    let mut init = super::command(&vault);
+    succeed(init.arg("--password-file").arg(&password).arg("init"));
+    (vault, password)
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn source(case: &Case) -> PathBuf {
+    let source = case.path("source");
+    fs::create_dir_all(source.join("deep/er")).unwrap();
+    fs::write(source.join("deep/er/file"), tree::noise(1, 3_000_000)).unwrap();
+    fs::write(source.join("small"), "small").unwrap();
+    source
+}
+
+/// Stock restic finds all of it there.
+fn assert_whole(case: &Case, vault: &Path, source: &Path) {
+    let (restic, target) = (Restic::distribution(), case.path("restored"));
+    restic.run(vault, OTHER, &["check", "--read-data"]);
+    restic.run(vault, OTHER, &["restore", "latest", "--target", text(&target)]);
+    for name in ["deep/er/file", "small"] {
+        assert!(fs::read(below(&target, source).join(name)).unwrap() == fs::read(source.join(name)).unwrap(), "{name}");
+    }
+    fs::remove_dir_all(target).unwrap();
+}
+
+#[test]
+fn a_backup_goes_to_several_vaults_side_by_side_or_afterwards() {
+    let case = Case::with_vault();
+    let source = source(&case);
+    let (near, password) = further(&case, "near");
+    let (far, _) = further(&case, "far");
+    let to_both = ["--copy-to", text(&near), "--copy-to", text(&far), "--copy-to-password-file", text(&password)];
+    let backup = |more: &[&str]| {
+        let summary = case.backup(&[&[text(&source)], &to_both[..], more].concat());
+        let copies = summary["copies"].as_array().unwrap().clone();
+        assert!(copies.iter().all(|copy| copy["snapshot_id"].is_string()), "{summary}");
+        copies.iter().map(|copy| copy["data_copied"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    // Nothing is left for afterwards.
+    assert_eq!(backup(&["--side-by-side"]), [0, 0]);
+    for vault in [&near, &far] {
+        assert_whole(&case, vault, &source);
+    }
+    fs::write(source.join("small"), "smaller").unwrap();
+    let copied = backup(&[]);
+    assert!(copied.iter().all(|bytes| (7..100_000).contains(bytes)), "{copied:?}");
+    // One that was not there from the beginning gets what is not read again, too.
+    let (late, _) = further(&case, "late");
+    fs::write(source.join("small"), "smallest").unwrap();
+    let to_late =
+        [text(&source), "--copy-to", text(&late), "--copy-to-password-file", text(&password), "--side-by-side"];
+    let copied = case.backup(&to_late)["copies"][0]["data_copied"].as_u64().unwrap();
+    assert!(copied >= 3_000_000, "{copied}");
+    for vault in [&near, &late] {
+        Restic::distribution().run(vault, OTHER, &["check", "--read-data"]);
+    }
+    assert_whole(&case, &late, &source);
+    // What comes from a command goes there as well.
+    let printed = ["--stdin-from-command", "--side-by-side", "--", "echo", "printed"];
+    let summary = case.backup(&[&to_both[..], &printed].concat());
+    assert_eq!(summary["copies"][1]["data_copied"], 0, "{summary}");
+}
+
+#[test]
+fn a_vault_that_is_out_of_reach_keeps_no_snapshot_from_being_made() {
+    let case = Case::with_vault();
+    let source = source(&case);
+    let (near, password) = further(&case, "near");
+    let gone = case.path("gone");
+    for side_by_side in [&["--side-by-side"][..], &[]] {
+        let before = case.json(&["snapshots"])[0].as_array().unwrap().len();
+        let arguments = ["backup", text(&source), "--copy-to", text(&gone), "--copy-to", text(&near)];
+        let password = ["--copy-to-password-file", text(&password)];
+        let mut command = case.command(&[&arguments[..], &password, side_by_side].concat());
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(&format!("NOT COPIED to {}", gone.display())), "{said}");
+        assert!(said.contains(&format!("copied to {}", near.display())) && said.contains("saved"), "{said}");
+        assert_eq!(case.json(&["snapshots"])[0].as_array().unwrap().len(), before + 1);
+        assert_whole(&case, &near, &source);
+    }
+    // It has to be said how they are opened.
+    let refused = case.levee_fails(1, &["backup", text(&source), "--copy-to", text(&near)]);
+    assert!(refused.contains("password file"), "{refused}");
+    let wrong = case.path("wrong");
+    fs::write(&wrong, PASSWORD).unwrap();
+    let arguments = ["backup", text(&source), "--copy-to", text(&near), "--copy-to-password-file", text(&wrong)];
+    fail(1, &mut case.command(&arguments));
+}
