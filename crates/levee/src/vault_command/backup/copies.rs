@@ -60,18 +60,18 @@ pub struct Targets {
 
 impl Targets {
     pub fn open(place: &Place, arguments: &CopyArguments) -> anyhow::Result<Self> {
-        let CopyArguments { copy_to, copy_to_password_file: passwords, side_by_side } = arguments;
-        if !copy_to.is_empty() && passwords.len() != 1 && passwords.len() != copy_to.len() {
+        let CopyArguments { copy_to, copy_to_password_file: files, side_by_side } = arguments;
+        if !copy_to.is_empty() && files.len() != 1 && files.len() != copy_to.len() {
             bail!(
                 "{} vaults are to be copied to, and {} password files are given: give one for all of them, or one each",
                 copy_to.len(),
-                passwords.len()
+                files.len()
             );
         }
         let mut opened = Vec::new();
         for (number, vault) in copy_to.iter().enumerate() {
-            let Some(password) = passwords.get(number).or(passwords.first()) else { continue };
-            let there = place.with_vault(vault, password);
+            let Some(file) = files.get(number).or(files.first()) else { continue };
+            let there = place.with_vault(vault, file);
             // An address that is none is a mistake of the command, and not an outage.
             let store = there.store().with_context(|| format!("--copy-to number {}", number + 1))?;
             opened.push((store.location(), open(&there)));

@@ -74,8 +74,9 @@ fn a_backup_goes_to_several_vaults_side_by_side_or_afterwards() {
     }
     assert_whole(&case, &late, &source);
     // What comes from a command goes there as well.
-    let printed = ["--stdin-from-command", "--side-by-side", "--", "echo", "printed"];
-    let summary = case.backup(&[&to_both[..], &printed].concat());
+    let printed = ["--stdin-from-command", "--side-by-side", "--json", "--", "echo", "printed"];
+    let said = case.levee(&[&["backup"], &to_both[..], &printed].concat());
+    let summary: serde_json::Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
     assert_eq!(summary["copies"][1]["data_copied"], 0, "{summary}");
 }
 
