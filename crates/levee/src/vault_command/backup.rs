@@ -284,6 +284,7 @@ pub fn run(place: &Place, mut arguments: Arguments, output: Output) -> anyhow::R
             bail!("nothing to store: give a PATH, --files-from or --stdin");
         }
     }
+    let place = &if arguments.copies.is_given() { place.one_of_several() } else { place.clone() };
     let vault = open(place)?;
     let (hooks, dry_run) = (arguments.hooks.clone(), arguments.dry_run);
     let targets = Targets::open(place, &arguments.copies)?;

@@ -44,7 +44,7 @@ pub struct SummaryLine<'a> {
 
 pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
     let source = arguments.source.open(place)?;
-    let vault = open(place)?;
+    let vault = open(&place.one_of_several())?;
     let options = CopyOptions {
         selection: arguments.selection.selection()?,
         compression: arguments.compression.into(),

@@ -30,7 +30,7 @@ pub fn run(place: &Place, arguments: &Arguments, output: Output) -> anyhow::Resu
         bail!("another vault says nothing to a new one without --copy-chunker-params; nothing was made");
     }
     let like = arguments.copy_chunker_params.then(|| arguments.source.open(place)).transpose()?;
-    let store = place.store()?;
+    let store = if like.is_some() { place.one_of_several().store()? } else { place.store()? };
     let password = password::first(place.password_file.as_deref())?;
     let vault = match &like {
         Some(like) => Vault::init_like(store, &password, like),

@@ -67,6 +67,9 @@ pub struct Place {
     /// Lock what is written to s3:… in compliance mode: for so many days nobody can remove it
     #[arg(long, global = true, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..=i64::from(LOCKED_DAYS_MAX)))]
     s3_object_lock: Option<u16>,
+    /// Another vault takes part, and what is said of stores may be meant for that one.
+    #[arg(skip)]
+    is_one_of_several: bool,
     #[command(flatten)]
     pub cache: CacheArguments,
 }
@@ -81,7 +84,18 @@ impl std::fmt::Debug for Place {
 impl Place {
     /// Another vault, with a password of its own and what is trusted here.
     pub fn with_vault(&self, vault: &str, password_file: &Path) -> Self {
-        Self { vault: Some(vault.into()), password_file: Some(password_file.into()), ..self.clone() }
+        let (vault, password_file) = (Some(vault.into()), Some(password_file.into()));
+        Self { vault, password_file, is_one_of_several: true, ..self.clone() }
+    }
+
+    /// The same vault in a command that takes another one too.
+    pub fn one_of_several(&self) -> Self {
+        Self { is_one_of_several: true, ..self.clone() }
+    }
+
+    /// Whether the vault's name can be read.
+    pub fn check(&self) -> anyhow::Result<()> {
+        self.address().map(drop)
     }
 
     /// Whether the vault is on another machine, as far as its name says.
@@ -120,6 +134,9 @@ impl Place {
             bail!("name the vault with --vault or LEVEE_VAULT");
         };
         let address = Address::parse(vault)?;
+        if self.is_one_of_several {
+            return Ok(address);
+        }
         let has_certificates = self.cacert.is_some() || self.tls_client_cert.is_some();
         if has_certificates && matches!(address, Address::Folder(_) | Address::Sftp(_)) {
             bail!("--cacert and --tls-client-cert are for vaults that are reached over HTTPS");

@@ -38,6 +38,12 @@ pub struct CopyOutcome {
     error: Option<String>,
 }
 
+impl CopyArguments {
+    pub fn is_given(&self) -> bool {
+        !self.copy_to.is_empty()
+    }
+}
+
 impl CopyOutcome {
     pub fn has_failed(&self) -> bool {
         self.error.is_some()
@@ -72,9 +78,12 @@ impl Targets {
         for (number, vault) in copy_to.iter().enumerate() {
             let Some(file) = files.get(number).or(files.first()) else { continue };
             let there = place.with_vault(vault, file);
-            // An address that is none is a mistake of the command, and not an outage.
-            let store = there.store().with_context(|| format!("--copy-to number {}", number + 1))?;
-            opened.push((store.location(), open(&there)));
+            let name = format!("number {} of --copy-to", number + 1);
+            // A name that is none is a mistake of the command, and not an outage.
+            there.check().with_context(|| name.clone())?;
+            let vault = open(&there);
+            // What is written there may hold a password, and so is never shown.
+            opened.push((vault.as_ref().map_or(name, Vault::location), vault));
         }
         Ok(Self { opened, side_by_side: *side_by_side })
     }

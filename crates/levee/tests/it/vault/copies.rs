@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use levee_testing::ports::free_port;
 use levee_testing::restic::Restic;
 
 use super::{Case, PASSWORD, below, fail, succeed, tree};
@@ -85,20 +86,26 @@ fn a_vault_that_is_out_of_reach_keeps_no_snapshot_from_being_made() {
     let case = Case::with_vault();
     let source = source(&case);
     let (near, password) = further(&case, "near");
-    let gone = case.path("gone");
+    // Nobody listens there; its name holds a password, which is not to be seen.
+    let gone = format!("rest:https://ann:{}@127.0.0.1:{}/gone/", "sesame", free_port());
     for side_by_side in [&["--side-by-side"][..], &[]] {
         let before = case.json(&["snapshots"])[0].as_array().unwrap().len();
-        let arguments = ["backup", text(&source), "--copy-to", text(&gone), "--copy-to", text(&near)];
+        let arguments = ["backup", text(&source), "--copy-to", &gone, "--copy-to", text(&near)];
         let password = ["--copy-to-password-file", text(&password)];
         let mut command = case.command(&[&arguments[..], &password, side_by_side].concat());
         let output = command.output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(said.contains(&format!("NOT COPIED to {}", gone.display())), "{said}");
+        assert!(said.contains("NOT COPIED to number 1 of --copy-to") && said.contains("127.0.0.1"), "{said}");
+        assert!(!said.contains("sesame") && !String::from_utf8_lossy(&output.stderr).contains("sesame"), "{said}");
         assert!(said.contains(&format!("copied to {}", near.display())) && said.contains("saved"), "{said}");
         assert_eq!(case.json(&["snapshots"])[0].as_array().unwrap().len(), before + 1);
         assert_whole(&case, &near, &source);
     }
+    // A name that is none is another matter.
+    let nowhere = ["--copy-to", "s3:https://host", "--copy-to-password-file", text(&password)];
+    let refused = case.levee_fails(1, &[&["backup", text(&source)], &nowhere[..]].concat());
+    assert!(refused.contains("number 1 of --copy-to"), "{refused}");
     // It has to be said how they are opened.
     let refused = case.levee_fails(1, &["backup", text(&source), "--copy-to", text(&near)]);
     assert!(refused.contains("password file"), "{refused}");
