@@ -104,6 +104,12 @@ impl AgentFolder {
         self.root.join("grant-key")
     }
 
+    /// Makes the folder that everything lies in. Others pass through it to what is meant for them, as the user of a
+    /// database that is rebuilt here does to its log. They see no names, and secrets are readable by their owner alone.
+    fn create_root(&self) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o711).create(&self.root)
+    }
+
     /// Makes a folder that only its owner can enter.
     pub(crate) fn create_private(path: &Path) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(path)
@@ -113,7 +119,7 @@ impl AgentFolder {
     pub(crate) fn lock(&self) -> Result<FolderLock> {
         let path = self.root.join("lock");
         let failed = |source| Error::File { doing: "lock", path: path.clone(), source };
-        AgentFolder::create_private(&self.root).map_err(failed)?;
+        self.create_root().map_err(failed)?;
         let file =
             OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(failed)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {

@@ -21,7 +21,7 @@ pub enum Error {
     )]
     NoPassword { user: String, address: String },
     #[error(
-        "PostgreSQL at {address} does not let role {user:?} connect: add a line for it (for a database and for `replication`) to pg_hba.conf and reload"
+        "PostgreSQL at {address} does not let role {user:?} connect: create it where it is not there (CREATE ROLE {user} LOGIN REPLICATION), add a line for it (for a database and for `replication`) to pg_hba.conf and reload"
     )]
     NotAdmitted { user: String, address: String, source: Box<engine::Error> },
     #[error("role {user:?} has not the REPLICATION right: run ALTER ROLE {user} REPLICATION")]

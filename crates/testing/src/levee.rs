@@ -114,10 +114,8 @@ impl Binary {
     #[track_caller]
     pub fn join(&self, server: &ServerPlace, agent: &AgentPlace) {
         let token = run(self.operator(server).args(["token", "create", "--site", &agent.site, "--quiet"]));
-        std::fs::create_dir_all(&agent.folder)
-            .unwrap_or_else(|error| panic!("cannot make {}: {error}", agent.folder.display()));
-        let mut token_file = tempfile::NamedTempFile::new_in(&agent.folder)
-            .unwrap_or_else(|error| panic!("cannot make a file in {}: {error}", agent.folder.display()));
+        // The agent's folder is made by the agent, as it is for its users.
+        let mut token_file = tempfile::NamedTempFile::new().expect("a temporary file can be made");
         token_file.write_all(token.as_bytes()).expect("a small file can be written");
         let mut command = self.command();
         command.args(["agent", "join", "--name", &agent.name, "--folder"]).arg(&agent.folder);
