@@ -35,6 +35,18 @@ pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+/// Removes what a process that was killed had begun to write into a folder. Nobody may be writing there.
+pub fn remove_unfinished(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with('.') && name.ends_with(".tmp") {
+            // It is in nobody's way; the next start tries again.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// `write` of a value as JSON.
 pub fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
     write(path, &serde_json::to_vec_pretty(value).map_err(io::Error::other)?)
@@ -46,5 +58,24 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
         Ok(content) => serde_json::from_slice(&content).map(Some).map_err(io::Error::other),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_begun_goes_and_the_rest_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        write(&folder.path().join("state.json"), b"{}").unwrap();
+        for name in [".state.json.17.3.tmp", ".hidden", "other.tmp"] {
+            fs::write(folder.path().join(name), "half").unwrap();
+        }
+        remove_unfinished(folder.path());
+        let mut left: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, [".hidden", "other.tmp", "state.json"]);
+        remove_unfinished(&folder.path().join("absent"));
     }
 }

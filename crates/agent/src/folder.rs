@@ -115,6 +115,16 @@ impl AgentFolder {
         DirBuilder::new().recursive(true).mode(0o700).create(path)
     }
 
+    /// Removes what an agent that was killed had begun to write.
+    fn remove_unfinished(&self) {
+        durable::remove_unfinished(&self.root);
+        durable::remove_unfinished(&self.secrets());
+        for app in fs::read_dir(self.root.join("apps")).into_iter().flatten().flatten() {
+            durable::remove_unfinished(&app.path());
+            durable::remove_unfinished(&app.path().join("upkeep"));
+        }
+    }
+
     /// Makes the folder if needed and takes its lock, which is free again when the process ends, however it does.
     pub(crate) fn lock(&self) -> Result<FolderLock> {
         let path = self.root.join("lock");
@@ -123,7 +133,10 @@ impl AgentFolder {
         let file =
             OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(failed)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(FolderLock { _file: file }),
+            Ok(()) => {
+                self.remove_unfinished();
+                Ok(FolderLock { _file: file })
+            }
             Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::FolderInUse { folder: self.root.clone() }),
             Err(errno) => Err(failed(errno.into())),
         }

@@ -29,13 +29,22 @@ fn mode_of(node: &Node) -> Mode {
 /// Sets everything on an open file or directory.
 pub(super) fn apply(context: &Context<'_>, path: &Path, file: &impl AsFd, node: &Node) {
     let failed = |action, errno: Errno| context.problem(path, &context.target.error(action, path, errno.into()));
+    // Looking is cheaper than setting what is so already, which writes the inode each time.
+    let current = rustix::fs::fstat(file).ok();
+    let is_owned = |uid: Uid, gid: Gid| {
+        current.as_ref().is_some_and(|current| current.st_uid == uid.as_raw() && current.st_gid == gid.as_raw())
+    };
+    let new_owner = owner_of(context, node).filter(|(uid, gid)| !is_owned(*uid, *gid));
     // The owner first: changing it takes away setuid and capabilities.
-    if let Some((uid, gid)) = owner_of(context, node)
+    if let Some((uid, gid)) = new_owner
         && let Err(errno) = rustix::fs::fchown(file, Some(uid), Some(gid))
     {
         failed("set the owner of", errno);
     }
-    if let Err(errno) = rustix::fs::fchmod(file, mode_of(node)) {
+    let has_mode = current.is_some_and(|current| Mode::from_raw_mode(current.st_mode & 0o7777) == mode_of(node));
+    if (new_owner.is_some() || !has_mode)
+        && let Err(errno) = rustix::fs::fchmod(file, mode_of(node))
+    {
         failed("set the mode of", errno);
     }
     remove_other_attributes(file, node);
@@ -59,6 +68,10 @@ fn is_of_the_file(name: &[u8]) -> bool {
 
 /// Takes away attributes that the snapshot doesn't have.
 fn remove_other_attributes(file: &impl AsFd, node: &Node) {
+    // The kernel makes as large a buffer as is asked for, and most files have no attributes.
+    if rustix::fs::flistxattr(file, &mut [0_u8; 0]) == Ok(0) {
+        return;
+    }
     let mut names = Vec::with_capacity(LIST_BYTES_MAX);
     let listed = rustix::fs::flistxattr(file, rustix::buffer::spare_capacity(&mut names));
     if listed.is_err() {
