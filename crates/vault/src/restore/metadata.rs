@@ -68,15 +68,20 @@ fn is_of_the_file(name: &[u8]) -> bool {
 
 /// Takes away attributes that the snapshot doesn't have.
 fn remove_other_attributes(file: &impl AsFd, node: &Node) {
-    // The kernel makes as large a buffer as is asked for, and most files have no attributes.
-    if rustix::fs::flistxattr(file, &mut [0_u8; 0]) == Ok(0) {
-        return;
-    }
-    let mut names = Vec::with_capacity(LIST_BYTES_MAX);
-    let listed = rustix::fs::flistxattr(file, rustix::buffer::spare_capacity(&mut names));
-    if listed.is_err() {
-        return;
-    }
+    // The kernel makes as large a buffer as is asked for, and most files have few attributes or none.
+    let mut few = [0_u8; 1024];
+    let mut many = Vec::new();
+    let names = match rustix::fs::flistxattr(file, &mut few) {
+        Ok(length) => &few[..length],
+        Err(Errno::RANGE) => {
+            many.reserve(LIST_BYTES_MAX);
+            match rustix::fs::flistxattr(file, rustix::buffer::spare_capacity(&mut many)) {
+                Ok(_) => &many[..],
+                Err(_) => return,
+            }
+        }
+        Err(_) => return,
+    };
     for name in names.split(|byte| *byte == 0).filter(|name| is_of_the_file(name)) {
         let name: OsString = OsString::from_vec(name.to_vec());
         if !node.extended_attributes.iter().any(|attribute| attribute.name == name) {
