@@ -22,7 +22,9 @@ struct Wanted {
     is_there: fn() -> bool,
 }
 
-const WANTED: [Wanted; 19] = [
+const WANTED: [Wanted; 20] = [
+    // For jemalloc.
+    Wanted { package: "make", needed_by: Needs::Demo, is_there: || tools::find("make").is_some() },
     Wanted { package: "postgresql", needed_by: Needs::Demo, is_there: || Binaries::installed().is_some() },
     Wanted { package: "restic", needed_by: Needs::Tests, is_there: || tools::find("restic").is_some() },
     Wanted { package: "age", needed_by: Needs::Tests, is_there: || tools::find("age").is_some() },
