@@ -65,41 +65,24 @@ impl Key {
         &self.bytes
     }
 
-    /// Seals a message behind whatever `out` holds.
-    pub fn seal_onto(&self, plaintext: &[u8], out: &mut Vec<u8>) -> Result<()> {
-        let mut iv = [0; IV_LENGTH];
-        random(&mut iv)?;
-        self.seal_with_iv(&iv, plaintext, out);
-        Ok(())
-    }
-
     pub fn seal(&self, plaintext: &[u8]) -> Result<Vec<u8>> {
         let mut sealed = Vec::with_capacity(plaintext.len() + OVERHEAD);
-        self.seal_onto(plaintext, &mut sealed)?;
+        sealed.resize(ROOM_FOR_IV, 0);
+        sealed.extend_from_slice(plaintext);
+        self.seal_in_place(&mut sealed)?;
         Ok(sealed)
     }
 
     /// Seals a message in place that stands behind `ROOM_FOR_IV` bytes of room.
     pub fn seal_in_place(&self, message: &mut Vec<u8>) -> Result<()> {
-        let mut iv = [0; IV_LENGTH];
-        random(&mut iv)?;
-        let Some((room, plaintext)) = message.split_at_mut_checked(ROOM_FOR_IV) else {
+        let Some((iv, plaintext)) = message.split_first_chunk_mut::<ROOM_FOR_IV>() else {
             return Err(Error::ReadBack { reason: "there is no room before what is to be sealed".into() });
         };
-        room.copy_from_slice(&iv);
-        self.apply_keystream(&iv, plaintext);
-        let mac = self.mac(&iv, plaintext);
+        random(iv)?;
+        self.apply_keystream(iv, plaintext);
+        let mac = self.mac(iv, plaintext);
         message.extend_from_slice(&mac);
         Ok(())
-    }
-
-    fn seal_with_iv(&self, iv: &[u8; IV_LENGTH], plaintext: &[u8], out: &mut Vec<u8>) {
-        out.extend_from_slice(iv);
-        let start = out.len();
-        out.extend_from_slice(plaintext);
-        self.apply_keystream(iv, &mut out[start..]);
-        let mac = self.mac(iv, &out[start..]);
-        out.extend_from_slice(&mac);
     }
 
     /// Opens a message in place and returns the part of it that is now plaintext.
