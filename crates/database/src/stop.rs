@@ -34,8 +34,19 @@ impl StopSignal {
 
     /// Waits to be stopped, at most for this time; says whether it was.
     pub fn wait(&self, timeout: Duration) -> bool {
-        wait_for_any(&[self.as_fd()], timeout);
+        self.wait_or(None, timeout);
         self.is_stopped()
+    }
+
+    /// Waits to be stopped, or until the other descriptor is readable, at most for this time.
+    pub fn wait_or(&self, other: Option<BorrowedFd<'_>>, timeout: Duration) {
+        let timeout =
+            Timespec { tv_sec: timeout.as_secs().min(i32::MAX as u64) as i64, tv_nsec: timeout.subsec_nanos().into() };
+        let descriptors = [Some(self.as_fd()), other].into_iter().flatten();
+        let mut polled: Vec<_> =
+            descriptors.map(|descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN)).collect();
+        // A signal ends it early, as anything else may.
+        let _ = poll(&mut polled, Some(&timeout));
     }
 
     pub fn is_stopped(&self) -> bool {
@@ -47,13 +58,4 @@ impl AsFd for StopSignal {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.shared.event.as_fd()
     }
-}
-
-/// Waits until one of the descriptors is readable; false when the time is over, or a signal came.
-pub(crate) fn wait_for_any(descriptors: &[BorrowedFd<'_>], timeout: Duration) -> bool {
-    let timeout =
-        Timespec { tv_sec: timeout.as_secs().min(i32::MAX as u64) as i64, tv_nsec: timeout.subsec_nanos().into() };
-    let mut polled: Vec<_> =
-        descriptors.iter().map(|descriptor| PollFd::from_borrowed_fd(*descriptor, PollFlags::IN)).collect();
-    poll(&mut polled, Some(&timeout)).is_ok_and(|ready| ready > 0)
 }

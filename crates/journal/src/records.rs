@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use levee_model::postgres::Lsn;
+use memchr::memmem;
 
 use crate::format::{
     self, Content, PREAMBLE_BYTES, RECORD_HEADER_BYTES, RECORD_MAGIC, RUN_FIXED_BYTES, RUN_MAGIC, RecordHeader,
@@ -206,16 +207,15 @@ fn scan_once(path: &Path) -> Result<Scan> {
         return Err(Error::damaged(path, records.offset, damage.unwrap_or("it has no run")));
     };
     let by_slot = slot.map_or(Lsn(0), |slot| slot.acknowledged);
-    let by_later = if damage.is_some() { acknowledged_after(path, records.offset)? } else { Lsn(0) };
-    let acknowledged = by_slot.max(by_later);
+    let acknowledged = by_slot.max(acknowledged_after(path, records.offset)?);
     if acknowledged > scan.committed {
         return Err(Error::Lost { path: path.to_path_buf(), readable: scan.committed, acknowledged });
     }
     Ok(scan)
 }
 
-/// What later records, behind the damage, say was durable before them. A flush begins only when the
-/// one before it is synced, so a whole record behind the damage proves that this is no torn end.
+/// What later records, behind the damage or the zeros, say was durable before them. A flush begins only when the
+/// one before it is synced, so a whole record behind them proves that this is no torn end.
 fn acknowledged_after(path: &Path, offset: u64) -> Result<Lsn> {
     let file = File::open(path).map_err(Error::io("open", path))?;
     let length = file.metadata().map_err(Error::io("read", path))?.len();
@@ -225,10 +225,7 @@ fn acknowledged_after(path: &Path, offset: u64) -> Result<Lsn> {
     while at < length {
         let size = window.len().min((length - at) as usize);
         file.read_exact_at(&mut window[..size], at).map_err(Error::io("read", path))?;
-        for index in 0..size.saturating_sub(RECORD_MAGIC.len() - 1) {
-            if window[index..index + 4] != RECORD_MAGIC {
-                continue;
-            }
+        for index in memmem::find_iter(&window[..size], &RECORD_MAGIC) {
             if let Some(header) = whole_record_at(&file, path, at + index as u64, length)? {
                 acknowledged = acknowledged.max(header.acknowledged);
             }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use jiff::{Timestamp, ToSpan};
 use levee_model::Epoch;
@@ -21,6 +22,9 @@ use crate::{Error, JournalKeys, Lineage, Result, durable, layout, records};
 
 /// Bytes sealed as one record while more are coming.
 const RECORD_BYTES: usize = 256 << 10;
+/// At most so often the acknowledged position is noted while flushes follow each other: each note makes the next sync write
+/// a second place. A flush that another follows is vouched for by that one.
+const NOTE_INTERVAL: Duration = Duration::from_millis(50);
 /// While the source is idle, the moment up to which everything is contained is made durable this often.
 const IDLE_NOTE_SECONDS: i64 = 1;
 
@@ -53,6 +57,7 @@ pub struct LogWriter {
     durable: Lsn,
     clock: SourceClock,
     noted: Option<Timestamp>,
+    note_due: Instant,
     failed: bool,
     live: Arc<Live>,
     _lock: File,
@@ -116,6 +121,7 @@ impl LogWriter {
             durable,
             clock: SourceClock::starting_at(as_of),
             noted: as_of,
+            note_due: Instant::now(),
             failed: false,
             live: journal.live().clone(),
             _lock: lock,
@@ -212,14 +218,22 @@ impl LogWriter {
         self.background.took(self.end.bytes_since(self.durable));
         let as_of = self.clock.as_of(self.end);
         let reached = DurableEnd { end: self.end, as_of, segment_size: self.lineage.segment_size };
+        let now = Instant::now();
+        // A full tail says so: who opens it need not look for more.
+        let is_noted = now >= self.note_due || self.end == self.segment_end();
         self.gate.while_current(self.lineage.epoch, || {
             self.tail.write(&self.pending, true, self.durable, as_of)?;
             self.tail.sync()?;
-            self.tail.note(Slot { acknowledged: self.end, as_of })?;
+            if is_noted {
+                self.tail.note(Slot { acknowledged: self.end, as_of })?;
+            }
             // Before sealing can go on: whoever seals and then reads is to see what is acknowledged in a moment.
             self.live.advance(reached);
             Ok(())
         })?;
+        if is_noted {
+            self.note_due = now + NOTE_INTERVAL;
+        }
         self.pending.clear();
         (self.durable, self.noted) = (self.end, as_of);
         Ok(())
@@ -278,6 +292,10 @@ impl LogWriter {
 
 impl Drop for LogWriter {
     fn drop(&mut self) {
+        if !self.failed {
+            // The next commit would say it as well; there is none.
+            let _ = self.tail.note(Slot { acknowledged: self.durable, as_of: self.noted });
+        }
         // While the lock is still held: the next writer's tail is not to be forgotten.
         self.live.leave();
     }

@@ -21,8 +21,11 @@ use load::LagSampler;
 use report::{Report, Sample};
 
 const STREAMING_MAX: Duration = Duration::from_secs(60);
-/// How long an archiver may go on working after the load has ended.
+/// How long an archiver may go on working after the load has ended, or before it begins.
 const SETTLED_MAX: Duration = Duration::from_secs(60);
+/// An archiver is at rest when it takes less than this share of one processor in this time.
+const REST_LOOK: Duration = Duration::from_secs(2);
+const REST_SHARE: f64 = 0.03;
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -130,6 +133,7 @@ impl Bench {
         }
         archiver.wait_ready()?;
         cluster.psql("checkpoint");
+        self.wait_for_rest(&archiver)?;
 
         let sampler = LagSampler::start(SocketAddr::new(cluster.address(), cluster.port()), name)?;
         let (cpu_before_s, log_before) = (archiver.cpu_seconds()?, self.log_bytes()?);
@@ -146,6 +150,19 @@ impl Bench {
         drop(archiver);
         self.drop_slots()?;
         Ok(Sample { setup, load, lags_s, log_gb, cpu_s_per_gb })
+    }
+
+    /// Waits until whatever comes once is over: log that had piled up is closed, and a new base backup read again.
+    fn wait_for_rest(&self, archiver: &archiver::Running) -> Result<()> {
+        let mut before_s = f64::INFINITY;
+        let rests = poll(SETTLED_MAX, || {
+            std::thread::sleep(REST_LOOK);
+            let now_s = archiver.cpu_seconds().ok()?;
+            let rests = archiver.is_settled() && now_s - before_s <= REST_LOOK.as_secs_f64() * REST_SHARE;
+            before_s = now_s;
+            rests.then_some(())
+        });
+        rests.ok_or_else(|| anyhow!("{} is still at work {} s after it began", archiver.name(), SETTLED_MAX.as_secs()))
     }
 
     /// How much log the database has written since it was made.

@@ -3,21 +3,25 @@
 mod gathered;
 mod remembered;
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
+use levee_database::StopSignal;
 use levee_database::postgres::{Lineage, LogChunk, LogSink, SinkError, SourceLog};
 use levee_model::AssetId;
 use levee_model::control::{Assignment, Failure, Peer};
 use levee_model::postgres::{Lsn, SegmentSize, SystemIdentifier, TimelineId};
 use levee_wire::AgentClient;
 use levee_wire::log::{LogError, LogOpen, LogReceiver, LogSender, LogStream, RefusalReason};
-use rustix::event::{EventfdFlags, eventfd};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::runtime::Runtime;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
 use super::folder::AppFolder;
 use crate::context::ProtectContext;
@@ -26,9 +30,10 @@ use remembered::{Begun, Remembered, next_to_fetch};
 
 /// How long the other side's reason for the end of a stream may take to get here.
 const REASON_MAX: Duration = Duration::from_millis(500);
-const REASON_EVERY: Duration = Duration::from_millis(10);
 /// How long the other site may take to end a stream.
 const CLOSING_MAX: Duration = Duration::from_secs(10);
+/// How long it is waited for everything that was sent to be durable, where somebody waits for it.
+const FLUSH_MAX: Duration = Duration::from_secs(1);
 /// The most log that is sent in one message.
 const GATHERED_BYTES_MAX: usize = 256 << 10;
 
@@ -42,7 +47,8 @@ pub struct WireSink {
     assignment: Arc<Assignment>,
     asset: AssetId,
     progress: Arc<Progress>,
-    /// Of one thread, for the connection alone: on the agent's own runtime a message would wake several.
+    /// Without a thread of its own: the connection goes on in calls of the archive alone, most of all in `wait`. A commit
+    /// that waits for the other site thus wakes one thread here.
     runtime: Runtime,
     stream: Option<OpenStream>,
     /// Log that goes on in one message, once everything that has come is in it.
@@ -51,6 +57,8 @@ pub struct WireSink {
     asked: Option<(Lineage, LogStream)>,
     /// What was said last of the source on this stream: the moment, and where its log ended then.
     source: Option<(Timestamp, Lsn)>,
+    /// The end of what was appended to this stream.
+    appended: Lsn,
     /// The log that the other site would need next is gone: it goes on behind the gap.
     after_gap: bool,
     /// History files for the next stream.
@@ -68,62 +76,62 @@ impl Drop for OpenStream {
     }
 }
 
-/// What the listening task tells the archive's thread.
+/// What the listening task tells the archive.
+#[derive(Default)]
 struct Progress {
     durable: AtomicU64,
     /// Why the stream ended, until the archive has asked.
     ended: Mutex<Option<SinkError>>,
-    event: OwnedFd,
+    moved: Notify,
 }
 
 impl Progress {
-    fn wake(&self) {
-        // A full counter is readable already, which is all that is wanted.
-        let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+    fn durable(&self) -> Lsn {
+        Lsn(self.durable.load(Ordering::SeqCst))
+    }
+
+    fn reach(&self, durable: Lsn) {
+        self.durable.fetch_max(durable.0, Ordering::SeqCst);
+        self.moved.notify_one();
     }
 
     fn end(&self, error: SinkError) {
-        *self.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-        self.wake();
+        *self.ended() = Some(error);
+        self.moved.notify_one();
     }
 
-    /// Why the stream ended. The sender notices an end sooner than the listener hears the reason.
-    fn take_end(&self) -> SinkError {
-        let deadline = Instant::now() + REASON_MAX;
-        loop {
-            if let Some(ended) = self.ended.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                return ended;
-            }
-            if Instant::now() >= deadline {
-                return no_reason();
-            }
-            std::thread::sleep(REASON_EVERY);
+    fn ended(&self) -> MutexGuard<'_, Option<SinkError>> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns when everything before `end` is durable, or the stream has ended.
+    async fn has_reached(&self, end: Lsn) {
+        while self.durable() < end && self.ended().is_none() {
+            self.moved.notified().await;
         }
     }
 }
 
 impl WireSink {
-    /// Fails only when the process may open no more file descriptors or start no more threads.
+    /// Fails only when the process may open no more file descriptors.
     pub fn new(
         context: ProtectContext,
         assignment: Arc<Assignment>,
         asset: AssetId,
         after_gap: bool,
     ) -> std::io::Result<Self> {
-        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("log").enable_all().build()?;
-        let progress = Progress { durable: AtomicU64::new(0), ended: Mutex::default(), event };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         Ok(Self {
             context,
             assignment,
             asset,
-            progress: Arc::new(progress),
+            progress: Arc::default(),
             runtime,
             stream: None,
             gathered: None,
             asked: None,
             source: None,
+            appended: Lsn(0),
             after_gap,
             histories: Vec::new(),
         })
@@ -135,12 +143,34 @@ impl WireSink {
         drop(sender);
         let ended = async { while receiver.durable().await.is_ok() {} };
         // One that takes longer is in the way of the next stream, which is then tried again.
-        let _ = self.runtime.block_on(async { tokio::time::timeout(CLOSING_MAX, ended).await });
+        let _ = self.runtime.block_on(async { timeout(CLOSING_MAX, ended).await });
+    }
+
+    /// Why the stream ended. The sender notices an end sooner than the listener hears the reason.
+    fn take_end(&mut self) -> SinkError {
+        let has_ended = self.progress.has_reached(Lsn(u64::MAX));
+        // Without a reason in time there is none.
+        let _ = self.runtime.block_on(async { timeout(REASON_MAX, has_ended).await });
+        self.stream = None;
+        self.progress.ended().take().unwrap_or_else(no_reason)
+    }
+
+    /// An error, once, when the other site has ended the stream.
+    fn still_open(&mut self) -> Result<(), SinkError> {
+        let ended = self.progress.ended().take();
+        match ended {
+            Some(ended) => {
+                self.stream = None;
+                Err(ended)
+            }
+            None => Ok(()),
+        }
     }
 
     fn send_gathered(&mut self, may_wait: bool) -> Result<(), SinkError> {
         let (Some(stream), Some(gathered)) = (&self.stream, self.gathered.take()) else { return Ok(()) };
-        stream.sender.chunk_blocking(gathered.message(may_wait)).map_err(|_| self.progress.take_end())
+        let sent = self.runtime.block_on(stream.sender.chunk(gathered.message(may_wait)));
+        sent.map_err(|_| self.take_end())
     }
 
     fn remembered(&self) -> Remembered {
@@ -194,10 +224,7 @@ fn sink_error(error: LogError, peer: &Peer) -> SinkError {
 async fn listen(mut receiver: LogReceiver, progress: Arc<Progress>, assignment: Arc<Assignment>) {
     loop {
         match receiver.durable().await {
-            Ok(lsn) => {
-                progress.durable.fetch_max(lsn.0, Ordering::SeqCst);
-                progress.wake();
-            }
+            Ok(lsn) => progress.reach(lsn),
             Err(error) => {
                 let ended = assignment.peer.as_ref().map(|peer| sink_error(error, peer));
                 return progress.end(ended.unwrap_or_else(no_reason));
@@ -238,10 +265,12 @@ impl LogSink for WireSink {
         // Only the first stream goes over the gap; whatever comes later continues what this one began.
         self.after_gap = false;
         self.progress.durable.store(resume.0, Ordering::SeqCst);
-        *self.progress.ended.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.progress.ended() = None;
+        self.appended = resume;
         let listener = self.runtime.spawn(listen(receiver, self.progress.clone(), self.assignment.clone()));
         for (timeline, content) in std::mem::take(&mut self.histories) {
-            sender.history_blocking(timeline, &content).map_err(|_| self.progress.take_end())?;
+            let sent = self.runtime.block_on(sender.history(timeline, &content));
+            sent.map_err(|_| self.take_end())?;
         }
         self.stream = Some(OpenStream { sender, listener });
         Ok(resume)
@@ -261,17 +290,16 @@ impl LogSink for WireSink {
 
     fn append(&mut self, chunk: LogChunk<'_>) -> Result<(), SinkError> {
         if self.stream.is_none() {
-            return Err(self.progress.take_end());
+            return Err(self.take_end());
         }
         self.source = Some((chunk.source_time, chunk.source_end));
         if chunk.bytes.is_empty() {
             self.send_gathered(true)?;
             let Some(stream) = &self.stream else { return Ok(()) };
-            return stream
-                .sender
-                .source_time_blocking(chunk.source_time, chunk.source_end)
-                .map_err(|_| self.progress.take_end());
+            let sent = self.runtime.block_on(stream.sender.source_time(chunk.source_time, chunk.source_end));
+            return sent.map_err(|_| self.take_end());
         }
+        self.appended = Lsn(chunk.lsn.0 + chunk.bytes.len() as u64);
         let length = self.gathered.get_or_insert_with(|| Gathered::first(&chunk)).add(&chunk);
         if !chunk.may_wait || length >= GATHERED_BYTES_MAX {
             self.send_gathered(chunk.may_wait)?;
@@ -286,29 +314,48 @@ impl LogSink for WireSink {
 
     fn flush(&mut self) -> Result<(), SinkError> {
         if self.gathered.is_some() {
-            return self.send_gathered(false);
-        }
-        if let (Some(stream), Some((source_time, source_end))) = (&self.stream, self.source) {
+            self.send_gathered(false)?;
+        } else if let (Some(stream), Some((source_time, source_end))) = (&self.stream, self.source) {
             stream.sender.hurry(source_time, source_end);
         }
-        Ok(())
+        if self.stream.is_some() {
+            let has_reached = self.progress.has_reached(self.appended);
+            // Who needs it durable looks at `durable`.
+            let _ = self.runtime.block_on(async { timeout(FLUSH_MAX, has_reached).await });
+        }
+        self.still_open()
     }
 
     fn durable(&self) -> Lsn {
-        Lsn(self.progress.durable.load(Ordering::SeqCst))
+        self.progress.durable()
     }
 
-    fn progress(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.progress.event.as_fd())
+    fn wait(&mut self, server: Option<BorrowedFd<'_>>, stop: &StopSignal, wait_max: Duration) -> Result<(), SinkError> {
+        let waited: std::io::Result<()> = self.runtime.block_on(async {
+            let server = server.map(watch).transpose()?;
+            let stop = watch(stop.as_fd())?;
+            let is_readable = async {
+                match &server {
+                    Some(server) => server.readable().await.map(drop),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.progress.moved.notified() => Ok(()),
+                readable = is_readable => readable,
+                stopped = stop.readable() => stopped.map(drop),
+                () = tokio::time::sleep(wait_max) => Ok(()),
+            }
+        });
+        waited.map_err(|error| SinkError::Unavailable { reason: format!("cannot wait for the log: {error}") })?;
+        self.still_open()
     }
+}
 
-    fn acknowledge_progress(&mut self) -> Result<(), SinkError> {
-        let mut counter = [0; 8];
-        // An empty counter says EAGAIN: nothing to drain.
-        let _ = rustix::io::read(&self.progress.event, &mut counter);
-        match self.progress.ended.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            Some(ended) => Err(ended),
-            None => Ok(()),
-        }
-    }
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe for what does not keep to I/O safety, and a borrowed descriptor does"
+)]
+fn watch(descriptor: BorrowedFd<'_>) -> std::io::Result<AsyncFd<BorrowedFd<'_>>> {
+    AsyncFd::with_interest(descriptor, Interest::READABLE)
 }

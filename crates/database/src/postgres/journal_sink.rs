@@ -1,13 +1,14 @@
 //! The archive of one machine: the log goes straight into a journal on a local disk.
 
 use std::os::fd::BorrowedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use levee_journal::{LogJournal, LogWriter};
 use levee_model::postgres::{Lsn, SegmentSize, SystemIdentifier, TimelineId};
 use levee_model::{Epoch, FlushSchedule};
 
 use super::{Lineage, LogChunk, LogSink, SinkError, SourceLog};
+use crate::StopSignal;
 
 /// Puts a log into a journal. What a commit waits for is durable when `append` returns; everything else
 /// becomes so at the end of a segment, or when its time has come.
@@ -100,11 +101,8 @@ impl LogSink for JournalSink {
         self.writer.as_ref().map_or(Lsn(0), LogWriter::durable)
     }
 
-    fn progress(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-
-    fn acknowledge_progress(&mut self) -> Result<(), SinkError> {
+    fn wait(&mut self, server: Option<BorrowedFd<'_>>, stop: &StopSignal, timeout: Duration) -> Result<(), SinkError> {
+        stop.wait_or(server, timeout);
         Ok(())
     }
 }

@@ -1,8 +1,11 @@
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
 use levee_model::postgres::{Lsn, SegmentSize, SystemIdentifier, TimelineId};
+
+use crate::StopSignal;
 
 /// One branch of one cluster's log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -83,10 +86,10 @@ pub trait LogSink: Send {
     /// The end of what is durable of the lineage that was begun last. This is what PostgreSQL is told.
     fn durable(&self) -> Lsn;
 
-    /// Readable when `durable` has moved or an error waits: the archive polls it beside the socket, so that a
-    /// synchronous commit is acknowledged at once. `None` when it moves in calls of the archive alone.
-    fn progress(&self) -> Option<BorrowedFd<'_>>;
-
-    /// Drains what made `progress` readable. An error that `append` has not returned yet is returned here.
-    fn acknowledge_progress(&mut self) -> Result<(), SinkError>;
+    /// Waits until `server`, where it is given, is readable, the archive is to stop, `durable` has moved or the time is
+    /// over; it may be over early. An error that `append` has not returned yet is returned here.
+    ///
+    /// The sink waits, and not the archive, so that one thread is enough for both: a commit that waits for another site
+    /// then wakes it twice, and nobody else on this machine.
+    fn wait(&mut self, server: Option<BorrowedFd<'_>>, stop: &StopSignal, timeout: Duration) -> Result<(), SinkError>;
 }

@@ -1,11 +1,13 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use jiff::Timestamp;
+use levee_database::StopSignal;
 use levee_database::postgres::{Lineage, LogChunk, LogSink, SinkError, SourceLog};
 use levee_model::postgres::{Lsn, SegmentSize, SystemIdentifier, TimelineId};
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 /// Keeps the log in memory. `durable` follows at once, or when the test says so.
 #[derive(Clone)]
@@ -121,11 +123,11 @@ impl LogSink for MemorySink {
         self.with(|shared| shared.logs[&shared.current.unwrap()].durable)
     }
 
-    fn progress(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.progress.as_fd())
-    }
-
-    fn acknowledge_progress(&mut self) -> Result<(), SinkError> {
+    fn wait(&mut self, server: Option<BorrowedFd<'_>>, stop: &StopSignal, timeout: Duration) -> Result<(), SinkError> {
+        let descriptors = [Some(self.progress.as_fd()), Some(stop.as_fd()), server].into_iter().flatten();
+        let mut polled: Vec<_> =
+            descriptors.map(|descriptor| PollFd::from_borrowed_fd(descriptor, PollFlags::IN)).collect();
+        poll(&mut polled, Some(&timeout.try_into().unwrap())).unwrap();
         // Nothing there is no error: the wake came from elsewhere.
         let _ = rustix::io::read(&self.progress, &mut [0; 8]);
         Ok(())

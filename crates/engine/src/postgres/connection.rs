@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -278,6 +278,12 @@ impl Connection {
             }
             _ => Error::Io { doing, source },
         }
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.transport.socket.as_fd()
     }
 }
 

@@ -1,4 +1,4 @@
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,8 +34,6 @@ pub enum Event {
     EndOfTimeline { next: NextTimeline },
     /// The server shuts down, and everything that it had was received and confirmed.
     Ended,
-    /// One of the descriptors to wake on is readable.
-    Woken,
     /// Nothing happened in the time given.
     Idle,
 }
@@ -66,17 +64,17 @@ impl ReplicationStream {
         self.position
     }
 
-    /// Waits for the next event. Data that are already here come before everything else.
-    pub fn poll(&mut self, timeout: Duration, wake: &[BorrowedFd<'_>]) -> Result<Event> {
+    /// Waits for the next event. Who waits for something else as well asks with no time at all, and waits for the
+    /// descriptor of this stream after `Event::Idle` only: what is buffered does not make it readable.
+    pub fn poll(&mut self, timeout: Duration) -> Result<Event> {
         if let Some(next) = self.ended {
             return Ok(Event::EndOfTimeline { next });
         }
         if let Some(message) = self.connection.buffered(DOING)? {
             return self.event(message);
         }
-        match self.connection.wait(timeout, wake).map_err(Error::io(DOING))? {
-            Waited::TimedOut => return Ok(Event::Idle),
-            Waited::Woken => return Ok(Event::Woken),
+        match self.connection.wait(timeout, &[]).map_err(Error::io(DOING))? {
+            Waited::TimedOut | Waited::Woken => return Ok(Event::Idle),
             Waited::Readable => self.connection.fill(DOING)?,
         }
         match self.connection.buffered(DOING)? {
@@ -180,6 +178,12 @@ impl ReplicationStream {
             }
         }
         next.ok_or_else(|| Error::protocol(DOING, "the end of the log without a next timeline"))
+    }
+}
+
+impl AsFd for ReplicationStream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.connection.as_fd()
     }
 }
 

@@ -17,7 +17,7 @@ pub fn stream(options: &ConnectOptions, from: Lsn, until: Lsn) -> Vec<u8> {
     let deadline = Instant::now() + Duration::from_secs(30);
     while stream.position() < until {
         assert!(Instant::now() < deadline, "stuck at {}", stream.position());
-        match stream.poll(Duration::from_millis(100), &[]).unwrap() {
+        match stream.poll(Duration::from_millis(100)).unwrap() {
             Event::WalData { start, bytes, .. } => {
                 assert_eq!(start, Lsn(from.0 + log.len() as u64));
                 log.extend_from_slice(&bytes);
@@ -150,7 +150,7 @@ fn a_clean_stop_is_seen_and_the_stream_ends() {
     let stopper = std::thread::spawn(move || cluster.stop(Stop::Fast));
     let mut log = Vec::new();
     loop {
-        match stream.poll(Duration::from_secs(5), &[]).unwrap() {
+        match stream.poll(Duration::from_secs(5)).unwrap() {
             Event::WalData { bytes, .. } => {
                 log.extend_from_slice(&bytes);
                 let end = stream.position();

@@ -88,6 +88,28 @@ fn damage_below_the_acknowledged_position_is_a_named_loss() {
     check(2 * 1064 + 1000, Some([0; 20]), true);
 }
 
+/// As when the disk has dropped a write that it had called durable.
+#[test]
+fn zeros_below_a_later_flush_are_a_named_loss() {
+    let check = |from_end: u64, length: usize, lost: bool| {
+        let dir = tempfile::tempdir().unwrap();
+        let (journal, end) = three_flushes(dir.path(), &Identity::generate());
+        set_slot(&tail(dir.path()), [0; 20]);
+        let file = OpenOptions::new().write(true).open(tail(dir.path())).unwrap();
+        file.write_all_at(&vec![0; length], end - from_end).unwrap();
+        let result = journal.writer(lineage(1), START).map(|writer| writer.end());
+        assert_eq!(
+            matches!(result, Err(Error::Lost { .. })),
+            lost,
+            "{length} bytes, {from_end} from the end: {result:?}"
+        );
+    };
+    check(2 * 1064, 1064, true);
+    check(3 * 1064, 2 * 1064, true);
+    // The last flush: nothing shows that it was there.
+    check(1064, 1064, false);
+}
+
 #[test]
 fn a_tail_that_ends_early_below_a_later_one_is_a_named_loss() {
     let dir = tempfile::tempdir().unwrap();

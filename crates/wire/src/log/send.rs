@@ -54,28 +54,13 @@ impl LogSender {
         Ok(())
     }
 
-    /// `chunk` for a thread outside the runtime.
-    pub fn chunk_blocking(&self, chunk: LogChunk) -> Result<(), LogEnded> {
-        pieces(chunk).try_for_each(|piece| self.send_blocking(log_message::Message::Chunk(piece)))
-    }
-
     pub async fn history(&self, timeline: TimelineId, content: &[u8]) -> Result<(), LogEnded> {
         self.send(history(timeline, content)).await
-    }
-
-    /// `history` for a thread outside the runtime.
-    pub fn history_blocking(&self, timeline: TimelineId, content: &[u8]) -> Result<(), LogEnded> {
-        self.send_blocking(history(timeline, content))
     }
 
     /// Nothing beyond `source_end` was written at the source up to `as_of` on its clock.
     pub async fn source_time(&self, as_of: Timestamp, source_end: Lsn) -> Result<(), LogEnded> {
         self.send(source_time(as_of, source_end, true)).await
-    }
-
-    /// `source_time` for a thread outside the runtime.
-    pub fn source_time_blocking(&self, as_of: Timestamp, source_end: Lsn) -> Result<(), LogEnded> {
-        self.send_blocking(source_time(as_of, source_end, true))
     }
 
     /// Asks that everything that was sent is flushed at once, by saying again what was said last of the source. A
@@ -88,10 +73,6 @@ impl LogSender {
 
     async fn send(&self, message: log_message::Message) -> Result<(), LogEnded> {
         self.queue.send(proto::LogMessage { message: Some(message) }).await.map_err(|_| LogEnded)
-    }
-
-    fn send_blocking(&self, message: log_message::Message) -> Result<(), LogEnded> {
-        self.queue.blocking_send(proto::LogMessage { message: Some(message) }).map_err(|_| LogEnded)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -20,7 +20,6 @@ const PAGE_HEADER_BYTES: u64 = 24;
 /// The header of a segment's first page.
 const LONG_PAGE_HEADER_BYTES: u64 = 40;
 const CHUNK_BYTES: u64 = 128 << 10;
-const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// What may be left to send.
 pub struct Rest {
@@ -60,8 +59,7 @@ impl Rest {
                     format!("it has the log up to {}, and the last record ends at {}", sink.durable(), self.end);
                 return Err(SinkError::Unavailable { reason });
             }
-            sink.acknowledge_progress()?;
-            std::thread::sleep(LOOK_EVERY);
+            sink.flush()?;
         }
         Ok(sink.durable())
     }

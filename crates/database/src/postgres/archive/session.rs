@@ -202,19 +202,20 @@ impl Session<'_> {
             if !is_more_here {
                 gathered_from = stream.position();
             }
-            let event = match ended {
-                None if is_gathering && !is_more_here => self.wait_for_sink(GATHERING)?,
-                None => {
-                    let mut wake = vec![self.stop.as_fd()];
-                    wake.extend(self.sink.progress());
-                    let needed = stream.position();
-                    stream.poll(timeout, &wake).map_err(|error| self_or_gap(error, needed, timeline, slot_note))?
-                }
+            let (event, server, timeout) = if ended.is_some() {
                 // The timeline is over, and its last bytes are on their way to the sink.
-                Some(_) => self.wait_for_sink(timeout)?,
+                (Event::Idle, None, timeout)
+            } else if is_gathering && !is_more_here {
+                (Event::Idle, None, GATHERING)
+            } else {
+                let needed = stream.position();
+                let event = stream.poll(Duration::ZERO);
+                let event = event.map_err(|error| self_or_gap(error, needed, timeline, slot_note))?;
+                (event, Some(stream.as_fd()), timeout)
             };
-            if !matches!(event, Event::Idle | Event::Woken) {
-                heard = Instant::now();
+            match event {
+                Event::Idle => self.sink.wait(server, self.stop, timeout).map_err(Error::Sink)?,
+                _ => heard = Instant::now(),
             }
             match event {
                 Event::WalData { start, server_end, server_time, bytes } => {
@@ -248,7 +249,6 @@ impl Session<'_> {
                 Event::Ended => {
                     return Ok((StreamEnd::Session(SessionEnd::ServerStopped), stream.into_connection()));
                 }
-                Event::Woken => self.sink.acknowledge_progress().map_err(Error::Sink)?,
                 Event::Idle => {}
             }
             if heard.elapsed() > SILENCE_MAX && ended.is_none() {
@@ -256,15 +256,6 @@ impl Session<'_> {
                 return Err(Error::Engine { doing: DOING, source: engine::Error::TimedOut { doing: DOING, seconds } });
             }
         }
-    }
-
-    fn wait_for_sink(&mut self, timeout: Duration) -> Result<Event> {
-        let waited = {
-            let mut descriptors = vec![self.stop.as_fd()];
-            descriptors.extend(self.sink.progress());
-            crate::stop::wait_for_any(&descriptors, timeout)
-        };
-        Ok(if waited { Event::Woken } else { Event::Idle })
     }
 
     fn report(&mut self, durable: Lsn, clock: &mut SourceClock, connected: bool) {
