@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::durable;
 use crate::error::{Error, Result};
+use crate::protect::folder::AppFolder;
 
 /// Where an agent's things lie.
 ///
@@ -119,9 +120,9 @@ impl AgentFolder {
     fn remove_unfinished(&self) {
         durable::remove_unfinished(&self.root);
         durable::remove_unfinished(&self.secrets());
-        for app in fs::read_dir(self.root.join("apps")).into_iter().flatten().flatten() {
-            durable::remove_unfinished(&app.path());
-            durable::remove_unfinished(&app.path().join("upkeep"));
+        for app in AppFolder::all(&self.root) {
+            durable::remove_unfinished(app.root());
+            durable::remove_unfinished(&app.upkeep());
         }
     }
 

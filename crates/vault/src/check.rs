@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use levee_store::FileType;
 pub(crate) use packs::{PACK_BYTES_MAX, look_at_content};
 use serde::Serialize;
-pub use subset::{InvalidSubset, ReadData, Subset};
+pub use subset::{ReadData, Subset};
 
 use crate::index::Index;
 use crate::pack::PackedBlob;

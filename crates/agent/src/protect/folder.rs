@@ -34,11 +34,21 @@ pub struct AppFolder {
 
 impl AppFolder {
     pub fn new(agent_folder: &Path, app: &AppName) -> Self {
-        Self { root: agent_folder.join("apps").join(app.as_str()) }
+        Self { root: apps(agent_folder).join(app.as_str()) }
+    }
+
+    /// Of every app that has anything here.
+    pub fn all(agent_folder: &Path) -> impl Iterator<Item = Self> {
+        std::fs::read_dir(apps(agent_folder)).into_iter().flatten().flatten().map(|entry| Self { root: entry.path() })
     }
 
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// What looking after the copies needs.
+    pub fn upkeep(&self) -> PathBuf {
+        self.root.join("upkeep")
     }
 
     pub fn state(&self) -> PathBuf {
@@ -86,27 +96,27 @@ impl AppFolder {
 
     /// Who sent which snapshot.
     pub fn arrivals(&self) -> PathBuf {
-        self.root.join("upkeep").join("arrivals")
+        self.upkeep().join("arrivals")
     }
 
     /// What looking after the copies has come to.
-    pub fn upkeep(&self) -> PathBuf {
-        self.root.join("upkeep").join("state.json")
+    pub fn upkeep_state(&self) -> PathBuf {
+        self.upkeep().join("state.json")
     }
 
     /// The repository's locks that this site has taken to look after it.
     pub fn own_locks(&self) -> PathBuf {
-        self.root.join("upkeep").join("own-locks")
+        self.upkeep().join("own-locks")
     }
 
     /// What is usual for each folder, and what is not.
     pub fn alarms(&self) -> PathBuf {
-        self.root.join("upkeep").join("alarms.json")
+        self.upkeep().join("alarms.json")
     }
 
     /// When each stored pack was last read.
     pub fn rereads(&self) -> PathBuf {
-        self.root.join("upkeep").join("rereads")
+        self.upkeep().join("rereads")
     }
 
     pub fn runs(&self) -> PathBuf {
@@ -141,4 +151,9 @@ impl AppFolder {
     pub fn server(&self, asset: &AssetName) -> PathBuf {
         self.root.join("server").join(asset.as_str())
     }
+}
+
+/// Where the apps lie below an agent's folder.
+fn apps(agent_folder: &Path) -> PathBuf {
+    agent_folder.join("apps")
 }

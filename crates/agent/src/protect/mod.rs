@@ -17,7 +17,7 @@ mod damaged;
 mod database;
 mod demote;
 mod drill;
-mod folder;
+pub(crate) mod folder;
 mod gaps;
 mod kit;
 mod live;

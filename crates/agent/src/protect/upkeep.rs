@@ -49,8 +49,7 @@ pub fn run(app: &Arc<App>, stop: &StopSignal) {
         app,
         stop,
         trim_again_at: Timestamp::MIN,
-        prune_again_at: Timestamp::MIN,
-        prune_pause: prune::RETRY_AFTER_MIN,
+        prune_retry: prune::Retry::default(),
         rereading: None,
         alarms: None,
         look_again_at: Instant::now(),
@@ -68,9 +67,7 @@ struct Upkeep<'a> {
     app: &'a Arc<App>,
     stop: &'a StopSignal,
     trim_again_at: Timestamp,
-    /// A prune that failed is not tried again before.
-    prune_again_at: Timestamp,
-    prune_pause: SignedDuration,
+    prune_retry: prune::Retry,
     rereading: Option<Rereading>,
     /// As they are on the disk; `None` until they are read.
     alarms: Option<Alarms>,
@@ -111,18 +108,12 @@ impl Upkeep<'_> {
             self.trim_again_at = now.checked_add(pause).unwrap_or(Timestamp::MAX);
             self.remark("retention", trimmed);
         }
-        if now >= self.prune_again_at && prune::is_due(&state, &assignment.spec.upkeep, now, &self.app.name) {
+        if self.prune_retry.is_time(now) && prune::is_due(&state, &assignment.spec.upkeep, now, &self.app.name) {
             let pruned = prune::prune(self.app, &assignment.spec.upkeep, &mut state, now, self.stop);
             if self.stop.is_stopped() {
                 return;
             }
-            self.prune_pause = match &pruned {
-                Ok(()) => prune::RETRY_AFTER_MIN,
-                Err(_) => {
-                    self.prune_again_at = Timestamp::now().checked_add(self.prune_pause).unwrap_or(Timestamp::MAX);
-                    (self.prune_pause * 2).min(prune::RETRY_AFTER_MAX)
-                }
-            };
+            self.prune_retry.note(pruned.is_ok(), Timestamp::now());
             self.remark("prune", pruned);
         }
         let reread = self.reread(&assignment.spec, &mut state);

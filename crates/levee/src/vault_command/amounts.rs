@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use levee_vault::MaxUnused;
+use levee_vault::check::Subset;
 use levee_vault::forget::Keep;
 
 /// A number of bytes with a suffix k, m, g or t.
@@ -30,6 +31,26 @@ pub fn parse_max_unused(text: &str) -> Result<MaxUnused, String> {
         Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(MaxUnused::Percent(percent)),
         _ => Err(format!("{text:?} is no share: write 0% to 100%, a size, or unlimited")),
     }
+}
+
+/// A choice among packs: `2/5`, `2.5%` or a size.
+pub fn parse_subset(text: &str) -> Result<Subset, String> {
+    let invalid = || {
+        let parts_max = Subset::PARTS_MAX;
+        format!(
+            "{text:?} is none of N/T (part N of T, at most {parts_max}), a percentage as 2.5%, or a size as 50M or 1G"
+        )
+    };
+    let subset = if let Some((part, of)) = text.split_once('/') {
+        let (part, of) = (part.parse().map_err(|_| invalid())?, of.parse().map_err(|_| invalid())?);
+        ((1..=of).contains(&part) && of <= Subset::PARTS_MAX).then_some(Subset::Part { part, of })
+    } else if let Some(percent) = text.strip_suffix('%') {
+        let percent: f64 = percent.parse().map_err(|_| invalid())?;
+        (percent > 0.0 && percent <= 100.0).then_some(Subset::Percent(percent))
+    } else {
+        parse_bytes(text).ok().filter(|bytes| *bytes > 0).map(Subset::Bytes)
+    };
+    subset.ok_or_else(invalid)
 }
 
 /// How many snapshots to keep.
@@ -65,8 +86,10 @@ mod tests {
     #[test]
     fn amounts_are_read_as_restic_does() {
         assert_eq!(parse_bytes("0"), Ok(0));
+        assert_eq!(parse_bytes("17b"), Ok(17));
         assert_eq!(parse_bytes("5k"), Ok(5120));
         assert_eq!(parse_bytes("2G"), Ok(2 << 30));
+        assert_eq!(parse_bytes("1t"), Ok(1 << 40));
         assert_eq!(parse_max_unused("10%"), Ok(MaxUnused::Percent(10.0)));
         assert_eq!(parse_max_unused("1M"), Ok(MaxUnused::Bytes(1 << 20)));
         assert_eq!(parse_keep("unlimited"), Ok(Keep::All));
@@ -77,5 +100,21 @@ mod tests {
             assert!(parse_bytes(bad).is_err() && parse_duration(bad).is_err(), "{bad}");
         }
         assert!(parse_max_unused("101%").is_err() && parse_keep("-2").is_err() && parse_duration("5").is_err());
+    }
+
+    #[test]
+    fn a_subset_of_the_packs_is_read() {
+        let check = |text: &str, expected| assert_eq!(parse_subset(text).ok(), expected, "{text}");
+        check("1/5", Some(Subset::Part { part: 1, of: 5 }));
+        check("256/256", Some(Subset::Part { part: 256, of: 256 }));
+        check("2.5%", Some(Subset::Percent(2.5)));
+        check("100%", Some(Subset::Percent(100.0)));
+        check("50M", Some(Subset::Bytes(50 << 20)));
+        check("7", Some(Subset::Bytes(7)));
+        for text in
+            ["", "0/5", "6/5", "1/257", "1/0", "/", "0%", "101%", "-1%", "nan%", "0", "1X", "M", "99999999999T", "1 G"]
+        {
+            check(text, None);
+        }
     }
 }

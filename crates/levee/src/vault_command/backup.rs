@@ -16,7 +16,7 @@ use levee_vault::suspicion::Sign;
 use levee_vault::{BackupOptions, BackupSummary, Compression, Marker, SnapshotId, SnapshotSelection, Vault};
 use serde::Serialize;
 
-use super::amounts::parse_duration;
+use super::amounts::{parse_bytes, parse_duration};
 use super::grouping::parse_group_by;
 use super::place::Place;
 use super::progress::{Display, During};
@@ -81,7 +81,7 @@ pub struct Arguments {
     #[arg(long)]
     exclude_caches: bool,
     /// Leave out files larger than this; with k, M, G or T
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     exclude_larger_than: Option<u64>,
     /// Tags for the snapshot
     #[arg(long, value_name = "TAG[,TAG]", value_delimiter = ',')]
@@ -402,39 +402,4 @@ fn options_of(arguments: Arguments, parent: Option<SnapshotId>) -> anyhow::Resul
 fn marker(text: &str) -> Marker {
     let (name, header) = text.split_once(':').unwrap_or((text, ""));
     Marker { name: name.into(), header: header.into() }
-}
-
-/// A size as restic takes it: bytes, or with a letter for a power of 1024.
-fn parse_size(text: &str) -> Result<u64, String> {
-    let bad = || "write it as in 500000, 100k, 20M, 3G or 1T".to_string();
-    let (digits, power) = match text.strip_suffix(['k', 'K', 'm', 'M', 'g', 'G', 't', 'T']) {
-        None => (text.strip_suffix(['b', 'B']).unwrap_or(text), 0),
-        Some(digits) => match text.as_bytes()[digits.len()].to_ascii_lowercase() {
-            b'k' => (digits, 1),
-            b'm' => (digits, 2),
-            b'g' => (digits, 3),
-            _ => (digits, 4),
-        },
-    };
-    digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << (10 * power))).ok_or_else(bad)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::parse_size;
-
-    #[test]
-    fn sizes_have_units() {
-        let check = |text: &str, expected: Option<u64>| assert_eq!(parse_size(text).ok(), expected, "{text}");
-        check("0", Some(0));
-        check("17b", Some(17));
-        check("100k", Some(102_400));
-        check("3G", Some(3 << 30));
-        check("1t", Some(1 << 40));
-        check("", None);
-        check("k", None);
-        check("-1", None);
-        check("99999999999T", None);
-        check("1x", None);
-    }
 }

@@ -6,6 +6,7 @@ use levee_vault::check::{ReadData, Subset};
 use levee_vault::{CheckOptions, CheckReport};
 use serde::Serialize;
 
+use super::amounts::parse_subset;
 use super::place::Place;
 use super::progress::{Display, During};
 use super::{ended, open};
@@ -18,7 +19,7 @@ pub struct Arguments {
     #[arg(long)]
     read_data: bool,
     /// Read so much of the data: N/T for part N of T, a percentage as 2.5%, or a size as 50M or 1G
-    #[arg(long, value_name = "SUBSET", conflicts_with = "read_data")]
+    #[arg(long, value_name = "SUBSET", conflicts_with = "read_data", value_parser = parse_subset)]
     read_data_subset: Option<Subset>,
     /// Take no lock, for a vault that cannot be written to; others' work may then look like damage
     #[arg(long)]

@@ -1,7 +1,6 @@
 //! Which packs a check reads whole: restic's `--read-data-subset`.
 
 use std::collections::HashSet;
-use std::str::FromStr;
 
 use crate::{Error, Id, Result};
 
@@ -20,7 +19,7 @@ pub enum ReadData {
 /// A choice among packs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Subset {
-    /// The packs of one of so many parts, as restic cuts them: parts 1 to `of` together are all packs.
+    /// The packs of one of so many parts, at most `PARTS_MAX`: parts 1 to `of` together are all packs.
     Part { part: u32, of: u32 },
     /// So many of a hundred packs, others each time.
     Percent(f64),
@@ -28,10 +27,10 @@ pub enum Subset {
     Bytes(u64),
 }
 
-/// restic cuts by the first byte of a pack's name.
-const PARTS_MAX: u32 = 256;
-
 impl Subset {
+    /// Parts are cut by the first byte of a pack's name, as restic does it.
+    pub const PARTS_MAX: u32 = 256;
+
     /// The packs to read among those that are there, with their sizes.
     pub(super) fn choose(self, packs: &[(Id, u64)]) -> Result<HashSet<Id>> {
         let count = packs.len();
@@ -66,62 +65,12 @@ fn shuffled(packs: &[(Id, u64)]) -> Result<Vec<(Id, u64)>> {
     Ok(keyed.into_iter().map(|(_, pack)| *pack).collect())
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("{0:?} is none of N/T (part N of T, at most 256), a percentage as 2.5%, or a size as 50M or 1G")]
-pub struct InvalidSubset(String);
-
-impl FromStr for Subset {
-    type Err = InvalidSubset;
-
-    fn from_str(text: &str) -> std::result::Result<Self, InvalidSubset> {
-        let invalid = || InvalidSubset(text.into());
-        if let Some((part, of)) = text.split_once('/') {
-            let (part, of) = (part.parse().map_err(|_| invalid())?, of.parse().map_err(|_| invalid())?);
-            let is_valid = (1..=of).contains(&part) && of <= PARTS_MAX;
-            return is_valid.then_some(Self::Part { part, of }).ok_or_else(invalid);
-        }
-        if let Some(percent) = text.strip_suffix('%') {
-            let percent: f64 = percent.parse().map_err(|_| invalid())?;
-            let is_valid = percent > 0.0 && percent <= 100.0;
-            return is_valid.then_some(Self::Percent(percent)).ok_or_else(invalid);
-        }
-        let (digits, unit) = text.split_at(text.find(|char: char| !char.is_ascii_digit()).unwrap_or(text.len()));
-        let shift = match unit.to_ascii_uppercase().as_str() {
-            "" | "B" => 0,
-            "K" => 10,
-            "M" => 20,
-            "G" => 30,
-            "T" => 40,
-            _ => return Err(invalid()),
-        };
-        let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
-        bytes.filter(|bytes| *bytes > 0).map(Self::Bytes).ok_or_else(invalid)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn packs(count: u8) -> Vec<(Id, u64)> {
         (0..count).map(|number| (Id::from_bytes([number; 32]), 100)).collect()
-    }
-
-    #[test]
-    fn texts_are_read_and_nonsense_is_refused() {
-        let check = |text: &str, expected| assert_eq!(text.parse::<Subset>().ok(), expected, "{text}");
-        check("1/5", Some(Subset::Part { part: 1, of: 5 }));
-        check("256/256", Some(Subset::Part { part: 256, of: 256 }));
-        check("2.5%", Some(Subset::Percent(2.5)));
-        check("100%", Some(Subset::Percent(100.0)));
-        check("50M", Some(Subset::Bytes(50 << 20)));
-        check("1g", Some(Subset::Bytes(1 << 30)));
-        check("7", Some(Subset::Bytes(7)));
-        for text in
-            ["", "0/5", "6/5", "1/257", "1/0", "/", "0%", "101%", "-1%", "nan%", "0", "1X", "M", "99999999999T", "1 G"]
-        {
-            check(text, None);
-        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-use levee_vault::check::ReadData;
+use levee_vault::check::{ReadData, Subset};
 use levee_vault::{CheckOptions, CheckReport, Error, Id, Lock, LockMode, Vault};
 
 use crate::support::*;
@@ -106,21 +106,21 @@ fn a_subset_finds_the_damage_that_lies_in_it_and_reads_nothing_else() {
     backup(&vault, &source);
     let pack = files_of(&scratch, "data").into_iter().max_by_key(|path| path.metadata().unwrap().len()).unwrap();
     let id: Id = pack.file_name().unwrap().to_str().unwrap().parse().unwrap();
-    let check = |subset: &str| {
-        let options = CheckOptions { read_data: ReadData::Subset(subset.parse().unwrap()), no_lock: false };
+    let check = |subset: Subset| {
+        let options = CheckOptions { read_data: ReadData::Subset(subset), no_lock: false };
         levee_vault::check(&vault, options, &()).unwrap()
     };
     with_flipped_bit(&pack, 100, || {
         let mut packs_read = 0;
         for part in 1..=4 {
-            let report = check(&format!("{part}/4"));
+            let report = check(Subset::Part { part, of: 4 });
             let has_it = u32::from(id.as_bytes()[0]) % 4 == part - 1;
             assert_eq!(report.is_sound(), !has_it, "{part}/4: {report:?}");
             packs_read += report.packs_read;
         }
         assert_eq!(packs_read, files_of(&scratch, "data").len() as u64);
-        assert!(!check("100%").is_sound() && !check("1G").is_sound());
-        assert_eq!(check("1%").packs_read, 1);
+        assert!(!check(Subset::Percent(100.0)).is_sound() && !check(Subset::Bytes(1 << 30)).is_sound());
+        assert_eq!(check(Subset::Percent(1.0)).packs_read, 1);
     });
 }
 

@@ -19,14 +19,42 @@ use super::state::UpkeepState;
 
 /// After a failure, and after a wait for a long backup that was in vain: twice as long each time, within these bounds.
 /// What failed at once may work in a moment, as on a full disk that was given room.
-pub const RETRY_AFTER_MIN: SignedDuration = SignedDuration::from_secs(10);
-pub const RETRY_AFTER_MAX: SignedDuration = SignedDuration::from_mins(10);
+const RETRY_AFTER_MIN: SignedDuration = SignedDuration::from_secs(10);
+const RETRY_AFTER_MAX: SignedDuration = SignedDuration::from_mins(10);
 /// A lock that was not refreshed for so long is nobody's, as restic has it.
 const LOCK_STALE_AFTER: SignedDuration = SignedDuration::from_mins(30);
 /// How much is rewritten at once: enough to keep up, and little enough to end within minutes.
 const REPACK_BYTES_MAX: u64 = 8 << 30;
 /// Without anything removed there may still be what broken-off backups have left.
 const PRUNE_ANYWAY_AFTER: SignedDuration = SignedDuration::from_hours(30 * 24);
+
+/// When a prune that failed is tried again.
+pub struct Retry {
+    at: Timestamp,
+    /// The wait after the next failure.
+    pause: SignedDuration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { at: Timestamp::MIN, pause: RETRY_AFTER_MIN }
+    }
+}
+
+impl Retry {
+    pub fn is_time(&self, now: Timestamp) -> bool {
+        now >= self.at
+    }
+
+    pub fn note(&mut self, has_worked: bool, now: Timestamp) {
+        if has_worked {
+            *self = Self::default();
+        } else {
+            self.at = now.checked_add(self.pause).unwrap_or(Timestamp::MAX);
+            self.pause = (self.pause * 2).min(RETRY_AFTER_MAX);
+        }
+    }
+}
 
 pub fn is_due(state: &UpkeepState, upkeep: &Upkeep, now: Timestamp, app: &AppName) -> bool {
     // The first time comes after the first period.

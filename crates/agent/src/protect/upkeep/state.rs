@@ -42,14 +42,14 @@ pub struct DamagedPack {
 
 impl UpkeepState {
     pub fn read(folder: &AppFolder) -> Result<Self, Failure> {
-        let path = folder.upkeep();
+        let path = folder.upkeep_state();
         durable::read_json(&path)
             .map(Option::unwrap_or_default)
             .map_err(|error| failure(format!("cannot read {}: {error}; remove it, and it begins anew", path.display())))
     }
 
     pub fn write(&self, folder: &AppFolder) -> Result<(), Failure> {
-        let path = folder.upkeep();
+        let path = folder.upkeep_state();
         if Self::read(folder).is_ok_and(|known| known == *self) {
             return Ok(());
         }
