@@ -1,4 +1,4 @@
-//! Pieces of log that go on in one message: each message wakes four threads on its way, whatever its size.
+//! Pieces of log that go on in one message: each message wakes the threads at both ends, whatever its size.
 
 use bytes::Bytes;
 use jiff::Timestamp;
