@@ -1,6 +1,7 @@
 //! Making a tree out of another one, by leaving out or changing entries.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::session::Session;
 use crate::{Error, Id, Node, NodeKind, Result, Tree, Vault};
@@ -33,43 +34,86 @@ pub(crate) struct Rewrite<'a, V: Verdicts> {
     pub totals: Totals,
 }
 
+/// A directory whose entries are being gone through.
+struct Open {
+    id: Id,
+    path: PathBuf,
+    tree: Arc<Tree>,
+    /// The entry that comes next.
+    next: usize,
+    nodes: Vec<Node>,
+    /// The directory among the entries that is open below this one.
+    below: Option<Node>,
+}
+
+/// What a directory has become.
+struct Closed {
+    id: Id,
+    has_entries: bool,
+}
+
 impl<V: Verdicts> Rewrite<'_, V> {
     /// Rewrites a whole tree and gives its new id, which is the old one when nothing has changed.
     pub fn root(&mut self, root: Id) -> Result<Id> {
-        Ok(self.directory(root, &PathBuf::from("/"))?.0)
+        // A list and no recursion: a tree may be deeper than any stack.
+        let mut open = Vec::new();
+        let mut closed = self.enter(&mut open, root, PathBuf::from("/"))?;
+        loop {
+            let Some(top) = open.last_mut() else {
+                // The root is closed last.
+                return Ok(closed.map_or(root, |closed| closed.id));
+            };
+            if let (Some(closed), Some(mut node)) = (closed.take(), top.below.take())
+                && (closed.has_entries || self.verdicts.keeps_empty(&top.path.join(&node.name)))
+            {
+                node.subtree = Some(closed.id);
+                top.nodes.push(node);
+            }
+            closed = match self.go_on(top) {
+                Some((subtree, path)) => self.enter(&mut open, subtree, path)?,
+                None => open.pop().map(|done| self.close(done)).transpose()?,
+            };
+        }
     }
 
-    /// The new id, and whether anything is in it.
-    fn directory(&mut self, id: Id, path: &Path) -> Result<(Id, bool)> {
-        let tree = match self.vault.tree(&id) {
-            Ok(tree) => tree,
-            Err(error) => {
-                self.verdicts.unreadable(path, error)?;
-                return Ok((self.store(Tree::default())?, false));
+    /// Opens a directory. One that can't be read is closed at once, with nothing in it.
+    fn enter(&mut self, open: &mut Vec<Open>, id: Id, path: PathBuf) -> Result<Option<Closed>> {
+        match self.vault.tree(&id) {
+            Ok(tree) => {
+                let nodes = Vec::with_capacity(tree.nodes().len());
+                open.push(Open { id, path, tree, next: 0, nodes, below: None });
+                Ok(None)
             }
-        };
-        let mut nodes = Vec::with_capacity(tree.nodes().len());
-        for node in tree.nodes() {
-            let path = path.join(&node.name);
-            let Some(mut node) = self.verdicts.entry(&path, node) else { continue };
+            Err(error) => {
+                self.verdicts.unreadable(&path, error)?;
+                Ok(Some(Closed { id: self.store(Tree::default())?, has_entries: false }))
+            }
+        }
+    }
+
+    /// Goes through entries up to the next directory that is kept, and gives what is to be opened for it.
+    fn go_on(&mut self, top: &mut Open) -> Option<(Id, PathBuf)> {
+        while let Some(node) = top.tree.nodes().get(top.next) {
+            top.next += 1;
+            let path = top.path.join(&node.name);
+            let Some(node) = self.verdicts.entry(&path, node) else { continue };
             if let Some(subtree) = node.subtree.filter(|_| node.kind == NodeKind::Dir) {
-                let (new, has_entries) = self.directory(subtree, &path)?;
-                if !has_entries && !self.verdicts.keeps_empty(&path) {
-                    continue;
-                }
-                node.subtree = Some(new);
+                top.below = Some(node);
+                return Some((subtree, path));
             }
             if node.kind == NodeKind::File {
                 self.totals.files += 1;
                 self.totals.bytes += node.size;
             }
-            nodes.push(node);
+            top.nodes.push(node);
         }
-        if nodes == tree.nodes() {
-            return Ok((id, !nodes.is_empty()));
-        }
-        let has_entries = !nodes.is_empty();
-        Ok((self.store(Tree::new(nodes))?, has_entries))
+        None
+    }
+
+    fn close(&self, done: Open) -> Result<Closed> {
+        let has_entries = !done.nodes.is_empty();
+        let id = if done.nodes == done.tree.nodes() { done.id } else { self.store(Tree::new(done.nodes))? };
+        Ok(Closed { id, has_entries })
     }
 
     fn store(&self, tree: Tree) -> Result<Id> {

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use levee_vault::{CheckOptions, NodeKind, RestoreOptions};
+use levee_vault::{CheckOptions, NodeKind, RestoreOptions, RewriteOptions};
 
 use crate::support::*;
 
@@ -91,6 +91,10 @@ fn two_thousand_directories_deep_comes_back_on_a_small_stack() {
         let work = || {
             let id = backup(&vault, source).snapshot_id.unwrap();
             restore(&vault, id, source, &target);
+            let without_file = RewriteOptions { excludes: vec!["f".into()], ..RewriteOptions::default() };
+            let rewritten = levee_vault::rewrite(&vault, &without_file).unwrap()[0].new.unwrap();
+            assert!(vault.find_node(&rewritten, &deepest).unwrap().is_some());
+            assert!(vault.find_node(&rewritten, &deepest.join("f")).is_err());
             assert!(levee_vault::check(&vault, CheckOptions::default(), &()).unwrap().is_sound());
         };
         std::thread::Builder::new().stack_size(512 << 10).spawn_scoped(scope, work).unwrap().join().unwrap();

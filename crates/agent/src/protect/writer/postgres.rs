@@ -2,13 +2,14 @@
 //! into the repository there.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use levee_database::StopSignal;
 use levee_database::postgres::archive::{self, ArchiveEnd, ArchiveOptions, ArchiveStatus};
 use levee_database::postgres::base::{self, BaseBackup, BaseOptions};
-use levee_database::postgres::{Expect, Needs, Warning, preflight, slot};
+use levee_database::postgres::{Expect, Needs, SourceReport, Warning, preflight, slot};
+use levee_engine::postgres::ConnectOptions;
 use levee_model::control::{AssetPoint, AssetState, Assignment, Failure};
 use levee_model::protection::{Due, PostgresSite, PostgresSpec};
 use levee_model::{AssetId, AssetName, LogPosition, Position};
@@ -22,6 +23,9 @@ use crate::durable;
 
 /// How soon something that failed is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(2);
+/// How long a receiver of the same name may take to go: this process's own of a moment ago may still be there.
+const PREDECESSOR_MAX: Duration = Duration::from_secs(5);
+const PREDECESSOR_LOOK: Duration = Duration::from_millis(250);
 /// An archive that is less behind than this keeps up: commits may wait for it.
 const KEEPS_UP_BYTES: u64 = 1 << 20;
 /// How often it is looked whether a base backup is due.
@@ -111,7 +115,7 @@ impl Writer<'_> {
             slot: Some(slot.clone()),
             system_identifier: None,
         };
-        let report = match preflight(&connect, &needs) {
+        let report = match self.preflight_after_predecessor(&connect, &needs) {
             // Copies of a database whose commits do not wait yet are better than none. The status goes on saying so.
             Err(levee_database::Error::NotInEveryQuorum { .. } | levee_database::Error::CommitsDoNotWait { .. }) => {
                 preflight(&connect, &Needs { zero_loss: false, ..needs })
@@ -152,6 +156,21 @@ impl Writer<'_> {
                 Err(error) => Err(failure(in_full(&error)).into()),
             }
         })
+    }
+
+    fn preflight_after_predecessor(
+        &self,
+        connect: &ConnectOptions,
+        needs: &Needs,
+    ) -> Result<SourceReport, levee_database::Error> {
+        let deadline = Instant::now() + PREDECESSOR_MAX;
+        loop {
+            match preflight(connect, needs) {
+                Err(levee_database::Error::ApplicationNameTaken { .. })
+                    if Instant::now() < deadline && !self.stop.wait(PREDECESSOR_LOOK) => {}
+                report => return report,
+            }
+        }
     }
 
     fn gaps(&self) -> Gaps<'_> {
