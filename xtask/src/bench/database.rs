@@ -154,7 +154,7 @@ impl Bench {
 
     /// Waits until whatever comes once is over: log that had piled up is closed, and a new base backup read again.
     fn wait_for_rest(&self, archiver: &archiver::Running) -> Result<()> {
-        let mut before_s = f64::INFINITY;
+        let mut before_s = f64::NEG_INFINITY;
         let rests = poll(SETTLED_MAX, || {
             std::thread::sleep(REST_LOOK);
             let now_s = archiver.cpu_seconds().ok()?;
