@@ -88,7 +88,9 @@ mod tests {
         assert_eq!(parse_bytes("0"), Ok(0));
         assert_eq!(parse_bytes("17b"), Ok(17));
         assert_eq!(parse_bytes("5k"), Ok(5120));
+        assert_eq!(parse_bytes("100k"), Ok(102_400));
         assert_eq!(parse_bytes("2G"), Ok(2 << 30));
+        assert_eq!(parse_bytes("3G"), Ok(3 << 30));
         assert_eq!(parse_bytes("1t"), Ok(1 << 40));
         assert_eq!(parse_max_unused("10%"), Ok(MaxUnused::Percent(10.0)));
         assert_eq!(parse_max_unused("1M"), Ok(MaxUnused::Bytes(1 << 20)));
@@ -96,7 +98,7 @@ mod tests {
         assert_eq!(parse_keep("3"), Ok(Keep::Count(3)));
         assert_eq!(parse_duration("36h"), Ok(Duration::from_secs(36 * 3600)));
         assert_eq!(parse_duration("0"), Ok(Duration::ZERO));
-        for bad in ["", "x", "5x", "-5", "99999999T", "ü"] {
+        for bad in ["", "x", "k", "1x", "5x", "-1", "-5", "99999999T", "99999999999T", "ü"] {
             assert!(parse_bytes(bad).is_err() && parse_duration(bad).is_err(), "{bad}");
         }
         assert!(parse_max_unused("101%").is_err() && parse_keep("-2").is_err() && parse_duration("5").is_err());
@@ -110,6 +112,7 @@ mod tests {
         check("2.5%", Some(Subset::Percent(2.5)));
         check("100%", Some(Subset::Percent(100.0)));
         check("50M", Some(Subset::Bytes(50 << 20)));
+        check("1g", Some(Subset::Bytes(1 << 30)));
         check("7", Some(Subset::Bytes(7)));
         for text in
             ["", "0/5", "6/5", "1/257", "1/0", "/", "0%", "101%", "-1%", "nan%", "0", "1X", "M", "99999999999T", "1 G"]
