@@ -218,34 +218,47 @@ fn scan_once(path: &Path) -> Result<Scan> {
 /// one before it is synced, so a whole record behind them proves that this is no torn end.
 fn acknowledged_after(path: &Path, offset: u64) -> Result<Lsn> {
     let file = File::open(path).map_err(Error::io("open", path))?;
-    let length = file.metadata().map_err(Error::io("read", path))?.len();
     let mut acknowledged = Lsn(0);
     let mut window = vec![0; BUFFER_BYTES];
     let mut at = offset + 1;
-    while at < length {
-        let size = window.len().min((length - at) as usize);
-        file.read_exact_at(&mut window[..size], at).map_err(Error::io("read", path))?;
+    loop {
+        let size = read_some_at(&file, path, &mut window, at)?;
+        if size == 0 {
+            return Ok(acknowledged);
+        }
         for index in memmem::find_iter(&window[..size], &RECORD_MAGIC) {
-            if let Some(header) = whole_record_at(&file, path, at + index as u64, length)? {
+            if let Some(header) = whole_record_at(&file, path, at + index as u64)? {
                 acknowledged = acknowledged.max(header.acknowledged);
             }
         }
         at += (size.saturating_sub(RECORD_MAGIC.len() - 1)).max(1) as u64;
     }
-    Ok(acknowledged)
 }
 
-fn whole_record_at(file: &File, path: &Path, at: u64, length: u64) -> Result<Option<RecordHeader>> {
+fn whole_record_at(file: &File, path: &Path, at: u64) -> Result<Option<RecordHeader>> {
     let mut head = [0; RECORD_HEADER_BYTES];
-    if at + head.len() as u64 > length {
+    if read_some_at(file, path, &mut head, at)? < head.len() {
         return Ok(None);
     }
-    file.read_exact_at(&mut head, at).map_err(Error::io("read", path))?;
     let Ok(header) = format::decode_record_header(&head) else { return Ok(None) };
     let mut sealed = vec![0; header.length as usize + TAG_BYTES];
-    if at + (head.len() + sealed.len()) as u64 > length {
+    if read_some_at(file, path, &mut sealed, at + head.len() as u64)? < sealed.len() {
         return Ok(None);
     }
-    file.read_exact_at(&mut sealed, at + head.len() as u64).map_err(Error::io("read", path))?;
     Ok(format::record_is_whole(&head, &sealed).then_some(header))
+}
+
+/// Fills the buffer as far as the file goes. A writer that goes on with a tail cuts what was never acknowledged: the file
+/// may get shorter while it is read.
+fn read_some_at(file: &File, path: &Path, buffer: &mut [u8], at: u64) -> Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read_at(&mut buffer[filled..], at + filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Error::io("read", path)(error)),
+        }
+    }
+    Ok(filled)
 }

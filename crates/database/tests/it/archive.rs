@@ -1,17 +1,19 @@
 use std::fs;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use levee_database::postgres::SinkError;
 use levee_database::postgres::archive::{ArchiveEnd, ArchiveOptions, ArchiveStatus, run};
+use levee_database::postgres::{SinkError, slot};
 use levee_database::{Error, Result, StopSignal};
+use levee_engine::postgres::{ConnectOptions, Host, SslMode};
 use levee_model::postgres::{Lsn, SegmentSize, TimelineId, wal_file_name};
 use levee_testing::postgres::{Cluster, Stop};
 
 use crate::memory_sink::MemorySink;
-use crate::{ROLE_HBA, options, role_options, wait_until};
+use crate::{ROLE_HBA, early_status, options, role_options, wait_until};
 
 /// An archive in a thread of its own.
 struct Running {
@@ -240,8 +242,63 @@ fn a_slot_dropped_behind_our_back_is_a_gap_only_when_the_log_is_gone() {
         cluster.switch_wal();
         cluster.psql("insert into t values (1); checkpoint");
     }
+    let is_gap = |options: ArchiveOptions| {
+        let error = Running::start(options, &sink).join().unwrap_err();
+        assert!(matches!(&error, Error::Gap { needed, .. } if *needed == stored), "{error:?}");
+    };
+    is_gap(archive_options(&cluster));
+    check_goes_on_behind_the_gap(&cluster);
+    // Also when the server hears of the position before it has looked for the log there.
+    drop_slot();
+    let proxy = early_status::start(SocketAddr::new(cluster.address(), cluster.port()));
+    let host = Host::Tcp(proxy.ip().to_string());
+    let connect = ConnectOptions { ssl_mode: SslMode::Disable, ..ConnectOptions::new(host, proxy.port(), "postgres") };
+    is_gap(ArchiveOptions::new(connect, "levee_test"));
+    assert!(slot_restart(&cluster).unwrap() > stored);
+    check_goes_on_behind_the_gap(&cluster);
+}
+
+fn slot_restart(cluster: &Cluster) -> Option<Lsn> {
+    slot::status(&options(cluster), "levee_test").unwrap()?.restart
+}
+
+/// A sink that has nothing gets what the slot holds.
+#[track_caller]
+fn check_goes_on_behind_the_gap(cluster: &Cluster) {
+    let sink = MemorySink::new();
+    let running = Running::start(archive_options(cluster), &sink);
+    running.wait_until_streaming();
+    let end = flushed(cluster);
+    wait_until("what is behind the gap is there", || sink.end(1) >= end);
+    running.stop();
+}
+
+/// As after a restore of the server's files, in which the slots are older than the log beside them.
+#[test]
+fn a_slot_that_reserves_removed_log_is_made_anew() {
+    let mut cluster = Cluster::builder().setting("min_wal_size", "32MB").setting("max_wal_size", "32MB").start();
+    let sink = MemorySink::new();
+    let first = Running::start(archive_options(&cluster), &sink);
+    first.wait_until_streaming();
+    first.stop();
+    let stored = sink.end(1);
+    cluster.stop(Stop::Fast);
+    let place = cluster.data_directory().join("pg_replslot/levee_test");
+    let aside = cluster.data_directory().with_extension("slot");
+    fs::rename(&place, &aside).unwrap();
+    cluster.start();
+    cluster.psql("create table t (a int)");
+    for _ in 0..8 {
+        cluster.switch_wal();
+        cluster.psql("insert into t values (1); checkpoint");
+    }
+    cluster.stop(Stop::Fast);
+    fs::rename(&aside, &place).unwrap();
+    cluster.start();
+    assert!(slot_restart(&cluster).unwrap() <= stored);
     let error = Running::start(archive_options(&cluster), &sink).join().unwrap_err();
-    assert!(matches!(&error, Error::Gap { needed, .. } if *needed == stored), "{error:?}");
+    assert!(matches!(&error, Error::Gap { .. }), "{error:?}");
+    check_goes_on_behind_the_gap(&cluster);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod access_rules;
 mod archive;
 mod base;
+mod early_status;
 mod flushing;
 mod marks;
 mod memory_sink;

@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use levee_journal::{Error, Identity, LogJournal};
 use levee_model::postgres::{Lsn, SystemIdentifier, TimelineId};
 
@@ -205,6 +207,33 @@ fn a_reader_in_another_process_sees_only_what_is_durable() {
             std::thread::sleep(std::time::Duration::from_millis(2));
         }
         reading.join().unwrap();
+    });
+}
+
+/// A writer that goes on with a tail cuts what is behind its last flush, and makes room anew.
+#[test]
+fn a_reader_beside_writers_that_come_and_go_always_finds_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let identity = Identity::generate();
+    let journal = open(dir.path(), &identity);
+    drop(journal.writer(lineage(1), START).unwrap());
+    let is_done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let reader = LogJournal::open_existing(dir.path(), keys(&identity)).unwrap();
+            let mut seen = START;
+            while !is_done.load(Ordering::Relaxed) {
+                let end = reader.extent(SYSTEM, TIMELINE).unwrap().unwrap().durable_end;
+                assert!(end >= seen, "what was durable stays so");
+                seen = end;
+            }
+        });
+        for _ in 0..100 {
+            let mut writer = journal.writer_at_end(lineage(1), START).unwrap();
+            writer.append(writer.end(), &log(writer.end(), 1000)).unwrap();
+            writer.flush().unwrap();
+        }
+        is_done.store(true, Ordering::Relaxed);
     });
 }
 

@@ -68,7 +68,8 @@ impl Session<'_> {
         let segment_size = segment_size(&mut connection)?;
         let (slot_restart, slot_note) = self.ensure_slot(&mut connection)?;
 
-        let mut source_start = slot_restart.unwrap_or(system.flushed);
+        let held_from = slot_restart.unwrap_or(system.flushed);
+        let mut source_start = held_from;
         let mut branches = ancestors(&mut connection, &system)?;
         let source = SourceLog {
             system_identifier: system.system_identifier,
@@ -81,10 +82,14 @@ impl Session<'_> {
         loop {
             source_start = source_start.max(branch_start(&branches, timeline));
             let resume = self.begin(&mut connection, &system, timeline, segment_size, source_start, &branches)?;
-            let stream = connection
+            let streamed = connection
                 .start_replication(Some(&self.options.slot), timeline, resume)
-                .map_err(|error| self_or_gap(error, resume, timeline, &slot_note))?;
-            let (end, after) = self.stream(stream, timeline, &slot_note)?;
+                .map_err(|error| self_or_gap(error, resume, timeline, &slot_note))
+                .and_then(|stream| self.stream(stream, timeline, held_from, &slot_note));
+            if let Err(Error::Gap { needed, .. }) = streamed {
+                self.drop_slot_of_removed_log(needed, segment_size);
+            }
+            let (end, after) = streamed?;
             match end {
                 StreamEnd::Session(end) => return Ok(end),
                 StreamEnd::Timeline(next) => {
@@ -118,6 +123,24 @@ impl Session<'_> {
             tracing::info!(slot = name, restart = ?status.as_ref().and_then(|s| s.restart), "slot created{note}");
         }
         Ok((status.and_then(|status| status.restart), note))
+    }
+
+    /// A slot that reserves log which the server does not have any more holds nothing, and hides what there is: the next
+    /// attempt would ask for the removed log again. One is left behind by a server that was told of a position below its
+    /// own log, or by a copy of its files that is older than the log beside it.
+    fn drop_slot_of_removed_log(&self, needed: Lsn, segment_size: SegmentSize) {
+        let name = &self.options.slot;
+        let Some(_slot) = self.watch.slot_in_use() else { return };
+        let dropped = slot::status(&self.options.connect, name).and_then(|status| {
+            let restart = status.and_then(|status| status.restart);
+            let reserves_removed = restart.is_some_and(|restart| restart.segment_start(segment_size) <= needed);
+            if reserves_removed { slot::drop(&self.options.connect, name).map(|()| restart) } else { Ok(None) }
+        });
+        match dropped {
+            Ok(Some(restart)) => tracing::warn!(slot = name, %restart, %needed, "dropped the slot: its log is removed"),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(slot = name, problem = error.with_causes(), "the slot of removed log stays"),
+        }
     }
 
     /// Agrees with the sink where to go on.
@@ -163,6 +186,7 @@ impl Session<'_> {
         &mut self,
         mut stream: ReplicationStream,
         timeline: TimelineId,
+        held_from: Lsn,
         slot_note: &str,
     ) -> Result<(StreamEnd, Connection)> {
         const DOING: &str = "receiving the log";
@@ -173,6 +197,9 @@ impl Session<'_> {
         let mut data_seen = Instant::now() - STATUS_INTERVAL;
         let mut ended: Option<NextTimeline> = None;
         let mut gathered_from = stream.position();
+        // Whatever position the server is told of, it moves the slot there, also back to log that it has removed. What the
+        // slot holds it has; for what lies below, the first log that comes proves it.
+        let mut is_held = stream.position() >= held_from;
         loop {
             let came_bytes = stream.position().bytes_since(gathered_from);
             // What has come already goes to the sink before anything else is done.
@@ -190,7 +217,8 @@ impl Session<'_> {
             if ended.is_none() && (confirmed != Some(durable) || status_sent.elapsed() >= STATUS_INTERVAL) {
                 // Written and flushed are one: what is not durable may vanish, so it is not called written either.
                 let ask = data_seen.elapsed() >= STATUS_INTERVAL;
-                stream.send_status(durable, durable, Timestamp::now(), ask).map_err(Error::engine(DOING))?;
+                let told = if is_held { durable } else { Lsn(0) };
+                stream.send_status(told, told, Timestamp::now(), ask).map_err(Error::engine(DOING))?;
                 (confirmed, status_sent) = (Some(durable), Instant::now());
                 self.report(durable, &mut clock, true);
             }
@@ -220,6 +248,7 @@ impl Session<'_> {
             match event {
                 Event::WalData { start, server_end, server_time, bytes } => {
                     data_seen = heard;
+                    is_held = true;
                     clock.data(server_end, server_time);
                     self.status.source_end = Some(server_end);
                     // One flush for everything that is here already, as pg_receivewal does it.
