@@ -1,6 +1,7 @@
 //! Making a snapshot of files.
 
 mod files;
+mod listing;
 mod markers;
 mod metadata;
 mod scan;

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Context;
+use super::listing::names_in;
 use super::markers::marker_in;
 use super::targets::Targets;
-use super::walk::names_in;
 use crate::Event;
 
 /// Files and bytes that the walk will come by.

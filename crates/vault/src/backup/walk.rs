@@ -1,4 +1,4 @@
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -8,17 +8,14 @@ use std::sync::Arc;
 use crossbeam_channel::{Sender, bounded};
 
 use super::files::FileTask;
-use super::markers::marker_in;
+use super::listing::{Listing, Step, Steps};
 use super::metadata::{atime_of, is_unchanged, kind_of, node_of};
 use super::targets::Targets;
 use super::trees::{DirectoryTask, Entry};
 use super::{Context, Counts};
 use crate::{BlobKind, Error, Event, Id, ItemChange, Node, NodeKind, Result, Tree};
 
-/// Deeper than this is taken for a loop, for example of bind mounts.
-const DEPTH_MAX: usize = 4096;
-
-/// Goes through the sources in depth, compares with the parent, and hands on what has to be done.
+/// Takes the way through the sources, compares with the parent, and hands on what has to be done.
 pub(super) struct Walk<'a> {
     pub context: &'a Context<'a>,
     pub files: Sender<FileTask>,
@@ -30,13 +27,11 @@ struct OpenDirectory {
     number: u64,
     path: PathBuf,
     node: Option<Node>,
-    /// Names that are still to be looked at, the last one first.
-    names: Vec<OsString>,
     entries: Vec<Entry>,
     parent: Option<Arc<Tree>>,
     parent_tree: Option<Id>,
-    /// The file system to stay on.
-    device: Option<u64>,
+    /// How many entries of the parent's tree lie before the next name.
+    passed: usize,
 }
 
 impl Walk<'_> {
@@ -78,7 +73,7 @@ impl Walk<'_> {
         Ok(number)
     }
 
-    /// Walks everything below a source. Without recursion: a tree may be deeper than the stack allows.
+    /// Walks everything below a source.
     fn walk_source(
         &self,
         path: &Path,
@@ -88,50 +83,48 @@ impl Walk<'_> {
         next_number: &mut u64,
     ) -> Result<u64> {
         let device = device.filter(|_| self.context.options.one_file_system);
-        let mut open = vec![self.open_directory(path.to_path_buf(), node, parent_tree, device, next_number)];
-        loop {
-            let depth = open.len();
+        let (listing, steps) = Listing::new(self.context, device);
+        std::thread::scope(|scope| {
+            scope.spawn(|| listing.run(path));
+            let source = self.open_directory(path.to_path_buf(), node, parent_tree, next_number);
+            self.take(steps, source, next_number)
+        })
+    }
+
+    /// Takes the steps through a source. Without recursion: a tree may be deeper than the stack allows.
+    fn take(&self, steps: Steps, source: OpenDirectory, next_number: &mut u64) -> Result<u64> {
+        let mut open = vec![source];
+        for step in steps {
             let Some(directory) = open.last_mut() else { return Err(Error::Stopped) };
-            if let Some(name) = directory.names.pop() {
-                let path = directory.path.join(&name);
-                if self.context.excludes.matches(&path) {
-                    continue;
+            let Step::Entry { name, kind, metadata } = step else {
+                let Some(directory) = open.pop() else { return Err(Error::Stopped) };
+                let OpenDirectory { number, path, node, entries, parent_tree, parent, .. } = directory;
+                let task = DirectoryTask { number, path, node, entries, parent_tree, parent };
+                self.directories.send(task).map_err(|_| Error::Stopped)?;
+                if self.context.session.shared.has_failed() {
+                    return Err(Error::Stopped);
                 }
-                let Some((kind, metadata)) = self.look_at(&path) else { continue };
-                let parent = directory.parent.clone();
-                let known = Known::find(parent.as_deref(), &name);
-                if kind != NodeKind::Dir {
-                    let entry = self.leaf(&name, &path, kind, &metadata, known)?;
-                    directory.entries.extend(entry);
-                    continue;
+                if open.is_empty() {
+                    return Ok(number);
                 }
-                if depth >= DEPTH_MAX {
-                    self.context.problems.add(&path, "it lies too deep".into());
-                    continue;
-                }
-                let node = node_of(self.context, &name, &path, kind, &metadata);
-                let device = directory.device;
-                let subtree = known.and_then(|known| known.node.subtree);
-                let mut child = self.open_directory(path, Some(node), subtree, device, next_number);
-                if device.is_some_and(|device| device != metadata.dev()) {
-                    // A mount point: kept as an empty directory, so that it is there to be mounted on.
-                    child.names.clear();
-                }
-                directory.entries.push(Entry::Directory(child.number));
-                open.push(child);
+                continue;
+            };
+            let path = directory.path.join(&name);
+            let parent = directory.parent.clone();
+            let known = Known::find_after(&mut directory.passed, parent.as_deref(), &name);
+            if kind != NodeKind::Dir {
+                let entry = self.leaf(&name, &path, kind, &metadata, known)?;
+                directory.entries.extend(entry);
                 continue;
             }
-            let Some(directory) = open.pop() else { return Err(Error::Stopped) };
-            let OpenDirectory { number, path, node, entries, parent_tree, parent, .. } = directory;
-            let task = DirectoryTask { number, path, node, entries, parent_tree, parent };
-            self.directories.send(task).map_err(|_| Error::Stopped)?;
-            if self.context.session.shared.has_failed() {
-                return Err(Error::Stopped);
-            }
-            if open.is_empty() {
-                return Ok(number);
-            }
+            let node = node_of(self.context, &name, &path, kind, &metadata);
+            let subtree = known.and_then(|known| known.node.subtree);
+            let child = self.open_directory(path, Some(node), subtree, next_number);
+            directory.entries.push(Entry::Directory(child.number));
+            open.push(child);
         }
+        // The listing ends early only when it fails.
+        Err(Error::Stopped)
     }
 
     fn open_directory(
@@ -139,27 +132,12 @@ impl Walk<'_> {
         path: PathBuf,
         node: Option<Node>,
         parent_tree: Option<Id>,
-        device: Option<u64>,
         next_number: &mut u64,
     ) -> OpenDirectory {
         let number = *next_number;
         *next_number += 1;
-        let names = match names_in(&path) {
-            Ok(mut names) => {
-                if let Some(marker) = marker_in(&self.context.options.exclude_if_present, &path, &names) {
-                    names.retain(|name| name == marker);
-                }
-                names
-            }
-            Err(error) => {
-                if error.kind() != io::ErrorKind::NotFound {
-                    self.context.problems.add_error(&path, "cannot list it", &error);
-                }
-                Vec::new()
-            }
-        };
         let parent = self.load_parent(parent_tree);
-        OpenDirectory { number, path, node, names, entries: Vec::new(), parent, parent_tree, device }
+        OpenDirectory { number, path, node, entries: Vec::new(), parent, parent_tree, passed: 0 }
     }
 
     /// A parent that cannot be read costs reading the files, not the backup.
@@ -189,18 +167,6 @@ impl Walk<'_> {
                     None
                 }
             },
-            Err(error) => {
-                self.context.problems.add_error(path, "cannot look at it", &error);
-                None
-            }
-        }
-    }
-
-    fn look_at(&self, path: &Path) -> Option<(NodeKind, Metadata)> {
-        match std::fs::symlink_metadata(path) {
-            Ok(metadata) => kind_of(&metadata).map(|kind| (kind, metadata)),
-            // It has vanished since it was listed.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
                 self.context.problems.add_error(path, "cannot look at it", &error);
                 None
@@ -275,11 +241,12 @@ impl<'a> Known<'a> {
         let position = parent.position(name)?;
         Some(Self { position, node: parent.nodes().get(position)? })
     }
-}
 
-/// The names in a directory, the last one first.
-pub(super) fn names_in(path: &Path) -> io::Result<Vec<OsString>> {
-    let mut names = std::fs::read_dir(path)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
-    names.sort_unstable_by(|a, b| b.cmp(a));
-    Ok(names)
+    /// The same where names come in their order: most of the time it is the very next one.
+    fn find_after(passed: &mut usize, parent: Option<&'a Tree>, name: &OsStr) -> Option<Self> {
+        let node = parent?.nodes().get(*passed).filter(|node| node.name == name);
+        let known = node.map(|node| Self { position: *passed, node }).or_else(|| Self::find(parent, name))?;
+        *passed = known.position + 1;
+        Some(known)
+    }
 }
