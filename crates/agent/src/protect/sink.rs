@@ -67,12 +67,15 @@ pub struct WireSink {
 
 struct OpenStream {
     sender: LogSender,
-    listener: JoinHandle<()>,
+    listener: Listener,
 }
 
-impl Drop for OpenStream {
+/// The task that hears what is durable.
+struct Listener(JoinHandle<()>);
+
+impl Drop for Listener {
     fn drop(&mut self) {
-        self.listener.abort();
+        self.0.abort();
     }
 }
 
@@ -135,6 +138,14 @@ impl WireSink {
             after_gap,
             histories: Vec::new(),
         })
+    }
+
+    /// Ends the open stream as `close` does: the connection goes on in calls alone, so that without one the other site
+    /// would never hear of the end, and refuse the stream that follows.
+    fn close_open(&mut self, time_max: Duration) {
+        let Some(OpenStream { sender, mut listener }) = self.stream.take() else { return };
+        drop(sender);
+        let _ = self.runtime.block_on(async { timeout(time_max, &mut listener.0).await });
     }
 
     /// Ends a stream, and waits until the other site has let go of its journal: it takes one stream at a time.
@@ -202,6 +213,13 @@ impl WireSink {
     }
 }
 
+impl Drop for WireSink {
+    fn drop(&mut self) {
+        // Another archive may follow at once, as when the protection file has changed.
+        self.close_open(FLUSH_MAX);
+    }
+}
+
 fn unavailable(failure: Failure) -> SinkError {
     SinkError::Unavailable { reason: failure.message }
 }
@@ -241,7 +259,10 @@ impl LogSink for WireSink {
         }
         let remembered = self.remembered().older_timeline(self.assignment.epoch, source).map_err(unavailable)?;
         let Some(timeline) = remembered else { return Ok(None) };
-        (self.stream, self.asked) = (None, None);
+        self.close_open(CLOSING_MAX);
+        if let Some((_, stream)) = self.asked.take() {
+            self.close(stream);
+        }
         let lineage = Lineage { system_identifier: source.system_identifier, timeline };
         let stream = self.open(lineage, source.segment_size, source.start)?;
         let next = next_to_fetch(source.ancestors, timeline, stream.resume);
@@ -254,10 +275,16 @@ impl LogSink for WireSink {
     }
 
     fn begin(&mut self, lineage: Lineage, segment_size: SegmentSize, source_start: Lsn) -> Result<Lsn, SinkError> {
-        (self.stream, self.source, self.gathered) = (None, None, None);
+        self.close_open(CLOSING_MAX);
+        (self.source, self.gathered) = (None, None);
         let LogStream { resume, has_log, sender, receiver } = match self.asked.take() {
             Some((asked, stream)) if asked == lineage => stream,
-            _ => self.open(lineage, segment_size, source_start)?,
+            other => {
+                if let Some((_, stream)) = other {
+                    self.close(stream);
+                }
+                self.open(lineage, segment_size, source_start)?
+            }
         };
         let (epoch, after_gap) = (self.assignment.epoch, self.after_gap);
         let begun = Begun { epoch, lineage, source_start, resume, has_log, after_gap };
@@ -267,7 +294,7 @@ impl LogSink for WireSink {
         self.progress.durable.store(resume.0, Ordering::SeqCst);
         *self.progress.ended() = None;
         self.appended = resume;
-        let listener = self.runtime.spawn(listen(receiver, self.progress.clone(), self.assignment.clone()));
+        let listener = Listener(self.runtime.spawn(listen(receiver, self.progress.clone(), self.assignment.clone())));
         for (timeline, content) in std::mem::take(&mut self.histories) {
             let sent = self.runtime.block_on(sender.history(timeline, &content));
             sent.map_err(|_| self.take_end())?;

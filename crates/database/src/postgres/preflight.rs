@@ -304,12 +304,13 @@ fn check_commits(connection: &mut Connection, settings: &Settings, needs: &Needs
     check_name_is_unique(connection, needs)
 }
 
-/// Another receiver of our name would stand in for us. Our own, from before, holds our slot.
+/// Another receiver of our name would stand in for us. Our own, from before, holds our slot, and one that has just
+/// connected takes nothing yet.
 fn check_name_is_unique(connection: &mut Connection, needs: &Needs) -> Result<()> {
     let slot = needs.slot.as_deref().map_or("NULL".into(), quote_literal);
     let sql = format!(
         "SELECT coalesce(host(client_addr), 'this machine') AS client FROM pg_catalog.pg_stat_replication \
-         WHERE lower(application_name) = lower({}) AND pid NOT IN \
+         WHERE lower(application_name) = lower({}) AND state <> 'startup' AND pid NOT IN \
          (SELECT active_pid FROM pg_catalog.pg_replication_slots WHERE slot_name = {slot} AND active_pid IS NOT NULL)",
         quote_literal(&needs.application_name)
     );

@@ -17,7 +17,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::damaged::a_damaged_base_is_passed_over;
-use super::repository::{flip_a_bit, largest, packs};
+use super::repository::{flip_a_bit, largest, packs, restore_by_hand};
 use super::status::{orders, wait_no_problem, wait_problem};
 use super::traces::Traces;
 use super::world::{PATIENCE, Process, Setup, Site, World};
@@ -174,22 +174,10 @@ fn check_dropped_slot(world: &mut World) {
 }
 
 fn check_restore_targets(world: &World) {
-    let west = world.shop_folder(Site::West);
     let target = world.folder(Site::West).join("by-hand");
-    let restore = |to: &[&str]| {
-        let mut command = world.command_at(Site::West);
-        command.args(["database", "restore", "--asset", "shop/orders", "--vault"]).arg(west.join("repository"));
-        command.arg("--password-file").arg(west.join("repository-password"));
-        command
-            .arg("--journal")
-            .arg(west.join("journal/orders"))
-            .arg("--identity-file")
-            .arg(west.join("journal-identity"));
-        output(command.arg("--data-directory").arg(&target).args(to))
-    };
-    let secret = fs::read_to_string(west.join("repository-password")).unwrap();
+    let secret = fs::read_to_string(world.shop_folder(Site::West).join("repository-password")).unwrap();
     let check = |to: &[&str], words: &[&str]| {
-        check_failed(&restore(to), words, &[secret.trim(), "AGE-SECRET-KEY"]);
+        check_failed(&restore_by_hand(world, &target, to), words, &[secret.trim(), "AGE-SECRET-KEY"]);
         assert!(!target.exists(), "nothing is half-done");
     };
     check(&["--time", "2001-01-01T00:00:00Z"], &["before the first base backup", "earliest moment"]);

@@ -3,6 +3,7 @@
 //! `LEVEE_E2E_KILLS=50` sets how often a site is lost in the middle of the load, `LEVEE_E2E_SEED` repeats
 //! the moments of an earlier run, and `LEVEE_E2E_ALL=1` kills each process at each step of each kind of run, and not only some.
 
+mod applied;
 mod clock;
 mod crashed;
 mod cut;
@@ -13,6 +14,7 @@ mod faults;
 mod kills;
 mod network;
 mod orders;
+mod promoted;
 mod refusals;
 mod removed;
 mod repository;

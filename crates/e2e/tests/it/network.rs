@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use levee_testing::netns::Net;
 use levee_testing::process::output;
-use levee_testing::wait::{poll, wait_until};
+use levee_testing::wait::wait_until;
 
 use super::orders::Orders;
 use super::repository::{BASES, count};
-use super::status::{self, wait_problem};
+use super::status::{self, wait_caught_up, wait_problem};
 use super::world::{PATIENCE, Process, Setup, Site, World};
 
 /// A world in which the sites can be cut off; `None` where the machine gives no such networks.
@@ -32,27 +32,6 @@ fn networked(slot_bound: &'static str) -> Option<World> {
     ));
     world.wait_protected(Site::East);
     Some(world)
-}
-
-/// Waits until everything that is flushed at the source now is durable at west.
-#[track_caller]
-fn wait_caught_up(world: &mut World) {
-    let end = parse_lsn(&world.cluster().flush_lsn());
-    let mut last = None;
-    let caught_up = poll(PATIENCE, || {
-        last = status::orders(world);
-        let at = last.as_ref()?["position"].to_string();
-        let lsn = at.split('"').rfind(|word| word.contains('/')).map(parse_lsn)?;
-        let asset = last.as_ref()?;
-        (lsn >= end && asset["protected"] == true && asset["age_s"].as_f64()? < 3.0).then_some(())
-    });
-    assert!(caught_up.is_some(), "{:#}\n{}", last.unwrap_or_default(), world.log_tails());
-}
-
-fn parse_lsn(text: &str) -> u64 {
-    let (high, low) = text.trim().split_once('/').unwrap_or_else(|| panic!("{text} is no position"));
-    let part = |hex: &str| u64::from_str_radix(hex, 16).unwrap_or_else(|_| panic!("{text} is no position"));
-    part(high) << 32 | part(low)
 }
 
 #[test]

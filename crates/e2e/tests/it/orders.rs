@@ -73,14 +73,19 @@ impl Orders {
     /// Checks that every order that was acknowledged until now is in a database. Returns how many there are.
     #[track_caller]
     pub fn check_all_in(&self, database: SocketAddr) -> usize {
-        let acknowledged = self.acknowledged();
-        let rows = Session::open(database, "shop", "shop").and_then(|mut open| open.query("select number from orders"));
-        let rows = rows.unwrap_or_else(|error| panic!("cannot read the orders at {database}: {error}"));
-        let present: HashSet<u64> = rows.values.iter().filter_map(|value| value.parse().ok()).collect();
-        let lost: Vec<&Order> = acknowledged.iter().filter(|order| !present.contains(&order.number)).collect();
-        assert!(lost.is_empty(), "{} of {} acknowledged orders are lost: {lost:?}", lost.len(), acknowledged.len());
-        acknowledged.len()
+        check_in(&self.acknowledged(), database)
     }
+}
+
+/// Checks that each of these orders is in a database. Returns how many there are.
+#[track_caller]
+pub fn check_in(acknowledged: &[Order], database: SocketAddr) -> usize {
+    let rows = Session::open(database, "shop", "shop").and_then(|mut open| open.query("select number from orders"));
+    let rows = rows.unwrap_or_else(|error| panic!("cannot read the orders at {database}: {error}"));
+    let present: HashSet<u64> = rows.values.iter().filter_map(|value| value.parse().ok()).collect();
+    let lost: Vec<&Order> = acknowledged.iter().filter(|order| !present.contains(&order.number)).collect();
+    assert!(lost.is_empty(), "{} of {} acknowledged orders are lost: {lost:?}", lost.len(), acknowledged.len());
+    acknowledged.len()
 }
 
 impl Drop for Orders {

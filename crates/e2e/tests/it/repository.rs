@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 
 use levee_testing::process::output;
 use serde_json::Value;
@@ -27,6 +27,17 @@ pub fn packs(world: &World) -> BTreeSet<PathBuf> {
     let data = world.shop_folder(Site::West).join("repository/data");
     let folders = fs::read_dir(data).unwrap().flatten().filter_map(|folder| fs::read_dir(folder.path()).ok());
     folders.flat_map(|entries| entries.flatten().map(|entry| entry.path())).collect()
+}
+
+/// Restores the database at west from what is kept there, with nobody's help: `to` says how far.
+pub fn restore_by_hand(world: &World, target: &Path, to: &[&str]) -> Output {
+    let west = world.shop_folder(Site::West);
+    let mut command = world.command_at(Site::West);
+    command.args(["database", "restore", "--asset", "shop/orders", "--vault"]).arg(west.join("repository"));
+    command.arg("--password-file").arg(west.join("repository-password"));
+    command.arg("--journal").arg(west.join("journal/orders"));
+    command.arg("--identity-file").arg(west.join("journal-identity"));
+    output(command.arg("--data-directory").arg(target).args(to))
 }
 
 /// The largest of these packs.

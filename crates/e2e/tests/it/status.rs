@@ -40,3 +40,24 @@ pub fn wait_no_problem(world: &World) {
     });
     gone.unwrap_or_else(|| panic!("still said after {PATIENCE:?}: {last:?}\n{}", world.log_tails()));
 }
+
+/// Waits until everything that is flushed at the source now is durable at west.
+#[track_caller]
+pub fn wait_caught_up(world: &mut World) {
+    let end = parse_lsn(&world.cluster().flush_lsn());
+    let mut last = None;
+    let caught_up = poll(PATIENCE, || {
+        last = orders(world);
+        let at = last.as_ref()?["position"].to_string();
+        let lsn = at.split('"').rfind(|word| word.contains('/')).map(parse_lsn)?;
+        let asset = last.as_ref()?;
+        (lsn >= end && asset["protected"] == true && asset["age_s"].as_f64()? < 3.0).then_some(())
+    });
+    assert!(caught_up.is_some(), "{:#}\n{}", last.unwrap_or_default(), world.log_tails());
+}
+
+fn parse_lsn(text: &str) -> u64 {
+    let (high, low) = text.trim().split_once('/').unwrap_or_else(|| panic!("{text} is no position"));
+    let part = |hex: &str| u64::from_str_radix(hex, 16).unwrap_or_else(|_| panic!("{text} is no position"));
+    part(high) << 32 | part(low)
+}

@@ -56,6 +56,8 @@ pub enum ControlCommand {
     Failover(moving::FailoverArguments),
     /// Move an app to its other site with nothing lost
     Switchover(moving::SwitchoverArguments),
+    /// See to it that an app is protected at its other site, and follow it until it is
+    Reprotect(moving::ReprotectArguments),
     /// Print a completion script for a shell
     Completions { shell: clap_complete::Shell },
     /// Print the manual page
@@ -90,6 +92,7 @@ pub fn run(command: ControlCommand, output: Output) -> anyhow::Result<Exit> {
         ControlCommand::Drill(arguments) => moving::drill(arguments, output),
         ControlCommand::Failover(arguments) => moving::failover(arguments, output),
         ControlCommand::Switchover(arguments) => moving::switchover(arguments, output),
+        ControlCommand::Reprotect(arguments) => moving::reprotect(arguments, output),
         ControlCommand::Completions { shell } => reference::completions(shell),
         ControlCommand::Man => reference::manual(),
         ControlCommand::Openapi => reference::openapi(),

@@ -1,4 +1,4 @@
-//! Failover, switchover and drill: show the plan, ask, start the run, follow it.
+//! Failover, switchover, drill and re-protect: show the plan, ask, start the run, follow it.
 
 use clap::Args;
 use levee_api::{Client, PlanRequest, RunOrder};
@@ -11,7 +11,7 @@ use super::follow::{describe_plan, follow};
 use crate::exit::Exit;
 use crate::output::Output;
 
-/// What all three have.
+/// What all of them have.
 #[derive(Debug, Args)]
 pub struct Common {
     /// Show the plan, and do nothing
@@ -70,6 +70,14 @@ pub struct SwitchoverArguments {
     common: Common,
 }
 
+#[derive(Debug, Args)]
+pub struct ReprotectArguments {
+    /// The app, as the protection file names it
+    app: AppName,
+    #[command(flatten)]
+    common: Common,
+}
+
 pub fn drill(arguments: DrillArguments, output: Output) -> anyhow::Result<Exit> {
     let DrillArguments { app, to, common } = arguments;
     // A drill touches nothing that is in use.
@@ -89,6 +97,13 @@ pub fn switchover(arguments: SwitchoverArguments, output: Output) -> anyhow::Res
     let question = (!yes).then(|| format!("This interrupts writes to {app} while it moves to {to}."));
     let request = PlanRequest { kind: PlanKind::Switchover, app, to: Some(to), old_site_is_down: false };
     carry_out(request, common, question, output)
+}
+
+pub fn reprotect(arguments: ReprotectArguments, output: Output) -> anyhow::Result<Exit> {
+    let ReprotectArguments { app, common } = arguments;
+    // Copies are made, and nothing is moved.
+    let request = PlanRequest { kind: PlanKind::Reprotect, app, to: None, old_site_is_down: false };
+    carry_out(request, common, None, output)
 }
 
 fn carry_out(request: PlanRequest, common: Common, question: Option<String>, output: Output) -> anyhow::Result<Exit> {

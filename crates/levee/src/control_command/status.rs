@@ -138,8 +138,11 @@ fn backup_rows(app: &AppStatus, now: Timestamp) -> Vec<Vec<String>> {
 }
 
 fn copies(count: &CopyCount) -> String {
-    let CopyCount { copies, hosts, zones, regions, providers, .. } = count;
-    format!("{copies} ({hosts} host(s), {zones} zone(s), {regions} region(s), {providers} provider(s))")
+    let CopyCount { copies, disks, hosts, fault_domains, zones, regions, providers } = count;
+    format!(
+        "{copies} ({disks} disk(s), {hosts} host(s), {fault_domains} fault domain(s), {zones} zone(s), {regions} region(s), \
+         {providers} provider(s))"
+    )
 }
 
 fn state(asset: &AssetView) -> String {

@@ -103,12 +103,13 @@ impl Watch {
         // or copy the database that it is in.
         let mut connection = None;
         let mut looked_at_all: Option<Instant> = None;
+        let mut is_name_taken = false;
         loop {
             let is_due = looked_at_all.is_none_or(|at| at.elapsed() >= INTERVAL);
             let is_pressing = options.slot_bound_bytes.is_some_and(|bound| self.is_pressing(bound));
             if is_due {
                 looked_at_all = Some(Instant::now());
-                self.look_at_commits(options);
+                self.look_at_commits(options, &mut is_name_taken);
             }
             if is_due || is_pressing {
                 let looked = self.look_at_slot(options, &mut connection);
@@ -127,12 +128,16 @@ impl Watch {
         }
     }
 
-    fn look_at_commits(&self, options: &ArchiveOptions) {
+    /// A receiver of the same name is a problem once it has been seen twice: one of a moment ago may be on its way out.
+    fn look_at_commits(&self, options: &ArchiveOptions, is_name_taken: &mut bool) {
         if !options.zero_loss {
             return;
         }
-        let problem = match check_zero_loss(&options.connect, &needs(options)) {
+        let found = check_zero_loss(&options.connect, &needs(options));
+        let was_taken = std::mem::replace(is_name_taken, matches!(&found, Err(Error::ApplicationNameTaken { .. })));
+        let problem = match found {
             Ok(()) => None,
+            Err(Error::ApplicationNameTaken { .. }) if !was_taken => return,
             Err(error) if is_about_zero_loss(&error) => Some(error.with_causes()),
             // A server that could not be asked has changed nothing that is known.
             Err(error) => {
