@@ -198,9 +198,14 @@ pub enum Error {
     )]
     BaseDamaged { snapshot: String, started_at: Timestamp, first: String },
     #[error(
-        "base backup {snapshot} holds no {name}: it lay outside the data directory and could not be read when the backup was taken; grant the role pg_read_server_files and take a new one"
+        "base backup {snapshot} holds no {name}: it lay outside the data directory and could not be read when the backup was taken. Take a new one, which says what hinders it, or restore from another"
     )]
     NoConfiguration { name: &'static str, snapshot: String },
+    #[error(
+        "the configuration file {} lies outside the data directory and can't be read, so that a base backup would be of no use: {reason}. Let this run as root on the database's own machine, or let the role read it: in database {database}, GRANT pg_read_server_files TO {user}; GRANT EXECUTE ON FUNCTION pg_read_binary_file(text), pg_ls_dir(text) TO {user}",
+        path.display()
+    )]
+    ConfigurationUnreadable { path: PathBuf, reason: String, user: String, database: String },
     #[error("a unix socket's path may have 107 bytes, and {} has more: use a shorter folder", path.display())]
     SocketPathTooLong { path: PathBuf },
     #[error("{setting} has a line break or another character that can't stand in a configuration file: {value:?}")]

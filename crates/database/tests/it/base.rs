@@ -183,6 +183,35 @@ fn a_base_tells_what_it_is_and_what_it_needs() {
     ));
 }
 
+/// Without its configuration a base could not be brought back: it is refused, with what helps.
+#[test]
+fn a_base_whose_configuration_cannot_be_read_is_refused() {
+    let mut cluster = Cluster::builder().hba(ROLE_HBA).create();
+    let outside = cluster.site().database_folder("etc");
+    let hba = outside.join("pg_hba.conf");
+    fs::rename(cluster.data_directory().join("pg_hba.conf"), &hba).unwrap();
+    let conf = cluster.data_directory().join("postgresql.conf");
+    let text = fs::read_to_string(&conf).unwrap();
+    fs::write(&conf, format!("{text}\nhba_file = '{}'\n", hba.display())).unwrap();
+    cluster.start();
+    let vault = vault(&cluster.site().folder("vault"));
+    let options = BaseOptions::new(role_options(&cluster), asset(), Epoch(3));
+    fs::rename(&hba, outside.join("aside")).unwrap();
+    let error = take(&options, &vault).unwrap_err();
+    assert!(matches!(&error, Error::ConfigurationUnreadable { path, .. } if *path == hba), "{error:?}");
+    assert_eq!(base::list(&vault, &asset()).unwrap(), []);
+    fs::rename(outside.join("aside"), &hba).unwrap();
+    take(&options, &vault).unwrap();
+
+    // What it says to grant is what reading by the server takes.
+    let said = error.to_string();
+    let advice = &said[said.find("GRANT").unwrap()..];
+    let by_server = format!("set role levee; select pg_read_binary_file('{}') is null", hba.display());
+    assert!(cluster.try_psql(&by_server).unwrap_err().contains("permission denied"));
+    cluster.psql(advice);
+    assert_eq!(cluster.psql(&by_server).lines().last(), Some("f"));
+}
+
 #[test]
 fn damaged_pages_fail_a_base_or_are_counted() {
     let cluster = Cluster::builder().start();

@@ -1,7 +1,10 @@
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use levee_engine::postgres::{ConnectOptions, Connection, Host, quote_literal};
+use levee_model::postgres::SystemIdentifier;
 
 use super::{CONFIGURATION_PATH, ConfigurationFile, DATA_PATH};
 use crate::postgres::references::{Kind, Language, resolved};
@@ -18,21 +21,35 @@ pub(super) struct Captured {
     pub(super) content: Option<Vec<u8>>,
 }
 
+impl Captured {
+    fn is_missing(&self) -> bool {
+        self.file.missing.is_some()
+    }
+}
+
 /// Finds the configuration files, and reads those outside the data directory, as Debian has them.
 ///
 /// The server is asked for them; where the role may not, and the server runs on this machine, they are read from disk.
+///
+/// # Errors
+/// `ConfigurationUnreadable` for those without which no server starts. Others are named in what is returned.
 pub(super) fn capture(
     options: &ConnectOptions,
     connection: &mut Connection,
     data_directory: &Path,
+    system_identifier: SystemIdentifier,
 ) -> Result<Vec<Captured>> {
     // The main files, and whatever else settings come from.
     // `postgresql.auto.conf` and files that are included by now-changed lines are told of as sources of settings.
-    let sql = "SELECT setting AS path, name IN ('hba_file', 'ident_file') AS rules FROM pg_catalog.pg_settings \
-               WHERE name IN ('config_file', 'hba_file', 'ident_file') AND setting <> '' \
-               UNION SELECT sourcefile, false FROM pg_catalog.pg_settings WHERE sourcefile IS NOT NULL ORDER BY path";
+    let sql = "SELECT setting AS path, name IN ('hba_file', 'ident_file') AS rules, name <> 'ident_file' AS needed \
+               FROM pg_catalog.pg_settings WHERE name IN ('config_file', 'hba_file', 'ident_file') AND setting <> '' \
+               UNION SELECT sourcefile, false, false FROM pg_catalog.pg_settings WHERE sourcefile IS NOT NULL \
+               ORDER BY path";
     let rows = connection.simple_query(sql).map_err(Error::engine("listing configuration files"))?;
-    let mut reader = Reader { is_local: is_this_machine(&options.host), connection, data_directory };
+    let needed: BTreeSet<&str> =
+        rows.iter().filter(|row| row.get(2) == Some("t")).filter_map(|row| row.get(0)).collect();
+    let is_local = is_on_this_machine(&options.host, data_directory, system_identifier);
+    let mut reader = Reader { is_local, connection, data_directory };
     let mut captured: Vec<Captured> = Vec::new();
     let language = |rules| if rules == Some("t") { Language::Rules } else { Language::Settings };
     let mut to_do: Vec<(PathBuf, Kind, Language)> =
@@ -52,13 +69,22 @@ pub(super) fn capture(
             continue;
         }
         let file = reader.capture(&path, language);
-        let is_missing = file.captured.file.missing.is_some();
+        let is_missing = file.captured.is_missing();
         to_do.extend(file.names.into_iter().map(|(path, kind)| (path, kind, language)));
         if kind != Kind::OptionalFile || !is_missing {
             captured.push(file.captured);
         }
     }
-    Ok(captured)
+    let lacks = captured.iter().find(|captured| needed.contains(captured.file.path.as_str()) && captured.is_missing());
+    match lacks.and_then(|captured| Some((&captured.file.path, captured.file.missing.as_ref()?))) {
+        None => Ok(captured),
+        Some((path, reason)) => Err(Error::ConfigurationUnreadable {
+            path: path.into(),
+            reason: reason.clone(),
+            user: options.user.clone(),
+            database: options.database.clone(),
+        }),
+    }
 }
 
 /// A file, and what it refers to.
@@ -147,9 +173,45 @@ fn read_from_server(connection: &mut Connection, path: &str) -> Result<Vec<u8>, 
     hex::decode(text).map_err(|error| error.to_string())
 }
 
-fn is_this_machine(host: &Host) -> bool {
-    match host {
-        Host::Unix(_) => true,
-        Host::Tcp(name) => name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback()),
+/// Whether the server's paths are those of this machine: the cluster lies where the server says, or nobody can look there
+/// and the address leads to this machine alone. A container's server answers at such an address too, from other files.
+fn is_on_this_machine(host: &Host, data_directory: &Path, system_identifier: SystemIdentifier) -> bool {
+    match identifier_in(data_directory) {
+        Ok(found) => found == system_identifier,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => match host {
+            Host::Unix(_) => true,
+            Host::Tcp(name) => name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback()),
+        },
+        Err(_) => false,
+    }
+}
+
+/// The identifier of the cluster in a data directory: the first field of its control file.
+fn identifier_in(data_directory: &Path) -> io::Result<SystemIdentifier> {
+    let mut first = [0; 8];
+    File::open(data_directory.join("global/pg_control"))?.read_exact(&mut first)?;
+    Ok(SystemIdentifier(u64::from_ne_bytes(first)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_read_here_only_where_the_cluster_itself_lies() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("global")).unwrap();
+        std::fs::write(folder.path().join("global/pg_control"), 77_u64.to_ne_bytes()).unwrap();
+        let hosts = ["127.0.0.1", "192.0.2.7"].map(|name| Host::Tcp(name.into()));
+        for host in [Host::Unix("/run/postgresql".into())].into_iter().chain(hosts) {
+            let check = |data_directory: &Path, identifier: u64, expected: bool| {
+                let found = is_on_this_machine(&host, data_directory, SystemIdentifier(identifier));
+                assert_eq!(found, expected, "{host:?}, {}, {identifier}", data_directory.display());
+            };
+            check(folder.path(), 77, true);
+            // Another cluster at the same path, or none: the server is in a container, or far away.
+            check(folder.path(), 78, false);
+            check(&folder.path().join("elsewhere"), 77, false);
+        }
     }
 }

@@ -81,7 +81,12 @@ pub fn take(options: &BaseOptions, vault: &Vault, progress: &dyn Progress, stop:
         system_identifier: None,
     };
     let report = preflight::preflight(&connect, &needs)?;
-    let started_at = facts::clock(&mut preflight::connect(&connect, Connection::connect)?)?;
+    let data_directory = report.data_directory.clone().unwrap_or_default();
+    let mut sql = preflight::connect(&connect, Connection::connect)?;
+    let started_at = facts::clock(&mut sql)?;
+    // What can't be read is known before hours of copying, and not after.
+    configuration::capture(&connect, &mut sql, Path::new(&data_directory), report.system_identifier)?;
+    drop(sql);
 
     let replication = preflight::connect(&connect, Connection::connect_replication)?;
     let interrupt = stop.as_fd().try_clone_to_owned();
@@ -98,7 +103,6 @@ pub fn take(options: &BaseOptions, vault: &Vault, progress: &dyn Progress, stop:
     progress.report(Event::Total { items: 0, bytes: estimated });
 
     let tags = vec![TAG.into(), asset_tag(&options.asset), format!("epoch:{}", options.epoch)];
-    let data_directory = report.data_directory.clone().unwrap_or_default();
     let writer = SnapshotWriter::begin(
         vault,
         SnapshotOptions {
@@ -130,7 +134,8 @@ pub fn take(options: &BaseOptions, vault: &Vault, progress: &dyn Progress, stop:
     // before might have been closed for being idle.
     let mut sql = preflight::connect(&connect, Connection::connect)?;
     let ended_at = facts::clock(&mut sql)?;
-    let configuration = taking.store_configuration(&connect, &mut sql, Path::new(&data_directory))?;
+    let captured = configuration::capture(&connect, &mut sql, Path::new(&data_directory), report.system_identifier)?;
+    let configuration = taking.store_configuration(captured)?;
     let facts = BaseFacts {
         format: facts::FORMAT,
         asset: options.asset.clone(),
@@ -271,14 +276,9 @@ impl Taking<'_> {
         self.writer.file(path, meta, content, Chunking::Content).map_err(vault_error).map(drop)
     }
 
-    fn store_configuration(
-        &mut self,
-        connect: &ConnectOptions,
-        sql: &mut Connection,
-        data_directory: &Path,
-    ) -> Result<Vec<super::ConfigurationFile>> {
+    fn store_configuration(&mut self, all: Vec<configuration::Captured>) -> Result<Vec<super::ConfigurationFile>> {
         let mut files = Vec::new();
-        for captured in configuration::capture(connect, sql, data_directory)? {
+        for captured in all {
             if let (Some(content), Some(path)) = (&captured.content, &captured.file.stored) {
                 debug_assert!(path.starts_with(CONFIGURATION_PATH));
                 let meta = NodeMeta::new(0o640, Timestamp::now());
