@@ -136,7 +136,7 @@ pub struct AssetView {
     #[serde(default)]
     pub last_proven: Option<BackupView>,
     /// In how many different places the data are: the original, and the copy when the asset is protected. `copies`,
-    /// `hosts`, `fault_domains`, `zones`, `regions`, `providers`.
+    /// `disks`, `hosts`, `fault_domains`, `zones`, `regions`, `providers`.
     #[serde(default)]
     #[schema(value_type = Object)]
     pub copies: CopyCount,

@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SiteSpec {
+    /// What the site's data lie on, where several hosts share it: an array, a volume of the network. Hosts of which it is
+    /// not said have disks of their own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk: Option<String>,
     /// What fails together: a room, a rack, a power supply.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault_domain: Option<String>,
@@ -24,6 +28,8 @@ pub struct SiteSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct CopiesWanted {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disks: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hosts: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -48,6 +54,8 @@ pub struct CopyPlace<'a> {
 pub struct CopyCount {
     /// The original among them.
     pub copies: u32,
+    #[serde(default)]
+    pub disks: u32,
     pub hosts: u32,
     pub fault_domains: u32,
     pub zones: u32,
@@ -64,6 +72,12 @@ impl CopyCount {
         };
         Self {
             copies: u32::try_from(places.len()).unwrap_or(u32::MAX),
+            disks: different(&|place| {
+                Some(match &place.site.disk {
+                    Some(disk) => format!("disk {disk}"),
+                    None => format!("host {}", place.host),
+                })
+            }),
             hosts: different(&|place| Some(place.host.to_string())),
             fault_domains: different(&|place| place.site.fault_domain.clone()),
             zones: different(&|place| place.site.zone.clone()),
@@ -75,6 +89,7 @@ impl CopyCount {
     /// What is wanted and not so, in words.
     pub fn missing(&self, wanted: &CopiesWanted) -> Vec<String> {
         let kinds = [
+            ("disks", self.disks, wanted.disks),
             ("hosts", self.hosts, wanted.hosts),
             ("fault domains", self.fault_domains, wanted.fault_domains),
             ("zones", self.zones, wanted.zones),
@@ -110,6 +125,21 @@ mod tests {
         check(&[site("a1", "a"), site("a2", "a")], 2, 1);
         check(&[site("a1", "a"), site("", "b")], 1, 2);
         check(&[site("", ""), site("", "")], 1, 1);
+    }
+
+    #[test]
+    fn hosts_have_disks_of_their_own_unless_they_share_one() {
+        let on = |disk: Option<&str>| SiteSpec { disk: disk.map(str::to_string), ..SiteSpec::default() };
+        let check = |disks: [Option<&str>; 2], hosts: [&str; 2], expected: u32| {
+            let sites = disks.map(on);
+            let places = [0, 1].map(|number| CopyPlace { host: hosts[number], site: &sites[number] });
+            assert_eq!(CopyCount::of(&places).disks, expected, "{disks:?} of {hosts:?}");
+        };
+        check([None, None], ["e", "w"], 2);
+        check([None, None], ["e", "e"], 1);
+        check([Some("san"), Some("san")], ["e", "w"], 1);
+        check([Some("sda"), Some("sdb")], ["e", "e"], 2);
+        check([Some("w"), None], ["e", "w"], 2);
     }
 
     #[test]
