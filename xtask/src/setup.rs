@@ -22,13 +22,15 @@ struct Wanted {
     is_there: fn() -> bool,
 }
 
-const WANTED: [Wanted; 20] = [
+const WANTED: [Wanted; 22] = [
     // For jemalloc.
     Wanted { package: "make", needed_by: Needs::Demo, is_there: || tools::find("make").is_some() },
     Wanted { package: "postgresql", needed_by: Needs::Demo, is_there: || Binaries::installed().is_some() },
     Wanted { package: "restic", needed_by: Needs::Tests, is_there: || tools::find("restic").is_some() },
     Wanted { package: "age", needed_by: Needs::Tests, is_there: || tools::find("age").is_some() },
     Wanted { package: "zstd", needed_by: Needs::Tests, is_there: || tools::find("zstd").is_some() },
+    Wanted { package: "curl", needed_by: Needs::Tests, is_there: || tools::find("curl").is_some() },
+    Wanted { package: "openssl", needed_by: Needs::Tests, is_there: || tools::find("openssl").is_some() },
     Wanted { package: "iproute2", needed_by: Needs::Tests, is_there: || tools::find("ip").is_some() },
     Wanted { package: "nftables", needed_by: Needs::Tests, is_there: || tools::find("nft").is_some() },
     Wanted { package: "libfaketime", needed_by: Needs::Tests, is_there: || tools::find_faketime().is_some() },

@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::key_file::KeyFileJson;
 use crate::lock::LockFile;
 use crate::transport::{Custody, scan_volume};
-use crate::{MasterKey, Snapshot, Tree, index_file, pack};
+use crate::{ImageDescription, MasterKey, Snapshot, Tree, index_file, pack};
 
 /// What a blob's index entry may say at most, here.
 const BLOB_BYTES_MAX: usize = 1 << 20;
@@ -90,6 +90,10 @@ pub fn compressed_blob(content: &[u8]) {
 
 pub fn custody(content: &[u8]) {
     let _ = serde_json::from_slice::<Custody>(content);
+}
+
+pub fn image_description(content: &[u8]) {
+    let _ = ImageDescription::parse(content);
 }
 
 pub fn volume(content: &[u8]) {

@@ -6,7 +6,8 @@ use crate::lock::LockFile;
 use crate::pack::{PackedBlob, encode_header};
 use crate::vault::to_json;
 use crate::{
-    BlobKind, ExtendedAttribute, FileTime, Id, LockMode, MasterKey, Node, NodeKind, Password, Tree, index_file,
+    BlobKind, ExtendedAttribute, FileTime, Id, ImageDescription, LockMode, MasterKey, Node, NodeKind, Password, Tree,
+    index_file,
 };
 
 pub(crate) fn tree() -> Tree {
@@ -50,6 +51,14 @@ pub(crate) fn all() -> Vec<(&'static str, Vec<u8>)> {
     let master_key = MasterKey::generate().expect(right);
     let key_file = master_key.seal_key_file(&Password::new("password"), "host", "user").expect(right);
     let json = tree().to_json();
+    let image = ImageDescription {
+        version: 1,
+        name: "disk.qcow2".into(),
+        size_bytes: (3 << 30) + 5,
+        format: levee_image::Format::Qcow2,
+        segment_bytes: 1 << 30,
+        chunk_bytes: 64 << 10,
+    };
     vec![
         ("tree", json.clone()),
         ("index", index_file::encode(&packs).expect(right)),
@@ -57,6 +66,7 @@ pub(crate) fn all() -> Vec<(&'static str, Vec<u8>)> {
         ("snapshot", snapshot()),
         ("lock", to_json(&LockFile::new(LockMode::Shared)).expect(right)),
         ("config", to_json(&Config::generate(None).expect(right)).expect(right)),
+        ("image_description", serde_json::to_vec(&image).expect(right)),
         ("key_file", key_file.content),
         ("master_key", master_key.to_json().as_bytes().to_vec()),
         ("compressed_file", compress_file(&json).expect(right)),

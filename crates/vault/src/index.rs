@@ -5,18 +5,17 @@
 //! no offset: blobs lie in a pack without a gap, so that the lengths before a blob give it.
 
 mod places;
+mod sorted;
 
 use std::collections::{HashMap, HashSet};
 
 use crate::index_file::IndexFile;
 use crate::pack::PackedBlob;
-use crate::parallel::parallel_sort;
 use crate::{BlobKind, Id, index_marks};
 use places::Places;
+use sorted::Sorted;
 
 const PREFIX_BYTES: usize = 24;
-/// Blobs are looked up from the first of those that share their two first bytes.
-const BUCKETS: usize = 1 << 16;
 /// Blobs that come one file after the other go into a map; when it has grown to this share of the list, they
 /// are sorted into it.
 const MERGE_SHARE: usize = 8;
@@ -58,20 +57,12 @@ impl Entry {
     }
 }
 
-fn bucket(prefix: &Prefix) -> usize {
-    usize::from(u16::from_be_bytes([prefix[0], prefix[1]]))
-}
-
 /// The index of a repository.
 #[derive(Default)]
 pub(crate) struct Index {
     places: Places,
-    /// Sorted by key.
-    sorted: Vec<Entry>,
-    /// Where each bucket of `sorted` begins; empty when nothing is sorted.
-    bucket_starts: Vec<u32>,
-    /// What was loaded and is not to be found before `settle`.
-    loaded: Vec<Entry>,
+    /// What was loaded waits in it, and is not to be found before `settle`.
+    sorted: Sorted,
     /// What has come since.
     recent: HashMap<(Prefix, u32), Vec<u32>>,
     /// What lies in packs of trees, so that a tree can be read together with its neighbours.
@@ -90,7 +81,7 @@ impl Index {
     /// Takes in a whole index file. What it says is found after `settle`.
     pub fn load(&mut self, id: Id, file: &IndexFile) {
         if self.files.insert(id) {
-            self.take(&file.packs, |index, entry| index.loaded.push(entry));
+            self.take(&file.packs, |index, entry| index.sorted.push(entry));
         }
         if let Some(marks) = file.marks.as_ref().filter(|marks| marks.version == index_marks::VERSION) {
             self.leaving.extend(&marks.leaving);
@@ -99,22 +90,12 @@ impl Index {
 
     /// Makes what was loaded ready to be asked.
     pub fn settle(&mut self) {
-        if self.loaded.is_empty() {
-            return;
+        if self.recent.len() + self.sorted.waiting() > self.recent_max() {
+            return self.sorted.settle();
         }
-        let loaded = std::mem::take(&mut self.loaded);
-        if self.recent.len() + loaded.len() <= self.recent_max() {
-            for entry in loaded {
-                self.recent.entry(entry.key()).or_default().push(entry.number());
-            }
-            return;
+        for entry in self.sorted.take_waiting() {
+            self.recent.entry(entry.key()).or_default().push(entry.number());
         }
-        if self.sorted.is_empty() {
-            self.sorted = loaded;
-        } else {
-            self.sorted.extend(loaded);
-        }
-        self.sort();
     }
 
     /// How many blobs may wait in the map.
@@ -152,42 +133,19 @@ impl Index {
     fn merge(&mut self) {
         let recent = std::mem::take(&mut self.recent);
         for ((prefix, kind), numbers) in recent {
-            self.sorted.extend(numbers.iter().map(|number| Entry { prefix, number_and_kind: number | kind }));
+            numbers.iter().for_each(|number| self.sorted.push(Entry { prefix, number_and_kind: number | kind }));
         }
-        self.sort();
-    }
-
-    fn sort(&mut self) {
-        parallel_sort(&mut self.sorted, &|a, b| (a.key(), a.number()).cmp(&(b.key(), b.number())));
-        self.sorted.shrink_to_fit();
-        let mut starts = vec![0_u32; BUCKETS + 1];
-        for entry in &self.sorted {
-            starts[bucket(&entry.prefix) + 1] += 1;
-        }
-        for bucket in 0..BUCKETS {
-            starts[bucket + 1] += starts[bucket];
-        }
-        self.bucket_starts = starts;
-    }
-
-    fn sorted_entries(&self, key: &(Prefix, u32)) -> &[Entry] {
-        let bucket = bucket(&key.0);
-        let Some([start, end]) = self.bucket_starts.get(bucket..bucket + 2) else { return &[] };
-        let entries = &self.sorted[*start as usize..*end as usize];
-        let first = entries.partition_point(|entry| entry.key() < *key);
-        let count = entries[first..].iter().take_while(|entry| entry.key() == *key).count();
-        &entries[first..first + count]
+        self.sorted.settle();
     }
 
     /// How many blobs there are, each counted once.
     pub fn distinct_blobs(&self) -> usize {
-        let sorted = self.sorted.chunk_by(|a, b| a.key() == b.key()).map(|copies| copies[0].key());
-        sorted.filter(|key| !self.recent.contains_key(key)).count() + self.recent.len()
+        self.sorted.keys().filter(|key| !self.recent.contains_key(key)).count() + self.recent.len()
     }
 
     pub fn contains(&self, kind: BlobKind, id: &Id) -> bool {
         let key = key_of(kind, id);
-        !self.sorted_entries(&key).is_empty() || self.recent.contains_key(&key)
+        !self.sorted.find(&key).is_empty() || self.recent.contains_key(&key)
     }
 
     /// Whether a copy lies in a pack that is not about to be removed.
@@ -202,14 +160,14 @@ impl Index {
     pub fn locations(&self, kind: BlobKind, id: &Id) -> Vec<Location> {
         let key = key_of(kind, id);
         let recent = self.recent.get(&key).into_iter().flatten().copied();
-        let sorted = self.sorted_entries(&key).iter().map(Entry::number);
+        let sorted = self.sorted.find(&key).iter().map(Entry::number);
         recent.rev().chain(sorted.rev()).map(|number| self.places.location(number, kind, id)).collect()
     }
 
     pub fn location(&self, kind: BlobKind, id: &Id) -> Option<Location> {
         let key = key_of(kind, id);
         let recent = self.recent.get(&key).and_then(|numbers| numbers.last()).copied();
-        let number = recent.or_else(|| self.sorted_entries(&key).last().map(Entry::number))?;
+        let number = recent.or_else(|| self.sorted.find(&key).last().map(Entry::number))?;
         Some(self.places.location(number, kind, id))
     }
 

@@ -5,7 +5,7 @@ use crate::compress::{BlobDecompressor, decompress_file};
 use crate::config::Config;
 use crate::key_file::KeyFileJson;
 use crate::lock::LockFile;
-use crate::{MasterKey, Snapshot, Tree, golden, index_file};
+use crate::{ImageDescription, MasterKey, Snapshot, Tree, golden, index_file};
 
 /// For each parser; a second or two together.
 const MUTATIONS: u64 = 3000;
@@ -98,6 +98,15 @@ fn snapshots_locks_and_configurations() {
     check_golden("lock", |json| serde_json::from_slice::<LockFile>(json).is_ok());
     check_golden("config", |json| {
         serde_json::from_slice::<Config>(json).is_ok_and(|config| config.problem().is_none())
+    });
+}
+
+#[test]
+fn descriptions_of_images() {
+    check_golden("image_description", |json| match ImageDescription::parse(json) {
+        // Walking its segments by number ends.
+        Ok(image) => (0..image.segments()).last().is_none_or(|last| image.segment_length(last) <= image.segment_bytes),
+        Err(_) => false,
     });
 }
 

@@ -76,6 +76,9 @@ pub fn run(options: Options) -> Result<()> {
     if tools.is_empty() {
         bail!("there is no tool of the name {}", options.tools.join(", "));
     }
+    if options.parts.iter().any(|part| matches!(part, Part::Tree | Part::Blobs)) {
+        within::build()?;
+    }
     let site = TempSite::below(&options.work_folder, "bench");
     let bench = Bench { options, tools, folder: site.path().to_path_buf() };
     let mut report = Report::new(bench.options.rounds);

@@ -101,13 +101,16 @@ impl S3 {
         self.requests.on_bucket(Method::PUT, "", &headers, body.into()).await?.succeeded().map(drop)
     }
 
-    /// The storage class of a file, and until when it is locked.
+    /// The storage class of a file, and until when it is locked. A lock in governance mode is none: who may write may be
+    /// allowed to lift it.
     pub(super) async fn state(&self, path: &str) -> opendal::Result<FileState> {
         let answer = self.requests.on_file(Method::HEAD, path, "", &[], Bytes::new()).await?.succeeded()?;
         let header = |name: &str| answer.headers.get(name).and_then(|value| value.to_str().ok());
         Ok(FileState {
             class: header("x-amz-storage-class").unwrap_or("STANDARD").to_string(),
-            locked_until: header("x-amz-object-lock-retain-until-date").and_then(|date| date.parse().ok()),
+            locked_until: header("x-amz-object-lock-retain-until-date")
+                .filter(|_| header("x-amz-object-lock-mode") == Some("COMPLIANCE"))
+                .and_then(|date| date.parse().ok()),
         })
     }
 }

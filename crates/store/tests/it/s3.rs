@@ -1,6 +1,7 @@
 //! S3 on Ceph's gateway: one cluster for everything, because it takes a quarter of a minute to start.
 
 use std::net::SocketAddr;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use levee_store::object_store::{KeyPair, S3Options, Service, TransportOptions};
@@ -10,6 +11,7 @@ use levee_store::{
 };
 use levee_testing::ceph::{ACCESS_KEY, COLD_CLASS, Ceph, SECRET_KEY};
 use levee_testing::glacier::{ARCHIVE_CLASS, Glacier};
+use levee_testing::process::run;
 
 use crate::proxy::{self, Fault};
 use crate::server::Server;
@@ -129,6 +131,11 @@ fn locked_files_cannot_be_removed_for_good(ceph: &Ceph) {
     };
     assert_eq!(days(FileType::Data).unwrap().round(), 2.0);
     assert_eq!(days(FileType::Lock), None);
+    // Not even with the account's own keys.
+    let version = version_of(ceph, "locked", &name);
+    let locked = format!("locked/data/{}/{name}?versionId={version}", &name[..2]);
+    assert!(request(ceph, "DELETE", &locked).contains("AccessDenied"));
+    assert_eq!(store.read(FileType::Data, &name).unwrap(), b"x");
     // Renewed, never shortened.
     assert!(store.retain(FileType::Data, &name, 5).unwrap());
     assert!(store.retain(FileType::Data, &name, 1).unwrap());
@@ -141,6 +148,21 @@ fn locked_files_cannot_be_removed_for_good(ceph: &Ceph) {
     assert!(matches!(refused, Error::Denied { .. }), "{refused:?}");
     store.remove(FileType::Lock, &name).unwrap();
     assert_eq!(store.list(FileType::Lock).unwrap(), []);
+}
+
+/// A request of somebody who has the account's keys, and what is answered.
+fn request(ceph: &Ceph, method: &str, path: &str) -> String {
+    let mut curl = Command::new("curl");
+    curl.args(["-s", "-S", "-X", method, "--aws-sigv4", "aws:amz:default:s3", "-u"]);
+    run(curl.arg(format!("{ACCESS_KEY}:{SECRET_KEY}")).arg(format!("{}/{path}", ceph.endpoint())))
+}
+
+/// The version of a bucket's object whose key ends like this.
+fn version_of(ceph: &Ceph, bucket: &str, end: &str) -> String {
+    let listed = request(ceph, "GET", &format!("{bucket}?versions"));
+    let entry = listed.split("<Version>").find(|entry| entry.contains(&format!("{end}</Key>")));
+    let version = entry.and_then(|entry| entry.split("<VersionId>").nth(1)?.split('<').next());
+    version.unwrap_or_else(|| panic!("no version of {end}: {listed}")).to_string()
 }
 
 fn through(ceph: &Ceph, schedule: fn(u64) -> Fault, path: &str) -> (Server, ObjectStore) {

@@ -55,13 +55,18 @@ impl ImageDescription {
         }
     }
 
-    pub(super) fn segments(&self) -> u64 {
+    pub(crate) fn segments(&self) -> u64 {
         self.size_bytes.div_ceil(self.segment_bytes)
     }
 
     /// How long one segment is.
-    pub(super) fn segment_length(&self, number: u64) -> u64 {
+    pub(crate) fn segment_length(&self, number: u64) -> u64 {
         self.size_bytes.saturating_sub(number * self.segment_bytes).min(self.segment_bytes)
+    }
+
+    /// Reads the file beside the segments.
+    pub(crate) fn parse(json: &[u8]) -> std::result::Result<Self, String> {
+        serde_json::from_slice::<Self>(json).map_err(|error| error.to_string())?.check()
     }
 
     /// Refuses what this version does not know, and what cannot be.
@@ -146,9 +151,8 @@ impl Vault {
         for blob in file.blobs() {
             json.extend(self.read_blob(BlobKind::Data, blob)?);
         }
-        let description: ImageDescription =
-            serde_json::from_slice(&json).map_err(|error| damaged(format!("{DESCRIPTION_NAME}: {error}")))?;
-        description.check().map(Some).map_err(|reason| damaged(format!("{DESCRIPTION_NAME}: {reason}")))
+        let parsed = ImageDescription::parse(&json).map_err(|error| damaged(format!("{DESCRIPTION_NAME}: {error}")));
+        parsed.map(Some)
     }
 }
 

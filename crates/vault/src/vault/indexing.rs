@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{PoisonError, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use levee_store::FileType;
 
@@ -11,13 +12,27 @@ use crate::index_file::IndexFile;
 use crate::parallel::parallel_map;
 use crate::{BlobKind, Error, Id, Result, index_file};
 
+/// How often index files are listed anew because one of them had gone, and after how long.
+const LISTINGS_MAX: usize = 5;
+const LIST_AGAIN_AFTER: Duration = Duration::from_millis(250);
+
 impl Vault {
     /// Takes in index files that others have written since. Happens by itself after snapshots of others
     /// have been read.
     pub fn refresh_index(&self) -> Result<()> {
         // Before the listing: a snapshot that is read meanwhile asks for another one.
         let was_stale = self.inner.index_is_stale.swap(false, Ordering::SeqCst);
-        let refreshed = self.load_new_index_files();
+        let mut listings = 1;
+        let refreshed = loop {
+            match self.load_new_index_files() {
+                // A prune has put others in its place since it was listed, and those come into the list in a moment.
+                Err(Error::Store(levee_store::Error::NotFound { .. })) if listings < LISTINGS_MAX => {
+                    std::thread::sleep(LIST_AGAIN_AFTER);
+                    listings += 1;
+                }
+                refreshed => break refreshed,
+            }
+        };
         if refreshed.is_err() && was_stale {
             self.inner.index_is_stale.store(true, Ordering::SeqCst);
         }

@@ -2,8 +2,8 @@
 //! `LEVEE_VAULT_CHAOS_SECONDS`, another order by `LEVEE_VAULT_CHAOS_SEED`.
 
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
@@ -12,12 +12,16 @@ use levee_vault::{
     SnapshotWriter, UndeleteOptions, Vault,
 };
 
+use crate::late_listing::LateListing;
 use crate::support::*;
 
 const SECONDS_DEFAULT: u64 = 5;
 const FILE_BYTES: usize = 50_000;
 /// So few different contents that what one snapshot drops the next one soon refers to again.
 const CONTENTS: u64 = 12;
+
+/// Restoring them by stock restic takes half a second each.
+const RESTORED_MAX: usize = 20;
 
 fn from_environment(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().unwrap())
@@ -35,8 +39,22 @@ impl Dice {
 /// Snapshots that were reported as saved and not forgotten since.
 type Promises = Mutex<Vec<(SnapshotId, Vec<u64>)>>;
 
-fn back_up(scratch: &Scratch, dice: &mut Dice, promises: &Promises) -> Result<(), Error> {
-    let vault = scratch.open();
+/// What is at work, and on what.
+struct World {
+    scratch: Scratch,
+    /// Listings are so late.
+    late: Duration,
+}
+
+impl World {
+    fn open(&self) -> Vault {
+        let store = LateListing::new(self.scratch.store(), self.late);
+        Vault::open(Arc::new(store), &password()).unwrap()
+    }
+}
+
+fn back_up(world: &World, dice: &mut Dice, promises: &Promises) -> Result<(), Error> {
+    let vault = world.open();
     let seeds: Vec<u64> = (0..=CONTENTS).filter(|_| dice.below(3) == 0).collect();
     let mut writer = SnapshotWriter::begin(&vault, SnapshotOptions::default())?;
     let meta = NodeMeta::new(0o600, Timestamp::UNIX_EPOCH);
@@ -50,7 +68,7 @@ fn back_up(scratch: &Scratch, dice: &mut Dice, promises: &Promises) -> Result<()
     Ok(())
 }
 
-fn forget_one(scratch: &Scratch, dice: &mut Dice, promises: &Promises) -> Result<(), Error> {
+fn forget_one(world: &World, dice: &mut Dice, promises: &Promises) -> Result<(), Error> {
     let forgotten = {
         let mut promises = promises.lock().unwrap();
         if promises.len() < 4 {
@@ -59,7 +77,7 @@ fn forget_one(scratch: &Scratch, dice: &mut Dice, promises: &Promises) -> Result
         let position = dice.below(promises.len() as u64) as usize;
         promises.swap_remove(position)
     };
-    let vault = scratch.open();
+    let vault = world.open();
     if dice.below(2) == 0 {
         // As an agent's policy does it: beside running backups.
         return vault.remove_snapshot(&forgotten.0);
@@ -85,29 +103,42 @@ fn forget_one(scratch: &Scratch, dice: &mut Dice, promises: &Promises) -> Result
     }
 }
 
-fn prune(scratch: &Scratch, dice: &mut Dice, now: Timestamp) -> Result<(), Error> {
+fn prune(world: &World, dice: &mut Dice, now: Timestamp) -> Result<(), Error> {
     let options = PruneOptions {
         max_unused: MaxUnused::Bytes(0),
         grace: SignedDuration::from_hours(1),
         patience: Duration::from_millis(500 + dice.below(2000)),
         ..PruneOptions::default()
     };
-    let report = levee_vault::prune(&scratch.open(), &options, now, &())?;
+    let report = levee_vault::prune(&world.open(), &options, now, &())?;
     assert!(report.problems.is_empty(), "{report:?}");
     Ok(())
 }
 
 #[test]
 fn backups_prunes_and_stock_restic_at_once_lose_nothing() {
+    // Each prune believes that half an hour has passed since the last: packs come to be deleted.
+    run(Duration::ZERO, SignedDuration::from_mins(30));
+}
+
+/// The time of grace is longer than listings are late, as everywhere.
+#[test]
+fn listings_that_come_late_lose_nothing() {
+    run(Duration::from_millis(150), SignedDuration::from_mins(8));
+}
+
+fn run(late: Duration, prune_step: SignedDuration) {
     let seed = from_environment("LEVEE_VAULT_CHAOS_SEED").unwrap_or_else(|| Timestamp::now().as_nanosecond() as u64);
     let seconds = from_environment("LEVEE_VAULT_CHAOS_SECONDS").unwrap_or(SECONDS_DEFAULT);
     println!("LEVEE_VAULT_CHAOS_SEED={seed}");
-    let scratch = Scratch::new();
+    let world = World { scratch: Scratch::new(), late };
+    let scratch = &world.scratch;
     scratch.init();
+    // The new vault's key is in the list.
+    std::thread::sleep(late);
     let source = scratch.path("source");
     std::fs::create_dir(&source).unwrap();
     let (promises, over) = (Promises::default(), AtomicBool::new(false));
-    // Each prune believes that half an hour has passed since the last: packs come to be deleted.
     let prunes = AtomicU64::new(0);
     let counts: [AtomicU64; 4] = std::array::from_fn(|_| AtomicU64::new(0));
     let started = Instant::now();
@@ -125,15 +156,15 @@ fn backups_prunes_and_stock_restic_at_once_lose_nothing() {
         }
     };
     std::thread::scope(|scope| {
-        let (scratch, promises, prunes, source, repeat) = (&scratch, &promises, &prunes, &source, &repeat);
+        let (world, promises, prunes, source, repeat) = (&world, &promises, &prunes, &source, &repeat);
         for number in [0, 4] {
-            scope.spawn(move || repeat(number, &|dice| back_up(scratch, dice, promises)));
+            scope.spawn(move || repeat(number, &|dice| back_up(world, dice, promises)));
         }
-        scope.spawn(move || repeat(1, &|dice| forget_one(scratch, dice, promises)));
+        scope.spawn(move || repeat(1, &|dice| forget_one(world, dice, promises)));
         scope.spawn(move || {
             repeat(2, &|dice| {
                 let number = prunes.fetch_add(1, Ordering::Relaxed) as i32;
-                prune(scratch, dice, Timestamp::now() + SignedDuration::from_mins(30) * number)
+                prune(world, dice, Timestamp::now() + prune_step * number)
             });
         });
         scope.spawn(move || {
@@ -166,5 +197,9 @@ fn backups_prunes_and_stock_restic_at_once_lose_nothing() {
             assert!(read == noise(FILE_BYTES, content), "seed {seed}, {snapshot}: {content}");
         }
     }
-    scratch.restic(&["restore", "latest", "--target", scratch.path("restored").to_str().unwrap()]);
+    // Those of restic as well.
+    let of_restic = vault.snapshots().unwrap().into_iter().filter(|(_, snapshot)| !snapshot.paths.is_empty());
+    for (id, _) in of_restic.take(RESTORED_MAX) {
+        scratch.restic(&["restore", &id.to_string(), "--target", scratch.path("restored").to_str().unwrap()]);
+    }
 }

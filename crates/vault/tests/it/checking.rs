@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use levee_vault::check::{ReadData, Subset};
-use levee_vault::{CheckOptions, CheckReport, Error, Id, Lock, LockMode, Vault};
+use levee_vault::{CheckOptions, CheckReport, Error, Id, Lock, LockMode, Vault, unlock};
 
 use crate::support::*;
 
@@ -64,6 +64,25 @@ fn a_flipped_bit_in_any_file_is_found_and_the_file_is_named() {
         }
     }
     assert!(check(&vault, true).is_sound());
+}
+
+#[test]
+fn a_damaged_lock_stops_writers_until_it_is_removed() {
+    let scratch = Scratch::new();
+    let vault = scratch.init();
+    let lock = Lock::take(&vault, LockMode::Exclusive).unwrap();
+    let [path] = &files_of(&scratch, "locks")[..] else { panic!("one lock") };
+    let mut content = std::fs::read(path).unwrap();
+    content[40] ^= 0x20;
+    overwrite(path, &content);
+    std::mem::forget(lock);
+    // Who holds it can't be told: nobody writes on a guess.
+    let vault = scratch.open();
+    let refused = Lock::take(&vault, LockMode::Shared).err().unwrap().to_string();
+    assert!(refused.contains(path.file_name().unwrap().to_str().unwrap()), "{refused}");
+    assert!(unlock(&vault, false).is_err());
+    assert_eq!(unlock(&vault, true).unwrap(), 1);
+    Lock::take(&vault, LockMode::Shared).unwrap();
 }
 
 #[test]
@@ -171,7 +190,7 @@ fn locks_forbid_what_they_must() {
     let refused = levee_vault::backup(&scratch.open(), &backup_options(&source), &());
     assert!(matches!(refused, Err(Error::Locked { exclusive: true, .. })));
     assert!(!scratch.restic_output(&["backup", source.to_str().unwrap()]).status.success());
-    assert_eq!(levee_vault::unlock(&vault, false).unwrap(), 0);
+    assert_eq!(unlock(&vault, false).unwrap(), 0);
     drop(exclusive);
     assert!(files_of(&scratch, "locks").is_empty());
     backup(&vault, &source);
@@ -205,15 +224,15 @@ fn stale_locks_are_removed_on_request() {
     while !files_of(&scratch, "locks").iter().any(has_lock) {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
-    assert_eq!(levee_vault::unlock(&vault, false).unwrap(), 0);
+    assert_eq!(unlock(&vault, false).unwrap(), 0);
     restic.kill().unwrap();
     restic.wait().unwrap();
     let refused = levee_vault::check(&vault, CheckOptions::default(), &());
     assert!(matches!(refused, Err(Error::Locked { stale: true, .. })), "{refused:?}");
-    assert_eq!(levee_vault::unlock(&vault, false).unwrap(), 1);
+    assert_eq!(unlock(&vault, false).unwrap(), 1);
     check(&vault, false);
     let _held = Lock::take(&vault, LockMode::Shared).unwrap();
-    assert_eq!(levee_vault::unlock(&vault, true).unwrap(), 1);
+    assert_eq!(unlock(&vault, true).unwrap(), 1);
 }
 
 #[test]

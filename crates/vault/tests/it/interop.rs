@@ -1,4 +1,5 @@
 use std::path::Path;
+use std::process::Command;
 
 use levee_vault::RestoreOptions;
 
@@ -104,4 +105,35 @@ fn holes_stay_holes_with_either_program() {
         let blocks = std::fs::metadata(root.join("sparse")).unwrap().blocks() * 512;
         assert!(blocks < 8 << 20, "{root:?}: {blocks}");
     }
+}
+
+/// The commands of docs/formats/vault.md, as they stand there.
+#[test]
+fn the_documented_commands_of_stock_restic_restore_a_vault() {
+    let page = include_str!("../../../../docs/formats/vault.md");
+    let section = page.split("## Restoring with stock restic alone").nth(1).unwrap();
+    let commands = section.split("```sh").nth(1).unwrap().split("```").next().unwrap();
+    let scratch = Scratch::new();
+    let source = scratch.path("source");
+    make_zoo(&source);
+    remove_what_restic_loses(&source);
+    backup(&scratch.init(), &source);
+    let (password, target) = (scratch.path("password"), scratch.path("restored"));
+    std::fs::write(&password, PASSWORD).unwrap();
+    let places = [
+        ("/srv/vault", scratch.path("repository")),
+        ("/root/vault-password", password),
+        ("/srv/restored", target.clone()),
+        ("restic ", restic_program().into()),
+    ];
+    let mut script = commands.to_string();
+    for (written, place) in places {
+        assert!(script.contains(written), "{written} is not in {commands}");
+        let end = if written.ends_with(' ') { " " } else { "" };
+        script = script.replace(written, &format!("{}{end}", place.display()));
+    }
+    let ran = Command::new("bash").args(["-e", "-c", &script]).env("RESTIC_CACHE_DIR", scratch.path("cache")).output();
+    let ran = ran.unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    assert_same(&source, &below(&target, &source));
 }

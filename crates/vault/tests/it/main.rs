@@ -13,6 +13,7 @@ mod forgetting;
 mod hard_files;
 mod hard_repository;
 mod interop;
+mod late_listing;
 mod opening;
 mod pruning;
 mod repairing;

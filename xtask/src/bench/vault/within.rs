@@ -6,14 +6,20 @@ use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
 
 use super::tools::PASSWORD;
-use crate::workspace::cargo;
+use crate::workspace::{cargo, run_cargo};
 
-const EXAMPLE: [&str; 10] =
-    ["run", "--release", "--quiet", "-p", "levee-vault", "--features", "measure", "--example", "measure", "--"];
+const PROGRAM: [&str; 8] =
+    ["--release", "--quiet", "-p", "levee-vault", "--features", "measure", "--example", "measure"];
+
+/// Builds the program, before anything is measured.
+pub fn build() -> Result<()> {
+    eprintln!("building what measures within the vault");
+    run_cargo(&[&["build"], &PROGRAM[..]].concat())
+}
 
 /// Runs it and reads what it prints.
 pub fn measure<T: DeserializeOwned>(arguments: &[&str]) -> Result<T> {
-    let mut command = cargo(&[&EXAMPLE, arguments].concat());
+    let mut command = cargo(&[&["run"], &PROGRAM[..], &["--"], arguments].concat());
     let output = command.env("LEVEE_PASSWORD", PASSWORD).stderr(Stdio::inherit()).output()?;
     if !output.status.success() {
         bail!("cannot measure {} within the vault", arguments.join(" "));

@@ -1,0 +1,109 @@
+//! What blobs there are, in order. In parts by the first byte, of which each grows and is sorted by itself: fifty million
+//! entries never lie in memory twice, as one list would when it grows.
+
+use super::{Entry, Prefix};
+use crate::parallel::compute_threads;
+
+const SHARDS: usize = 1 << 8;
+/// In a shard entries are looked up from the first of those that share their second byte.
+const BUCKETS: usize = 1 << 8;
+/// Below this a second thread costs more than it saves.
+const ALONE_BELOW: usize = 1 << 16;
+
+#[derive(Default)]
+struct Shard {
+    entries: Vec<Entry>,
+    /// So many of them are in order; the others wait.
+    settled: usize,
+    /// Where each bucket begins; empty when nothing is in order.
+    starts: Vec<u32>,
+}
+
+impl Shard {
+    fn settle(&mut self) {
+        if self.settled == self.entries.len() {
+            return;
+        }
+        self.entries.sort_unstable_by_key(|entry| (entry.key(), entry.number()));
+        self.entries.shrink_to_fit();
+        self.settled = self.entries.len();
+        let mut starts = vec![0_u32; BUCKETS + 1];
+        for entry in &self.entries {
+            starts[usize::from(entry.prefix[1]) + 1] += 1;
+        }
+        for bucket in 0..BUCKETS {
+            starts[bucket + 1] += starts[bucket];
+        }
+        self.starts = starts;
+    }
+
+    fn find(&self, key: &(Prefix, u32)) -> &[Entry] {
+        let bucket = usize::from(key.0[1]);
+        let Some([start, end]) = self.starts.get(bucket..bucket + 2) else { return &[] };
+        let entries = &self.entries[*start as usize..*end as usize];
+        let first = entries.partition_point(|entry| entry.key() < *key);
+        let count = entries[first..].iter().take_while(|entry| entry.key() == *key).count();
+        &entries[first..first + count]
+    }
+}
+
+/// Entries in the order of their keys, and of their numbers where keys are the same.
+pub(super) struct Sorted {
+    shards: Vec<Shard>,
+    settled: usize,
+    waiting: usize,
+}
+
+impl Default for Sorted {
+    fn default() -> Self {
+        Self { shards: std::iter::repeat_with(Shard::default).take(SHARDS).collect(), settled: 0, waiting: 0 }
+    }
+}
+
+impl Sorted {
+    /// How many are in order.
+    pub fn len(&self) -> usize {
+        self.settled
+    }
+
+    /// How many are not to be found before `settle`.
+    pub fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    pub fn push(&mut self, entry: Entry) {
+        self.shards[usize::from(entry.prefix[0])].entries.push(entry);
+        self.waiting += 1;
+    }
+
+    /// Puts what waits in order.
+    pub fn settle(&mut self) {
+        if self.waiting < ALONE_BELOW {
+            self.shards.iter_mut().for_each(Shard::settle);
+        } else {
+            let part = SHARDS.div_ceil(compute_threads());
+            std::thread::scope(|scope| {
+                for shards in self.shards.chunks_mut(part) {
+                    scope.spawn(|| shards.iter_mut().for_each(Shard::settle));
+                }
+            });
+        }
+        self.settled += std::mem::take(&mut self.waiting);
+    }
+
+    /// Takes out what waits.
+    pub fn take_waiting(&mut self) -> Vec<Entry> {
+        self.waiting = 0;
+        self.shards.iter_mut().flat_map(|shard| shard.entries.drain(shard.settled..)).collect()
+    }
+
+    pub fn find(&self, key: &(Prefix, u32)) -> &[Entry] {
+        self.shards[usize::from(key.0[0])].find(key)
+    }
+
+    /// Every key in order, once.
+    pub fn keys(&self) -> impl Iterator<Item = (Prefix, u32)> {
+        let settled = self.shards.iter().map(|shard| &shard.entries[..shard.settled]);
+        settled.flat_map(|entries| entries.chunk_by(|a, b| a.key() == b.key()).map(|copies| copies[0].key()))
+    }
+}
