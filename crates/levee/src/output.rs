@@ -32,6 +32,11 @@ impl Output {
         !self.json && !self.quiet && std::io::stderr().is_terminal()
     }
 
+    /// Whether anybody hears how far it is, be it a program.
+    pub fn tells_progress(&self) -> bool {
+        self.shows_progress() || (self.json && !self.quiet)
+    }
+
     /// The result: the value as one line of JSON, or its text. A reader that has gone away ends it
     /// quietly, as it does for other tools in a pipe.
     pub fn result<T: Serialize>(&self, value: &T, text: impl FnOnce(&T) -> String) -> anyhow::Result<()> {

@@ -336,7 +336,7 @@ fn store(
         None => None,
         Some(wanted) => Some(vault.find_snapshot(wanted, &SnapshotSelection::default()).map_err(ended)?.0),
     };
-    let scan = output.shows_progress() && !arguments.no_scan;
+    let scan = output.tells_progress() && !arguments.no_scan;
     let options = BackupOptions { scan, side_by_side: targets.side_by_side(), ..options_of(arguments, parent)? };
     levee_vault::backup(vault, &options, display).map_err(ended)
 }

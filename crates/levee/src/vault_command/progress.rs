@@ -2,13 +2,13 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use levee_vault::{Event, ItemChange, Progress};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::ls::escaped_path;
 use crate::output::Output;
@@ -50,6 +50,7 @@ pub struct Display {
     status_at: Mutex<Instant>,
     total_items: AtomicU64,
     total_bytes: AtomicU64,
+    knows_total: AtomicBool,
     items: AtomicU64,
     bytes: AtomicU64,
     /// Whether each item is named on its own line.
@@ -67,6 +68,7 @@ impl Display {
             status_at: Mutex::new(started),
             total_items: AtomicU64::new(0),
             total_bytes: AtomicU64::new(0),
+            knows_total: AtomicBool::new(false),
             items: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             names_items: false,
@@ -140,9 +142,15 @@ impl Display {
             return;
         }
         *last = now;
+        let status = self.status_line();
+        // A reader that has gone away is noticed at the summary.
+        let _ = writeln!(std::io::stdout().lock(), "{status}");
+    }
+
+    fn status_line(&self) -> Value {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (items, bytes) = (load(&self.items), load(&self.bytes));
-        let total_bytes = load(&self.total_bytes).max(bytes);
+        let elapsed = self.started.elapsed();
         let (items_word, bytes_word) = match self.during {
             During::Archival => ("files_done", "bytes_done"),
             During::Restore => ("files_restored", "bytes_restored"),
@@ -151,17 +159,25 @@ impl Display {
             During::Copy => ("files_done", "bytes_copied"),
             During::Repair => ("packs_done", "bytes_done"),
         };
-        let status = json!({
+        let mut status = json!({
             "message_type": "status",
-            "seconds_elapsed": self.started.elapsed().as_secs(),
-            "percent_done": if total_bytes == 0 { 0.0 } else { bytes as f64 / total_bytes as f64 },
-            "total_files": load(&self.total_items).max(items),
+            "seconds_elapsed": elapsed.as_secs(),
+            "percent_done": 0.0,
             items_word: items,
-            "total_bytes": total_bytes,
             bytes_word: bytes,
         });
-        // A reader that has gone away is noticed at the summary.
-        let _ = writeln!(std::io::stdout().lock(), "{status}");
+        // Of a total that is not known yet nothing is said.
+        if self.knows_total.load(Ordering::Relaxed) {
+            let total_bytes = load(&self.total_bytes).max(bytes);
+            let part = if total_bytes == 0 { 0.0 } else { bytes as f64 / total_bytes as f64 };
+            status["percent_done"] = part.into();
+            status["total_files"] = load(&self.total_items).max(items).into();
+            status["total_bytes"] = total_bytes.into();
+            if part > 0.0 {
+                status["seconds_remaining"] = ((elapsed.as_secs_f64() * (1.0 / part - 1.0)).ceil() as u64).into();
+            }
+        }
+        status
     }
 }
 
@@ -179,6 +195,7 @@ impl Progress for Display {
             Event::Total { items, bytes } => {
                 self.total_items.store(items, Ordering::Relaxed);
                 self.total_bytes.store(bytes, Ordering::Relaxed);
+                self.knows_total.store(true, Ordering::Relaxed);
                 if let Some(bar) = &self.bar {
                     bar.set_length(bytes);
                 }
@@ -201,5 +218,27 @@ impl Progress for Display {
             Event::Problem { path, message } => self.problem(path, message),
         }
         self.status();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_is_told_only_of_a_known_total() {
+        let global = crate::arguments::Global { json: true, verbose: 0, quiet: false };
+        let display = Display::new(Output::new(&global), During::Archival);
+        display.report(Event::Bytes(50));
+        let line = display.status_line();
+        assert_eq!((&line["percent_done"], &line["bytes_done"]), (&0.0.into(), &50.into()));
+        assert!(line.get("total_bytes").is_none() && line.get("seconds_remaining").is_none(), "{line}");
+        display.report(Event::Total { items: 3, bytes: 200 });
+        let line = display.status_line();
+        assert_eq!((&line["percent_done"], &line["total_files"]), (&0.25.into(), &3.into()));
+        assert!(line["seconds_remaining"].is_u64(), "{line}");
+        // More than was counted: it is done, and not more than that.
+        display.report(Event::Bytes(300));
+        assert_eq!(display.status_line()["percent_done"], 1.0);
     }
 }
