@@ -102,12 +102,16 @@ pub fn run(options: Options) -> Result<()> {
 }
 
 fn find_postgres(terminal: &Terminal) -> Option<Binaries> {
-    let reason = match setup::set_up(Needs::Demo) {
-        Ok(()) => match Binaries::installed() {
-            Some(binaries) => return Some(binaries),
-            None => "it was installed and is not to be found".to_string(),
-        },
-        Err(error) => format!("{error:#}"),
+    let set_up = setup::set_up(Needs::Demo);
+    // It may be there although something else could not be installed.
+    let reason = match (Binaries::installed(), set_up) {
+        (Some(binaries), Ok(())) => return Some(binaries),
+        (Some(binaries), Err(error)) => {
+            terminal.note(&format!("not everything could be set up: {error:#}"));
+            return Some(binaries);
+        }
+        (None, Ok(())) => "it was installed and is not to be found".to_string(),
+        (None, Err(error)) => format!("{error:#}"),
     };
     terminal.note(&format!("PostgreSQL is not to be had ({reason}): the demo runs with the files alone"));
     None

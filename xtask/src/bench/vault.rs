@@ -162,12 +162,12 @@ impl Bench {
             eprintln!("making the image for {}", tool.name);
             let place = self.place(tool)?;
             sources::half_random_image(&path, self.options.image_gib << 30)?;
-            self.measured(tool, tool.backup(&place, &source, 0))?;
+            self.measured(tool, tool.image_backup(&place, &path, 0))?;
             let mut stored = sources::extent(&place.repository, false)?.bytes;
             let mut row = ImageRow { tool: tool.name.clone(), first_bytes: stored, pages_bytes: 0, runs_bytes: 0 };
             for (change, added) in [(Change::Pages, &mut row.pages_bytes), (Change::Runs, &mut row.runs_bytes)] {
                 sources::change_image(&path, change)?;
-                self.measured(tool, tool.backup(&place, &source, 1))?;
+                self.measured(tool, tool.image_backup(&place, &path, 1))?;
                 let now = sources::extent(&place.repository, false)?.bytes;
                 (*added, stored) = (now - stored, now);
             }

@@ -14,9 +14,10 @@ pub struct Report {
 
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Drill {
-    /// From asking for the drill until its app had answered the probes and was gone again.
+    /// From asking for the drill until its app had answered the probes.
     pub recovery_time_s: f64,
-    /// How old the newest data in the drill were when it was asked for, by the client's ledgers.
+    /// How old the newest data in the drill were when it was asked for: orders by the client's ledger, files by when the copy
+    /// was taken that the drill restored.
     pub recovery_point_age_s: f64,
     /// `passed`, or what failed.
     pub probe: String,

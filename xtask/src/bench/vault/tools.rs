@@ -120,6 +120,16 @@ impl Tool {
         command
     }
 
+    /// A backup of a disk image: by Levee as one, by others as the file that it is to them.
+    pub fn image_backup(&self, place: &Place, image: &Path, number: u32) -> Command {
+        if self.is_levee() {
+            let mut command = self.levee(place, &["backup", "--image"]);
+            command.arg(image);
+            return command;
+        }
+        self.backup(place, image.parent().unwrap_or(image), number)
+    }
+
     /// Everything of the first backup, into an empty folder.
     pub fn restore(&self, place: &Place, target: &Path) -> Command {
         let mut command = self.command(place);
