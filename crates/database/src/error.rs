@@ -202,7 +202,7 @@ pub enum Error {
     )]
     NoConfiguration { name: &'static str, snapshot: String },
     #[error(
-        "the configuration file {} lies outside the data directory and can't be read, so that a base backup would be of no use: {reason}. Let this run as root on the database's own machine, or let the role read it: in database {database}, GRANT pg_read_server_files TO {user}; GRANT EXECUTE ON FUNCTION pg_read_binary_file(text), pg_ls_dir(text) TO {user}",
+        "the configuration file {} lies outside the data directory and can't be read, so that a base backup would be of no use: {reason}. Let this run as root on the database's own machine, or let the role read it: in database {database}, GRANT pg_read_server_files TO \"{user}\"; GRANT EXECUTE ON FUNCTION pg_read_binary_file(text), pg_ls_dir(text) TO \"{user}\"",
         path.display()
     )]
     ConfigurationUnreadable { path: PathBuf, reason: String, user: String, database: String },

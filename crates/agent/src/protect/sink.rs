@@ -31,7 +31,7 @@ use remembered::{Begun, Remembered, next_to_fetch};
 /// How long the other side's reason for the end of a stream may take to get here.
 const REASON_MAX: Duration = Duration::from_millis(500);
 /// How long the other site may take to end a stream.
-const CLOSING_MAX: Duration = Duration::from_secs(10);
+const CLOSING_MAX: Duration = Duration::from_secs(2);
 /// How long it is waited for everything that was sent to be durable, where somebody waits for it.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
 /// The most log that is sent in one message.
@@ -142,10 +142,10 @@ impl WireSink {
 
     /// Ends the open stream as `close` does: the connection goes on in calls alone, so that without one the other site
     /// would never hear of the end, and refuse the stream that follows.
-    fn close_open(&mut self, time_max: Duration) {
+    fn close_open(&mut self) {
         let Some(OpenStream { sender, mut listener }) = self.stream.take() else { return };
         drop(sender);
-        let _ = self.runtime.block_on(async { timeout(time_max, &mut listener.0).await });
+        let _ = self.runtime.block_on(async { timeout(CLOSING_MAX, &mut listener.0).await });
     }
 
     /// Ends a stream, and waits until the other site has let go of its journal: it takes one stream at a time.
@@ -216,7 +216,10 @@ impl WireSink {
 impl Drop for WireSink {
     fn drop(&mut self) {
         // Another archive may follow at once, as when the protection file has changed.
-        self.close_open(FLUSH_MAX);
+        self.close_open();
+        if let Some((_, stream)) = self.asked.take() {
+            self.close(stream);
+        }
     }
 }
 
@@ -259,7 +262,7 @@ impl LogSink for WireSink {
         }
         let remembered = self.remembered().older_timeline(self.assignment.epoch, source).map_err(unavailable)?;
         let Some(timeline) = remembered else { return Ok(None) };
-        self.close_open(CLOSING_MAX);
+        self.close_open();
         if let Some((_, stream)) = self.asked.take() {
             self.close(stream);
         }
@@ -275,7 +278,7 @@ impl LogSink for WireSink {
     }
 
     fn begin(&mut self, lineage: Lineage, segment_size: SegmentSize, source_start: Lsn) -> Result<Lsn, SinkError> {
-        self.close_open(CLOSING_MAX);
+        self.close_open();
         (self.source, self.gathered) = (None, None);
         let LogStream { resume, has_log, sender, receiver } = match self.asked.take() {
             Some((asked, stream)) if asked == lineage => stream,

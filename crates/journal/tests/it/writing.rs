@@ -217,8 +217,16 @@ fn a_reader_beside_writers_that_come_and_go_always_finds_the_end() {
     let identity = Identity::generate();
     let journal = open(dir.path(), &identity);
     drop(journal.writer(lineage(1), START).unwrap());
+    struct DoneAtEnd<'a>(&'a AtomicBool);
+    impl Drop for DoneAtEnd<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
     let is_done = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        // Also when a writer panics.
+        let _done = DoneAtEnd(&is_done);
         scope.spawn(|| {
             let reader = LogJournal::open_existing(dir.path(), keys(&identity)).unwrap();
             let mut seen = START;
@@ -233,7 +241,6 @@ fn a_reader_beside_writers_that_come_and_go_always_finds_the_end() {
             writer.append(writer.end(), &log(writer.end(), 1000)).unwrap();
             writer.flush().unwrap();
         }
-        is_done.store(true, Ordering::Relaxed);
     });
 }
 

@@ -1,7 +1,7 @@
 //! What S3 can do for a repository beyond holding its files: storage classes by kind of file, and object lock.
 
 use bytes::Bytes;
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use jiff::{SignedDuration, Timestamp};
 use opendal::HttpTransporter;
 use sha2::{Digest, Sha256};
@@ -65,10 +65,13 @@ impl S3 {
 
     /// Keeps a file that is there until so many days from now. Retention can only grow, so one that is longer stays.
     pub(super) async fn retain(&self, path: &str, days: u16) -> opendal::Result<()> {
-        let wanted = until(days);
-        if self.state(path).await?.locked_until.is_some_and(|locked_until| locked_until >= wanted) {
-            return Ok(());
-        }
+        let answer = self.requests.on_file(Method::HEAD, path, "", &[], Bytes::new()).await?.succeeded()?;
+        let wanted = match lock_of(&answer.headers) {
+            Some(Lock { until: locked_until, is_compliance: true }) if locked_until >= until(days) => return Ok(()),
+            // One that can be lifted is made one that can't, for no shorter time.
+            Some(lock) => lock.until.max(until(days)),
+            None => until(days),
+        };
         let body = format!(
             "<Retention xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Mode>COMPLIANCE</Mode>\
              <RetainUntilDate>{}</RetainUntilDate></Retention>",
@@ -108,9 +111,7 @@ impl S3 {
         let header = |name: &str| answer.headers.get(name).and_then(|value| value.to_str().ok());
         Ok(FileState {
             class: header("x-amz-storage-class").unwrap_or("STANDARD").to_string(),
-            locked_until: header("x-amz-object-lock-retain-until-date")
-                .filter(|_| header("x-amz-object-lock-mode") == Some("COMPLIANCE"))
-                .and_then(|date| date.parse().ok()),
+            locked_until: lock_of(&answer.headers).filter(|lock| lock.is_compliance).map(|lock| lock.until),
         })
     }
 }
@@ -150,4 +151,17 @@ fn date(time: Timestamp) -> String {
 fn base64(bytes: &[u8]) -> String {
     use base64::Engine;
     base64::engine::general_purpose::STANDARD.encode(bytes)
+}
+
+/// How a file is locked.
+struct Lock {
+    until: Timestamp,
+    /// Nobody can lift it.
+    is_compliance: bool,
+}
+
+fn lock_of(headers: &HeaderMap) -> Option<Lock> {
+    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let until = header("x-amz-object-lock-retain-until-date")?.parse().ok()?;
+    Some(Lock { until, is_compliance: header("x-amz-object-lock-mode") == Some("COMPLIANCE") })
 }

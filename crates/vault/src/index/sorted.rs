@@ -13,20 +13,29 @@ const ALONE_BELOW: usize = 1 << 16;
 #[derive(Default)]
 struct Shard {
     entries: Vec<Entry>,
-    /// So many of them are in order; the others wait.
-    settled: usize,
+    /// What is not in order yet, and not to be found.
+    waiting: Vec<Entry>,
     /// Where each bucket begins; empty when nothing is in order.
     starts: Vec<u32>,
 }
 
 impl Shard {
     fn settle(&mut self) {
-        if self.settled == self.entries.len() {
+        let order = |entry: &Entry| (entry.key(), entry.number());
+        let mut waiting = std::mem::take(&mut self.waiting);
+        if waiting.is_empty() {
             return;
         }
-        self.entries.sort_unstable_by_key(|entry| (entry.key(), entry.number()));
-        self.entries.shrink_to_fit();
-        self.settled = self.entries.len();
+        waiting.sort_unstable_by_key(order);
+        if self.entries.is_empty() {
+            waiting.shrink_to_fit();
+            self.entries = waiting;
+        } else {
+            self.entries.reserve_exact(waiting.len());
+            self.entries.append(&mut waiting);
+            // Two runs in order are merged.
+            self.entries.sort_by_key(order);
+        }
         let mut starts = vec![0_u32; BUCKETS + 1];
         for entry in &self.entries {
             starts[usize::from(entry.prefix[1]) + 1] += 1;
@@ -72,13 +81,13 @@ impl Sorted {
     }
 
     pub fn push(&mut self, entry: Entry) {
-        self.shards[usize::from(entry.prefix[0])].entries.push(entry);
+        self.shards[usize::from(entry.prefix[0])].waiting.push(entry);
         self.waiting += 1;
     }
 
     /// Puts what waits in order.
     pub fn settle(&mut self) {
-        if self.waiting < ALONE_BELOW {
+        if self.settled + self.waiting < ALONE_BELOW {
             self.shards.iter_mut().for_each(Shard::settle);
         } else {
             let part = SHARDS.div_ceil(compute_threads());
@@ -94,7 +103,7 @@ impl Sorted {
     /// Takes out what waits.
     pub fn take_waiting(&mut self) -> Vec<Entry> {
         self.waiting = 0;
-        self.shards.iter_mut().flat_map(|shard| shard.entries.drain(shard.settled..)).collect()
+        self.shards.iter_mut().flat_map(|shard| std::mem::take(&mut shard.waiting)).collect()
     }
 
     pub fn find(&self, key: &(Prefix, u32)) -> &[Entry] {
@@ -103,7 +112,7 @@ impl Sorted {
 
     /// Every key in order, once.
     pub fn keys(&self) -> impl Iterator<Item = (Prefix, u32)> {
-        let settled = self.shards.iter().map(|shard| &shard.entries[..shard.settled]);
-        settled.flat_map(|entries| entries.chunk_by(|a, b| a.key() == b.key()).map(|copies| copies[0].key()))
+        let copies = self.shards.iter().flat_map(|shard| shard.entries.chunk_by(|a, b| a.key() == b.key()));
+        copies.map(|copies| copies[0].key())
     }
 }

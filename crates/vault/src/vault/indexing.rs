@@ -109,8 +109,10 @@ impl Vault {
     }
 
     pub(crate) fn with_index<T>(&self, look: impl FnOnce(&Index) -> T) -> Result<T> {
-        let guard = self.index()?;
-        Ok(look(guard.as_ref().unwrap_or(&Index::default())))
+        match self.index()?.as_ref() {
+            Some(index) => Ok(look(index)),
+            None => Ok(look(&Index::default())),
+        }
     }
 
     pub(crate) fn add_to_index(&self, file: Id, packs: &index_file::Packs) {

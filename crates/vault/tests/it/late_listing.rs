@@ -1,5 +1,5 @@
-//! A store whose listings come late: what was written a moment ago is there, but in no list yet; what was removed a moment
-//! ago may still be in one. As networks of several machines have it, and NFS.
+//! A store whose listings come late: what was written a moment ago is there, but in no list yet. As services of many
+//! machines have it, and NFS.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -48,7 +48,12 @@ pub(super) fn capture(
     let rows = connection.simple_query(sql).map_err(Error::engine("listing configuration files"))?;
     let needed: BTreeSet<&str> =
         rows.iter().filter(|row| row.get(2) == Some("t")).filter_map(|row| row.get(0)).collect();
-    let is_local = is_on_this_machine(&options.host, data_directory, system_identifier);
+    let sql = "SELECT floor(extract(epoch FROM pg_catalog.pg_postmaster_start_time()))::bigint AS started_at";
+    const STARTED: &str = "asking since when the server runs";
+    let started = connection.simple_query(sql).map_err(Error::engine(STARTED))?;
+    let started_at_s = started.first().and_then(|row| row.get(0)?.parse().ok()).unwrap_or_default();
+    let running = Running { system_identifier, started_at_s };
+    let is_local = is_on_this_machine(&options.host, data_directory, &running);
     let mut reader = Reader { is_local, connection, data_directory };
     let mut captured: Vec<Captured> = Vec::new();
     let language = |rules| if rules == Some("t") { Language::Rules } else { Language::Settings };
@@ -173,11 +178,25 @@ fn read_from_server(connection: &mut Connection, path: &str) -> Result<Vec<u8>, 
     hex::decode(text).map_err(|error| error.to_string())
 }
 
-/// Whether the server's paths are those of this machine: the cluster lies where the server says, or nobody can look there
+/// The server that answers: a standby, or a copy, has the same identifier, and was started at another time.
+#[derive(Debug, PartialEq, Eq)]
+struct Running {
+    system_identifier: SystemIdentifier,
+    /// Seconds since 1970, by its own clock.
+    started_at_s: i64,
+}
+
+/// The server knows its start a moment after it has written it down; a large one takes a while in between.
+const START_DIFFERENCE_MAX_S: i64 = 120;
+
+/// Whether the server's paths are those of this machine: it runs where it says that its data lie, or nobody can look there
 /// and the address leads to this machine alone. A container's server answers at such an address too, from other files.
-fn is_on_this_machine(host: &Host, data_directory: &Path, system_identifier: SystemIdentifier) -> bool {
-    match identifier_in(data_directory) {
-        Ok(found) => found == system_identifier,
+fn is_on_this_machine(host: &Host, data_directory: &Path, running: &Running) -> bool {
+    match running_in(data_directory) {
+        Ok(found) => {
+            found.system_identifier == running.system_identifier
+                && (0..=START_DIFFERENCE_MAX_S).contains(&(running.started_at_s - found.started_at_s))
+        }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => match host {
             Host::Unix(_) => true,
             Host::Tcp(name) => name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback()),
@@ -186,11 +205,14 @@ fn is_on_this_machine(host: &Host, data_directory: &Path, system_identifier: Sys
     }
 }
 
-/// The identifier of the cluster in a data directory: the first field of its control file.
-fn identifier_in(data_directory: &Path) -> io::Result<SystemIdentifier> {
+/// What runs in a data directory, by the first field of its control file and the third line of `postmaster.pid`.
+fn running_in(data_directory: &Path) -> io::Result<Running> {
     let mut first = [0; 8];
     File::open(data_directory.join("global/pg_control"))?.read_exact(&mut first)?;
-    Ok(SystemIdentifier(u64::from_ne_bytes(first)))
+    let lines = std::fs::read_to_string(data_directory.join("postmaster.pid"))?;
+    let started_at_s = lines.lines().nth(2).and_then(|line| line.trim().parse().ok());
+    let started_at_s = started_at_s.ok_or_else(|| io::Error::other("postmaster.pid tells no start"))?;
+    Ok(Running { system_identifier: SystemIdentifier(u64::from_ne_bytes(first)), started_at_s })
 }
 
 #[cfg(test)]
@@ -202,16 +224,22 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("global")).unwrap();
         std::fs::write(folder.path().join("global/pg_control"), 77_u64.to_ne_bytes()).unwrap();
+        std::fs::write(folder.path().join("postmaster.pid"), "4711\n/data\n1800000000\n5432\n").unwrap();
         let hosts = ["127.0.0.1", "192.0.2.7"].map(|name| Host::Tcp(name.into()));
         for host in [Host::Unix("/run/postgresql".into())].into_iter().chain(hosts) {
-            let check = |data_directory: &Path, identifier: u64, expected: bool| {
-                let found = is_on_this_machine(&host, data_directory, SystemIdentifier(identifier));
-                assert_eq!(found, expected, "{host:?}, {}, {identifier}", data_directory.display());
+            let check = |data_directory: &Path, identifier: u64, started_at_s: i64, expected: bool| {
+                let running = Running { system_identifier: SystemIdentifier(identifier), started_at_s };
+                let found = is_on_this_machine(&host, data_directory, &running);
+                assert_eq!(found, expected, "{host:?}, {}, {running:?}", data_directory.display());
             };
-            check(folder.path(), 77, true);
+            check(folder.path(), 77, 1_800_000_000, true);
+            check(folder.path(), 77, 1_800_000_002, true);
+            // A standby of it, or a copy.
+            check(folder.path(), 77, 1_799_000_000, false);
+            check(folder.path(), 77, 1_800_500_000, false);
             // Another cluster at the same path, or none: the server is in a container, or far away.
-            check(folder.path(), 78, false);
-            check(&folder.path().join("elsewhere"), 77, false);
+            check(folder.path(), 78, 1_800_000_000, false);
+            check(&folder.path().join("elsewhere"), 77, 1_800_000_000, false);
         }
     }
 }

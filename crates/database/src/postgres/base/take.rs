@@ -85,7 +85,10 @@ pub fn take(options: &BaseOptions, vault: &Vault, progress: &dyn Progress, stop:
     let mut sql = preflight::connect(&connect, Connection::connect)?;
     let started_at = facts::clock(&mut sql)?;
     // What can't be read is known before hours of copying, and not after.
-    configuration::capture(&connect, &mut sql, Path::new(&data_directory), report.system_identifier)?;
+    let capture = |sql: &mut Connection| {
+        configuration::capture(&connect, sql, Path::new(&data_directory), report.system_identifier)
+    };
+    let before = capture(&mut sql)?;
     drop(sql);
 
     let replication = preflight::connect(&connect, Connection::connect_replication)?;
@@ -134,7 +137,13 @@ pub fn take(options: &BaseOptions, vault: &Vault, progress: &dyn Progress, stop:
     // before might have been closed for being idle.
     let mut sql = preflight::connect(&connect, Connection::connect)?;
     let ended_at = facts::clock(&mut sql)?;
-    let captured = configuration::capture(&connect, &mut sql, Path::new(&data_directory), report.system_identifier)?;
+    let captured = match capture(&mut sql) {
+        Err(error @ Error::ConfigurationUnreadable { .. }) => {
+            tracing::warn!(problem = error.with_causes(), "the configuration is stored as it was when the base began");
+            before
+        }
+        captured => captured?,
+    };
     let configuration = taking.store_configuration(captured)?;
     let facts = BaseFacts {
         format: facts::FORMAT,
