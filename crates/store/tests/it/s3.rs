@@ -153,13 +153,14 @@ fn locked_files_cannot_be_removed_for_good(ceph: &Ceph) {
 /// A request of somebody who has the account's keys, and what is answered.
 fn request(ceph: &Ceph, method: &str, path: &str) -> String {
     let mut curl = Command::new("curl");
-    curl.args(["-s", "-S", "-X", method, "--aws-sigv4", "aws:amz:default:s3", "-u"]);
+    curl.args(["-s", "-S", "-X", method, "--aws-sigv4", "aws:amz:us-east-1:s3"]);
+    curl.args(["-H", &format!("x-amz-content-sha256: {}", content_name(b"")), "-u"]);
     run(curl.arg(format!("{ACCESS_KEY}:{SECRET_KEY}")).arg(format!("{}/{path}", ceph.endpoint())))
 }
 
 /// The version of a bucket's object whose key ends like this.
 fn version_of(ceph: &Ceph, bucket: &str, end: &str) -> String {
-    let listed = request(ceph, "GET", &format!("{bucket}?versions"));
+    let listed = request(ceph, "GET", &format!("{bucket}?versions="));
     let entry = listed.split("<Version>").find(|entry| entry.contains(&format!("{end}</Key>")));
     let version = entry.and_then(|entry| entry.split("<VersionId>").nth(1)?.split('<').next());
     version.unwrap_or_else(|| panic!("no version of {end}: {listed}")).to_string()
