@@ -3,6 +3,7 @@
 use std::fs;
 
 use levee_testing::postgres::Stop;
+use levee_testing::wait::wait_until;
 use serde_json::json;
 
 use super::orders::{self, Orders};
@@ -28,6 +29,8 @@ fn a_source_that_was_promoted_while_its_agent_was_away_lacks_nothing_at_the_othe
     cluster.stop(Stop::Immediate);
     fs::write(cluster.data_directory().join("recovery.signal"), "").unwrap();
     cluster.start();
+    // It answers while it recovers.
+    wait_until("it is promoted", PATIENCE, || cluster.psql("select pg_is_in_recovery()") == "f");
     cluster.psql("checkpoint");
     assert_eq!(cluster.psql("select timeline_id from pg_control_checkpoint()"), "2");
     orders.wait_for_more_at(east, PATIENCE);
