@@ -148,6 +148,13 @@ impl WireSink {
         let _ = self.runtime.block_on(async { timeout(CLOSING_MAX, &mut listener.0).await });
     }
 
+    /// The same for a stream that was only asked of.
+    fn close_asked(&mut self) {
+        if let Some((_, stream)) = self.asked.take() {
+            self.close(stream);
+        }
+    }
+
     /// Ends a stream, and waits until the other site has let go of its journal: it takes one stream at a time.
     fn close(&self, stream: LogStream) {
         let LogStream { sender, mut receiver, .. } = stream;
@@ -217,9 +224,7 @@ impl Drop for WireSink {
     fn drop(&mut self) {
         // Another archive may follow at once, as when the protection file has changed.
         self.close_open();
-        if let Some((_, stream)) = self.asked.take() {
-            self.close(stream);
-        }
+        self.close_asked();
     }
 }
 
@@ -263,9 +268,7 @@ impl LogSink for WireSink {
         let remembered = self.remembered().older_timeline(self.assignment.epoch, source).map_err(unavailable)?;
         let Some(timeline) = remembered else { return Ok(None) };
         self.close_open();
-        if let Some((_, stream)) = self.asked.take() {
-            self.close(stream);
-        }
+        self.close_asked();
         let lineage = Lineage { system_identifier: source.system_identifier, timeline };
         let stream = self.open(lineage, source.segment_size, source.start)?;
         let next = next_to_fetch(source.ancestors, timeline, stream.resume);
@@ -280,12 +283,10 @@ impl LogSink for WireSink {
     fn begin(&mut self, lineage: Lineage, segment_size: SegmentSize, source_start: Lsn) -> Result<Lsn, SinkError> {
         self.close_open();
         (self.source, self.gathered) = (None, None);
-        let LogStream { resume, has_log, sender, receiver } = match self.asked.take() {
-            Some((asked, stream)) if asked == lineage => stream,
-            other => {
-                if let Some((_, stream)) = other {
-                    self.close(stream);
-                }
+        let LogStream { resume, has_log, sender, receiver } = match self.asked.take_if(|(asked, _)| *asked == lineage) {
+            Some((_, stream)) => stream,
+            None => {
+                self.close_asked();
                 self.open(lineage, segment_size, source_start)?
             }
         };
