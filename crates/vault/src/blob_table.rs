@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use crate::buckets::bucket_starts;
 use crate::parallel::parallel_sort;
 use crate::{BlobKind, Id};
 
@@ -96,14 +97,7 @@ impl BlobTable {
             same
         });
         self.records.shrink_to_fit();
-        let mut starts = vec![0_u32; BUCKETS + 1];
-        for record in &self.records {
-            starts[bucket(&record.prefix) + 1] += 1;
-        }
-        for bucket in 0..BUCKETS {
-            starts[bucket + 1] += starts[bucket];
-        }
-        self.bucket_starts = starts;
+        self.bucket_starts = bucket_starts(BUCKETS, self.records.iter().map(|record| bucket(&record.prefix)));
     }
 
     fn place_of(&self, key: (Prefix, u8)) -> Option<Place> {

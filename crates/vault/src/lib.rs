@@ -11,6 +11,7 @@ mod archive;
 pub mod backup;
 mod blob_cache;
 mod blob_table;
+mod buckets;
 mod cache;
 pub mod check;
 

@@ -46,8 +46,18 @@ pub(crate) fn parallel_map_with<S, T: Sync, R: Send>(
     results.into_iter().map(|(_, result)| result).collect()
 }
 
+/// Changes each item, on all cores.
+pub(crate) fn parallel_each_mut<T: Send>(items: &mut [T], change: impl Fn(&mut T) + Sync) {
+    let part = items.len().div_ceil(compute_threads()).max(1);
+    std::thread::scope(|scope| {
+        for items in items.chunks_mut(part) {
+            scope.spawn(|| items.iter_mut().for_each(&change));
+        }
+    });
+}
+
 /// Below this a second thread costs more than it saves.
-const SORT_ALONE_BELOW: usize = 1 << 16;
+pub(crate) const SORT_ALONE_BELOW: usize = 1 << 16;
 
 /// Sorts in place, with no further memory, on all cores.
 pub(crate) fn parallel_sort<T: Send>(items: &mut [T], compare: &(impl Fn(&T, &T) -> Order + Sync)) {

@@ -116,20 +116,12 @@ impl<'a> Listing<'a> {
 
     /// What is to be looked at in a directory, the last name first.
     fn names(&self, directory: &Path) -> Vec<OsString> {
-        match names_in(directory) {
-            Ok(mut names) => {
-                if let Some(marker) = marker_in(&self.context.options.exclude_if_present, directory, &names) {
-                    names.retain(|name| name == marker);
-                }
-                names
+        names_in(self.context, directory).unwrap_or_else(|error| {
+            if error.kind() != io::ErrorKind::NotFound {
+                self.context.problems.add_error(directory, "cannot list it", &error);
             }
-            Err(error) => {
-                if error.kind() != io::ErrorKind::NotFound {
-                    self.context.problems.add_error(directory, "cannot list it", &error);
-                }
-                Vec::new()
-            }
-        }
+            Vec::new()
+        })
     }
 
     fn look_at(&self, path: &Path) -> Option<(NodeKind, Metadata)> {
@@ -145,9 +137,12 @@ impl<'a> Listing<'a> {
     }
 }
 
-/// The names in a directory, the last one first.
-pub(super) fn names_in(path: &Path) -> io::Result<Vec<OsString>> {
+/// The names in a directory, the last one first; of one with a marker, the marker's alone.
+pub(super) fn names_in(context: &Context<'_>, path: &Path) -> io::Result<Vec<OsString>> {
     let mut names = std::fs::read_dir(path)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
     names.sort_unstable_by(|a, b| b.cmp(a));
+    if let Some(marker) = marker_in(&context.options.exclude_if_present, path, &names) {
+        names.retain(|name| name == marker);
+    }
     Ok(names)
 }

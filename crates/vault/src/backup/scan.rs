@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Context;
 use super::listing::names_in;
-use super::markers::marker_in;
 use super::targets::Targets;
 use crate::Event;
 
@@ -60,10 +59,7 @@ fn collect_sources(targets: &Targets, sources: &mut Vec<PathBuf>) {
 
 /// What cannot be looked at is not counted: the walk names it.
 fn entries(context: &Context<'_>, path: &Path) -> Vec<(PathBuf, Metadata)> {
-    let Ok(mut names) = names_in(path) else { return Vec::new() };
-    if let Some(marker) = marker_in(&context.options.exclude_if_present, path, &names) {
-        names.retain(|name| name == marker);
-    }
+    let Ok(names) = names_in(context, path) else { return Vec::new() };
     let paths = names.into_iter().map(|name| path.join(name)).filter(|path| !context.excludes.matches(path));
     paths.filter_map(|path| std::fs::symlink_metadata(&path).ok().map(|metadata| (path, metadata))).collect()
 }

@@ -2,13 +2,12 @@
 //! entries never lie in memory twice, as one list would when it grows.
 
 use super::{Entry, Prefix};
-use crate::parallel::compute_threads;
+use crate::buckets::bucket_starts;
+use crate::parallel::{SORT_ALONE_BELOW, parallel_each_mut};
 
 const SHARDS: usize = 1 << 8;
 /// In a shard entries are looked up from the first of those that share their second byte.
 const BUCKETS: usize = 1 << 8;
-/// Below this a second thread costs more than it saves.
-const ALONE_BELOW: usize = 1 << 16;
 
 #[derive(Default)]
 struct Shard {
@@ -36,14 +35,7 @@ impl Shard {
             // Two runs in order are merged.
             self.entries.sort_by_key(order);
         }
-        let mut starts = vec![0_u32; BUCKETS + 1];
-        for entry in &self.entries {
-            starts[usize::from(entry.prefix[1]) + 1] += 1;
-        }
-        for bucket in 0..BUCKETS {
-            starts[bucket + 1] += starts[bucket];
-        }
-        self.starts = starts;
+        self.starts = bucket_starts(BUCKETS, self.entries.iter().map(|entry| usize::from(entry.prefix[1])));
     }
 
     fn find(&self, key: &(Prefix, u32)) -> &[Entry] {
@@ -59,50 +51,40 @@ impl Shard {
 /// Entries in the order of their keys, and of their numbers where keys are the same.
 pub(super) struct Sorted {
     shards: Vec<Shard>,
-    settled: usize,
-    waiting: usize,
 }
 
 impl Default for Sorted {
     fn default() -> Self {
-        Self { shards: std::iter::repeat_with(Shard::default).take(SHARDS).collect(), settled: 0, waiting: 0 }
+        Self { shards: std::iter::repeat_with(Shard::default).take(SHARDS).collect() }
     }
 }
 
 impl Sorted {
     /// How many are in order.
     pub fn len(&self) -> usize {
-        self.settled
+        self.shards.iter().map(|shard| shard.entries.len()).sum()
     }
 
     /// How many are not to be found before `settle`.
     pub fn waiting(&self) -> usize {
-        self.waiting
+        self.shards.iter().map(|shard| shard.waiting.len()).sum()
     }
 
     pub fn push(&mut self, entry: Entry) {
         self.shards[usize::from(entry.prefix[0])].waiting.push(entry);
-        self.waiting += 1;
     }
 
     /// Puts what waits in order.
     pub fn settle(&mut self) {
-        if self.settled + self.waiting < ALONE_BELOW {
+        if self.len() + self.waiting() < SORT_ALONE_BELOW {
             self.shards.iter_mut().for_each(Shard::settle);
         } else {
-            let part = SHARDS.div_ceil(compute_threads());
-            std::thread::scope(|scope| {
-                for shards in self.shards.chunks_mut(part) {
-                    scope.spawn(|| shards.iter_mut().for_each(Shard::settle));
-                }
-            });
+            parallel_each_mut(&mut self.shards, Shard::settle);
         }
-        self.settled += std::mem::take(&mut self.waiting);
     }
 
     /// Takes out what waits.
     pub fn take_waiting(&mut self) -> Vec<Entry> {
-        self.waiting = 0;
         self.shards.iter_mut().flat_map(|shard| std::mem::take(&mut shard.waiting)).collect()
     }
 

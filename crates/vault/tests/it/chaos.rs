@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
+use levee_store::LocalStore;
 use levee_vault::{
     Chunking, Error, ForgetOptions, MaxUnused, NodeMeta, PruneOptions, SnapshotId, SnapshotOptions, SnapshotSelection,
     SnapshotWriter, UndeleteOptions, Vault,
@@ -48,7 +49,7 @@ struct World {
 
 impl World {
     fn open(&self) -> Vault {
-        let store = LateListing::new(self.scratch.store(), self.late);
+        let store = LateListing::new(LocalStore::new(self.scratch.path("repository")), self.late);
         Vault::open(Arc::new(store), &password()).unwrap()
     }
 }

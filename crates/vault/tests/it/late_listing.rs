@@ -1,32 +1,19 @@
 //! A store whose listings come late: what was written a moment ago is there, but in no list yet. As services of many
 //! machines have it, and NFS.
 
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use levee_store::{Entry, FileType, Result, Store};
+use jiff::{SignedDuration, Timestamp};
+use levee_store::{Entry, FileType, LocalStore, Result, Store};
 
 pub struct LateListing {
-    store: Arc<dyn Store>,
-    late: Duration,
+    store: LocalStore,
+    late: SignedDuration,
 }
 
 impl LateListing {
-    pub fn new(store: Arc<dyn Store>, late: Duration) -> Self {
-        Self { store, late }
-    }
-
-    fn path(&self, file_type: FileType, name: &str) -> PathBuf {
-        let root = PathBuf::from(self.store.location());
-        match file_type {
-            FileType::Data => root.join("data").join(&name[..2]).join(name),
-            FileType::Index => root.join("index").join(name),
-            FileType::Snapshot => root.join("snapshots").join(name),
-            FileType::Lock => root.join("locks").join(name),
-            FileType::Key => root.join("keys").join(name),
-            FileType::Config => root.join("config"),
-        }
+    pub fn new(store: LocalStore, late: Duration) -> Self {
+        Self { store, late: late.try_into().unwrap() }
     }
 }
 
@@ -52,12 +39,10 @@ impl Store for LateListing {
     }
 
     fn list(&self, file_type: FileType) -> Result<Vec<Entry>> {
-        let is_seen = |entry: &Entry| {
-            let written = std::fs::metadata(self.path(file_type, &entry.name)).and_then(|metadata| metadata.modified());
-            // One that was removed since the list was made is in it.
-            written.map_or(true, |at| SystemTime::now().duration_since(at).is_ok_and(|age| age >= self.late))
-        };
-        Ok(self.store.list(file_type)?.into_iter().filter(is_seen).collect())
+        let now = Timestamp::now();
+        let mut files = self.store.received(file_type)?;
+        files.retain(|file| now.duration_since(file.received_at) >= self.late);
+        Ok(files.into_iter().map(|file| Entry { name: file.name, size_bytes: file.size_bytes }).collect())
     }
 
     fn remove(&self, file_type: FileType, name: &str) -> Result<()> {
