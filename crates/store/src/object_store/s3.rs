@@ -65,8 +65,7 @@ impl S3 {
 
     /// Keeps a file that is there until so many days from now. Retention can only grow, so one that is longer stays.
     pub(super) async fn retain(&self, path: &str, days: u16) -> opendal::Result<()> {
-        let answer = self.requests.on_file(Method::HEAD, path, "", &[], Bytes::new()).await?.succeeded()?;
-        let wanted = match lock_of(&answer.headers) {
+        let wanted = match lock_of(&self.headers(path).await?) {
             Some(Lock { until: locked_until, is_compliance: true }) if locked_until >= until(days) => return Ok(()),
             // One that can be lifted is made one that can't, for no shorter time.
             Some(lock) => lock.until.max(until(days)),
@@ -104,14 +103,19 @@ impl S3 {
         self.requests.on_bucket(Method::PUT, "", &headers, body.into()).await?.succeeded().map(drop)
     }
 
+    /// What S3 tells of a file.
+    async fn headers(&self, path: &str) -> opendal::Result<HeaderMap> {
+        Ok(self.requests.on_file(Method::HEAD, path, "", &[], Bytes::new()).await?.succeeded()?.headers)
+    }
+
     /// The storage class of a file, and until when it is locked. A lock in governance mode is none: who may write may be
     /// allowed to lift it.
     pub(super) async fn state(&self, path: &str) -> opendal::Result<FileState> {
-        let answer = self.requests.on_file(Method::HEAD, path, "", &[], Bytes::new()).await?.succeeded()?;
-        let header = |name: &str| answer.headers.get(name).and_then(|value| value.to_str().ok());
+        let headers = self.headers(path).await?;
+        let class = headers.get("x-amz-storage-class").and_then(|value| value.to_str().ok());
         Ok(FileState {
-            class: header("x-amz-storage-class").unwrap_or("STANDARD").to_string(),
-            locked_until: lock_of(&answer.headers).filter(|lock| lock.is_compliance).map(|lock| lock.until),
+            class: class.unwrap_or("STANDARD").to_string(),
+            locked_until: lock_of(&headers).filter(|lock| lock.is_compliance).map(|lock| lock.until),
         })
     }
 }
