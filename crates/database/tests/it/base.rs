@@ -1,6 +1,6 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +28,18 @@ fn vault(folder: &Path) -> Vault {
 
 fn base_options(cluster: &Cluster) -> BaseOptions {
     BaseOptions::new(options(cluster), asset(), Epoch(3))
+}
+
+/// A running cluster with more settings, whose rules of access lie outside its data directory, and where.
+fn with_rules_outside(settings: &str) -> (Cluster, PathBuf) {
+    let mut cluster = Cluster::builder().hba(ROLE_HBA).create();
+    let hba = cluster.site().database_folder("etc").join("pg_hba.conf");
+    fs::rename(cluster.data_directory().join("pg_hba.conf"), &hba).unwrap();
+    let conf = cluster.data_directory().join("postgresql.conf");
+    let text = fs::read_to_string(&conf).unwrap();
+    fs::write(&conf, format!("{text}\nhba_file = '{}'\n{settings}", hba.display())).unwrap();
+    cluster.start();
+    (cluster, hba)
 }
 
 fn take(options: &BaseOptions, vault: &Vault) -> levee_database::Result<BaseBackup> {
@@ -132,14 +144,8 @@ fn a_base_that_was_taken_under_load_becomes_a_server_with_all_that_was_archived(
 
 #[test]
 fn a_base_tells_what_it_is_and_what_it_needs() {
-    let mut cluster = Cluster::builder().hba(ROLE_HBA).create();
-    let outside = cluster.site().database_folder("etc");
-    let hba = outside.join("pg_hba.conf");
-    fs::rename(cluster.data_directory().join("pg_hba.conf"), &hba).unwrap();
+    let (cluster, hba) = with_rules_outside("max_connections = 77\n");
     let conf = cluster.data_directory().join("postgresql.conf");
-    let text = fs::read_to_string(&conf).unwrap();
-    fs::write(&conf, format!("{text}\nhba_file = '{}'\nmax_connections = 77\n", hba.display())).unwrap();
-    cluster.start();
     cluster.psql("create database shop");
     cluster.psql("create database closed allow_connections false");
     let vault = vault(&cluster.site().folder("vault"));
@@ -186,21 +192,15 @@ fn a_base_tells_what_it_is_and_what_it_needs() {
 /// Without its configuration a base could not be brought back: it is refused, with what helps.
 #[test]
 fn a_base_whose_configuration_cannot_be_read_is_refused() {
-    let mut cluster = Cluster::builder().hba(ROLE_HBA).create();
-    let outside = cluster.site().database_folder("etc");
-    let hba = outside.join("pg_hba.conf");
-    fs::rename(cluster.data_directory().join("pg_hba.conf"), &hba).unwrap();
-    let conf = cluster.data_directory().join("postgresql.conf");
-    let text = fs::read_to_string(&conf).unwrap();
-    fs::write(&conf, format!("{text}\nhba_file = '{}'\n", hba.display())).unwrap();
-    cluster.start();
+    let (cluster, hba) = with_rules_outside("");
+    let aside = hba.with_extension("aside");
     let vault = vault(&cluster.site().folder("vault"));
     let options = BaseOptions::new(role_options(&cluster), asset(), Epoch(3));
-    fs::rename(&hba, outside.join("aside")).unwrap();
+    fs::rename(&hba, &aside).unwrap();
     let error = take(&options, &vault).unwrap_err();
     assert!(matches!(&error, Error::ConfigurationUnreadable { path, .. } if *path == hba), "{error:?}");
     assert_eq!(base::list(&vault, &asset()).unwrap(), []);
-    fs::rename(outside.join("aside"), &hba).unwrap();
+    fs::rename(&aside, &hba).unwrap();
     take(&options, &vault).unwrap();
 
     // What it says to grant is what reading by the server takes.

@@ -9,9 +9,7 @@ use super::writers::WriterWatch;
 
 #[test]
 fn a_failover_from_a_crashed_database_says_what_it_leaves_and_never_starts_it() {
-    let mut world = World::set_up(Setup { zero_loss: false, ..Setup::default() });
-    world.apply(&world.protection_file());
-    world.wait_protected(Site::East);
+    let mut world = World::protected_with(Setup { zero_loss: false, ..Setup::default() });
     let (east, west) = (world.database(Site::East), world.database(Site::West));
     let watch = WriterWatch::start(world.databases());
     let orders = Orders::start(world.databases());

@@ -21,9 +21,7 @@ fn a_failover_over_a_cut_link_names_what_it_leaves_and_goes_on() {
         return;
     }
     let net = Some(Net::new(&["east", "west"]));
-    let world = World::set_up(Setup { zero_loss: false, net, ..Setup::default() });
-    world.apply(&world.protection_file());
-    world.wait_protected(Site::East);
+    let world = World::protected_with(Setup { zero_loss: false, net, ..Setup::default() });
     let (east, west) = (world.database(Site::East), world.database(Site::West));
     let watch = WriterWatch::start(world.databases());
     let orders = Orders::start(world.databases());

@@ -21,9 +21,7 @@ fn a_full_disk_at_the_recovery_site_takes_nothing_and_loses_nothing() {
         println!("left out: this machine mounts nothing");
         return;
     }
-    let mut world = World::set_up(Setup { west_disk_mib: Some(DISK_MIB), ..Setup::default() });
-    world.apply(&world.protection_file());
-    world.wait_protected(Site::East);
+    let mut world = World::protected_with(Setup { west_disk_mib: Some(DISK_MIB), ..Setup::default() });
     let orders = Orders::start(world.databases());
     let east = world.database(Site::East);
     orders.wait_for_more_at(east, PATIENCE);

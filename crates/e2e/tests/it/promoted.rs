@@ -14,9 +14,7 @@ use super::world::{PATIENCE, Process, Setup, Site, World};
 /// Its agent is away meanwhile: what the old timeline has beyond the other site's copy is fetched first.
 #[test]
 fn a_source_that_was_promoted_while_its_agent_was_away_lacks_nothing_at_the_other_site() {
-    let mut world = World::set_up(Setup { zero_loss: false, ..Setup::default() });
-    world.apply(&world.protection_file());
-    world.wait_protected(Site::East);
+    let mut world = World::protected_with(Setup { zero_loss: false, ..Setup::default() });
     let (east, west) = (world.database(Site::East), world.database(Site::West));
     let orders = Orders::start(world.databases());
     orders.wait_for_more_at(east, PATIENCE);

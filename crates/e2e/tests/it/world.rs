@@ -110,7 +110,13 @@ impl World {
     /// Starts everything and waits until the shop, which lives at east, is protected at west.
     #[track_caller]
     pub fn protected() -> World {
-        let world = World::set_up(Setup::default());
+        World::protected_with(Setup::default())
+    }
+
+    /// The same, otherwise set up.
+    #[track_caller]
+    pub fn protected_with(setup: Setup) -> World {
+        let world = World::set_up(setup);
         world.apply(&world.protection_file());
         world.wait_protected(Site::East);
         world

@@ -179,7 +179,7 @@ fn read_from_server(connection: &mut Connection, path: &str) -> Result<Vec<u8>, 
 }
 
 /// The server that answers: a standby, or a copy, has the same identifier, and was started at another time.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 struct Running {
     system_identifier: SystemIdentifier,
     /// Seconds since 1970, by its own clock.
