@@ -84,7 +84,7 @@ fn text_parameter(name: &str, place: ParameterIn, description: Option<&str>) -> 
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
 
@@ -106,6 +106,19 @@ mod tests {
             text.split("#/components/schemas/").skip(1).map(|rest| rest.split('"').next().unwrap()).collect();
         assert!(references.is_subset(&known), "{:?}", references.difference(&known));
         assert!(references.len() > 15);
+    }
+
+    #[test]
+    fn no_two_types_share_a_name() {
+        let mut known = BTreeMap::new();
+        let answers = ROUTES.iter().filter_map(|route| route.answer.schema());
+        let bodies = ROUTES.iter().filter_map(|route| Some(route.body?()));
+        for (name, schema) in answers.chain(bodies).flat_map(|named| named.components) {
+            let schema = serde_json::to_string(&schema).unwrap();
+            let first = known.entry(name.clone()).or_insert_with(|| schema.clone());
+            assert_eq!(*first, schema, "{name}");
+        }
+        assert!(known.contains_key("Plan") && known.contains_key("StepRecord"), "{:?}", known.keys());
     }
 
     #[test]

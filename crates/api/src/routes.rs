@@ -1,4 +1,5 @@
 use crate::types::*;
+use levee_plan::{Plan, Run};
 use utoipa::ToSchema;
 use utoipa::openapi::path::HttpMethod;
 use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Schema, SchemaFormat, Type};
@@ -40,23 +41,6 @@ fn of<T: ToSchema>() -> Named {
     let mut components = vec![(name.clone(), T::schema())];
     T::schemas(&mut components);
     Named { schema: RefOr::Ref(Ref::from_schema_name(name)), components }
-}
-
-/// A type of `levee-plan`, which describes itself in its documentation.
-fn object(name: &'static str, description: &'static str) -> Named {
-    let schema = ObjectBuilder::new().schema_type(Type::Object).description(Some(description)).build();
-    Named { schema: RefOr::Ref(Ref::from_schema_name(name)), components: vec![(name.into(), RefOr::T(schema.into()))] }
-}
-
-fn plan() -> Named {
-    object(
-        "Plan",
-        "An immutable plan: kind, app, from, to, epoch, steps, prediction, warnings; its id is the SHA-256 of its content",
-    )
-}
-
-fn run() -> Named {
-    object("Run", "One carrying-out of a plan: the plan, its state, and for each step its state, attempts and times")
 }
 
 impl Answer {
@@ -147,22 +131,28 @@ pub const ROUTES: &[Route] = &[
     )
     .query(&[("since", "Where to begin; an hour ago when it is not given")]),
     get("/v1/apps/{app}/proofs", "proofs", "What the drills of an app have shown", Answer::Many(of::<Proof>)),
-    post("/v1/plans", "make_plan", "Make a plan and keep it for an hour", of::<PlanRequest>, Answer::One(plan)),
-    get("/v1/plans/{plan}", "plan", "A plan that was made within the hour", Answer::One(plan)),
-    post("/v1/runs", "create_run", "Carry out a plan", of::<RunOrder>, Answer::One(run)),
+    post("/v1/plans", "make_plan", "Make a plan and keep it for an hour", of::<PlanRequest>, Answer::One(of::<Plan>)),
+    get("/v1/plans/{plan}", "plan", "A plan that was made within the hour", Answer::One(of::<Plan>)),
+    post("/v1/runs", "create_run", "Carry out a plan", of::<RunOrder>, Answer::One(of::<Run>)),
     get("/v1/runs", "runs", "Runs, newest first", Answer::Many(of::<RunSummary>)).query(&[
         ("app", "Only those of this app"),
         ("open", "`true`: only those that have not ended"),
         ("limit", "The newest so many; 50 when it is not given"),
     ]),
-    get("/v1/runs/{run}", "run", "One run", Answer::One(run)),
+    get("/v1/runs/{run}", "run", "One run", Answer::One(of::<Run>)),
     get("/v1/runs/{run}/events", "run_events", "Wait for a run to change", Answer::One(of::<RunChange>)).query(&[
         ("after", "The mark of the answer before; without it the run is answered at once"),
         ("wait_s", "How long to wait, in seconds, at most 60; 25 when it is not given"),
     ]),
-    post("/v1/runs/{run}/retry", "retry_step", "Try a step again", of::<RetryRequest>, Answer::One(run)),
-    post("/v1/runs/{run}/skip", "skip_step", "Say that a step was done by hand", of::<SkipRequest>, Answer::One(run)),
-    act("/v1/runs/{run}/abort", "abort_run", "End a run before its cut-over", Answer::One(run)),
+    post("/v1/runs/{run}/retry", "retry_step", "Try a step again", of::<RetryRequest>, Answer::One(of::<Run>)),
+    post(
+        "/v1/runs/{run}/skip",
+        "skip_step",
+        "Say that a step was done by hand",
+        of::<SkipRequest>,
+        Answer::One(of::<Run>),
+    ),
+    act("/v1/runs/{run}/abort", "abort_run", "End a run before its cut-over", Answer::One(of::<Run>)),
     post("/v1/tokens", "create_token", "Make a token for the API", of::<TokenRequest>, Answer::One(of::<TokenCreated>)),
     get("/v1/tokens", "tokens", "All tokens for the API", Answer::Many(of::<TokenView>)),
     delete("/v1/tokens/{id}", "revoke_token", "Refuse a token from now on"),

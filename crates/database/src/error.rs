@@ -139,7 +139,9 @@ pub enum Error {
     ReplayTooSlow { wanted: Lsn, replayed: Lsn, seconds: u64 },
     #[error("app {app} may not be started here: {reason}")]
     GateShut { app: AppName, reason: String },
-    #[error("epoch {epoch} of app {app} is over: this site knows epoch {known}, or has stopped the app at it for good")]
+    #[error(
+        "epoch {epoch} of app {app} is over: this site knows epoch {known}, or has stopped the app at it for good; `levee status` says where it is written"
+    )]
     GateStale { app: AppName, epoch: Epoch, known: Epoch },
     #[error("the start gate in {} can't be read, so nothing is started: repair or remove the file", path.display())]
     GateUnreadable { path: PathBuf, source: serde_json::Error },

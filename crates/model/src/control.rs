@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::postgres::Lsn;
 use crate::protection::AppSpec;
@@ -95,7 +96,7 @@ pub struct Removed {
 
 /// One answer of the DNS nodes, with the epoch of the app at which it was made. Of two for a name, the one with the
 /// higher epoch counts, then the one with the higher version.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EntryRecord {
     pub app: AppName,
     /// Lower-case, with the final dot.
@@ -108,6 +109,7 @@ pub struct EntryRecord {
     /// The site that writes at this epoch.
     pub site: SiteName,
     /// `None`: the name has been given up, and is not answered any more.
+    #[schema(value_type = Option<String>)]
     pub address: Option<IpAddr>,
     /// The server's, over all of the above; empty inside plans. Agents take each other's records only with it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -134,7 +136,7 @@ pub struct Desired {
 }
 
 /// Where a rebuilt asset is put.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "place", rename_all = "snake_case")]
 pub enum Place {
     /// The app's own place at the site.
@@ -144,13 +146,13 @@ pub enum Place {
 }
 
 /// Where an app can be brought back to: every asset with its position.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RecoveryPoint {
     pub assets: BTreeMap<AssetName, AssetPoint>,
 }
 
 /// One asset's share of a recovery point.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AssetPoint {
     pub position: Position,
     /// The moment at the source up to which everything is contained, on the source's clock.
@@ -217,7 +219,7 @@ pub struct Answer {
 }
 
 /// What an action has brought about.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "done", rename_all = "snake_case")]
 pub enum Done {
     Nothing,
@@ -247,14 +249,16 @@ pub enum Done {
         detail: String,
     },
     SetAside {
+        #[schema(value_type = Vec<String>)]
         moved_to: Vec<PathBuf>,
     },
 }
 
 /// The last changes of a stopped asset that the other site does not have.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Left {
     /// Where they lie at the stopped site. They are set aside when the site returns, and never started.
+    #[schema(value_type = String)]
     pub kept_in: PathBuf,
     /// Where the stopped asset's log ends. `None` for a folder, and for a database that had not stopped cleanly.
     pub ends_at: Option<LogPosition>,
@@ -265,7 +269,7 @@ pub struct Left {
 }
 
 /// Why an action failed: what was being done, to what, why, and what the operator can do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Failure {
     pub message: String,
     /// Whether trying again, with nothing changed, may succeed.
@@ -374,7 +378,7 @@ pub struct Gap {
 }
 
 /// How far the protection of an asset has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AssetState {
     /// Nothing that could be restored is here yet.

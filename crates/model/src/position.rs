@@ -2,6 +2,7 @@ use std::fmt;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::postgres::{Lsn, SystemIdentifier, TimelineId};
 
@@ -9,7 +10,7 @@ use crate::postgres::{Lsn, SystemIdentifier, TimelineId};
 ///
 /// Positions of different lineages have no order: compare `system_identifier` and `timeline` first,
 /// and stop and ask when they differ.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 pub struct LogPosition {
     pub system_identifier: SystemIdentifier,
     pub timeline: TimelineId,
@@ -23,7 +24,7 @@ impl fmt::Display for LogPosition {
 }
 
 /// Where one asset can be brought back to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Position {
     /// A position in a database's log.

@@ -8,12 +8,13 @@ use levee_model::control::{Action, EntryRecord, Place};
 use levee_model::{AppName, AssetName, Epoch, SiteName};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
 
 use crate::prediction::Prediction;
 use crate::run::Facts;
 
 /// The SHA-256 of a plan's content, in lower-case hexadecimal.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
 pub struct PlanId(pub String);
 
@@ -26,7 +27,7 @@ impl fmt::Display for PlanId {
 /// The name of a step inside its plan, such as `rebuild-orders`.
 ///
 /// The same work has the same name in every kind of plan, so that measurements of one serve the others.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
 pub struct StepId(pub String);
 
@@ -43,7 +44,7 @@ impl fmt::Display for StepId {
 }
 
 /// What a plan is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PlanKind {
     /// The writing site is lost: bring the app back at the other one.
@@ -79,7 +80,7 @@ impl fmt::Display for PlanKind {
 }
 
 /// The state that a plan was made from. A plan whose parent is no longer the app's state is stale.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Parent {
     /// The revision at which the app's record was last changed.
     pub revision: u64,
@@ -88,7 +89,7 @@ pub struct Parent {
 }
 
 /// The operator's word that the old site can write no more. It takes the place of the old agent's own answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Assertion {
     /// Always `old_site_is_down`.
     pub statement: String,
@@ -104,7 +105,7 @@ impl Assertion {
 }
 
 /// An immutable plan.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Plan {
     pub id: PlanId,
     pub kind: PlanKind,
@@ -204,7 +205,7 @@ impl Plan {
 }
 
 /// Who carries a step out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "at", content = "site", rename_all = "snake_case")]
 pub enum Executor {
     /// The agent that serves the app at this site.
@@ -225,7 +226,7 @@ impl fmt::Display for Executor {
 }
 
 /// When a step may begin.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum When {
     /// When all steps before it are done.
@@ -236,7 +237,7 @@ pub enum When {
 }
 
 /// Whether an operator may say that a step was done by hand.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "skip", content = "why", rename_all = "snake_case")]
 pub enum SkipRule {
     ByHand,
@@ -246,7 +247,7 @@ pub enum SkipRule {
 }
 
 /// One action of a plan.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Step {
     pub id: StepId,
     pub title: String,
@@ -266,7 +267,7 @@ pub struct Step {
 }
 
 /// What a step does. Positions are not in it: they are read when the run gets there.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "work", rename_all = "snake_case")]
 pub enum Work {
     /// The old agent ends the app's writing, durably. With `or_assertion` the run goes on without its

@@ -6,11 +6,12 @@ use levee_model::control::{AssetState, Role};
 use levee_model::postgres::Lsn;
 use levee_model::{Position, SiteName};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::inputs::Inputs;
 
 /// What a plan says will happen.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Prediction {
     pub assets: Vec<AssetPrediction>,
     /// The age of the oldest asset's point when the plan was made, in seconds. `None` when one is unknown.
@@ -25,7 +26,7 @@ pub struct Prediction {
 }
 
 /// What will happen to one asset.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct AssetPrediction {
     pub asset: AssetName,
     pub state: Option<AssetState>,

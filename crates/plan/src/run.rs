@@ -27,6 +27,7 @@ use jiff::Timestamp;
 use levee_model::control::{Command, Done, Failure, Place};
 use levee_model::{RunId, SiteName};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::error::RunError;
 use crate::make::step_id;
@@ -35,7 +36,7 @@ use crate::plan::{Executor, Plan, PlanKind, SkipRule, Step, StepId, When, Work};
 pub use record::{Facts, Outcome, ProbeResult, StepRecord, StepState};
 
 /// One carrying-out of a plan. It is stored as a whole after each event.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Run {
     pub id: RunId,
     pub plan: Plan,
@@ -53,7 +54,7 @@ pub struct Run {
 }
 
 /// How a run stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RunState {
     Running,

@@ -58,7 +58,9 @@ pub enum ServerError {
     UnknownAgent { agent: AgentId },
     #[error("the agent {agent} is one of site {site} already; join with another name, or revoke it first")]
     AgentOfOtherSite { agent: AgentId, site: SiteName },
-    #[error("the agent {agent} was revoked; join with another name")]
+    #[error(
+        "the agent {agent} was revoked: join with a new token, another name and another folder; what the old folder keeps stays there"
+    )]
     RevokedAgent { agent: AgentId },
     #[error("there is no run {run}; `levee run list` shows them")]
     UnknownRun { run: RunId },
@@ -93,9 +95,11 @@ pub enum ServerError {
     #[error("the removal of {app} is not confirmed: repeat its name")]
     NotConfirmed { app: AppName },
     #[error(
-        "{app} cannot be removed while {asset} is protected with zero loss: its commits wait for Levee, and would wait for ever. Take Levee out of `synchronous_standby_names` of the database, say `zero_loss = false` in the protection file, apply it, and try again"
+        "{app} cannot be removed while {asset} is protected with zero loss: its commits wait for Levee, and would wait for ever. Say `zero_loss = false` in the protection file and apply it, then take Levee out of `synchronous_standby_names` of the database and reload, and try again"
     )]
     CommitsWait { app: AppName, asset: levee_model::AssetName },
+    #[error("the {kind} of {app} cannot be at {asked}: its copies are at {to}; leave --to out, or say --to {to}")]
+    OtherSite { kind: &'static str, app: AppName, asked: SiteName, to: SiteName },
     #[error("{app} needs a site to move to: say --to SITE")]
     NoTarget { app: AppName },
     #[error("the time {at} is in the past or too far away; give a time from now, up to 30 days")]
@@ -161,6 +165,7 @@ impl ServerError {
             E::UnknownSiteInFile { .. }
             | E::AmbiguousPlan { .. }
             | E::NoTarget { .. }
+            | E::OtherSite { .. }
             | E::NotConfirmed { .. }
             | E::BadExpiry { .. }
             | E::Name(_)
@@ -206,6 +211,7 @@ impl ServerError {
             E::NotConfirmed { .. } => "not_confirmed",
             E::CommitsWait { .. } => "commits_wait",
             E::NoTarget { .. } => "no_target",
+            E::OtherSite { .. } => "other_site",
             E::BadExpiry { .. } => "bad_expiry",
             E::Name(_) => "invalid_name",
             E::Plan(_) => "cannot_plan",

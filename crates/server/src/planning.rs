@@ -41,12 +41,21 @@ impl Shared {
             now,
         };
         let to = || request.to.as_ref().ok_or_else(|| ServerError::NoTarget { app: app.clone() });
-        Ok(match request.kind {
+        let plan = match request.kind {
             PlanKind::Failover => levee_plan::failover(&inputs, to()?)?,
             PlanKind::Switchover => levee_plan::switchover(&inputs, to()?)?,
             PlanKind::Drill => levee_plan::drill(&inputs)?,
             PlanKind::Reprotect => levee_plan::protect(&inputs)?,
-        })
+        };
+        match &request.to {
+            Some(asked) if *asked != plan.to => Err(ServerError::OtherSite {
+                kind: plan.kind.as_str(),
+                app: app.clone(),
+                asked: asked.clone(),
+                to: plan.to,
+            }),
+            _ => Ok(plan),
+        }
     }
 
     pub fn keep_plan(&self, plan: &Plan) -> Result<()> {

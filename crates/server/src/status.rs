@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use levee_model::control::{AssetPoint, AssetState, AssetStatus, Role};
-use levee_model::protection::{CopyCount, CopyPlace, SiteSpec};
+use levee_model::protection::{CopyCount, CopyPlace, Objective, SiteSpec};
 use levee_model::{AgentId, AppName, AssetName, Position, RunId, SiteName};
 use levee_plan::AgentView;
 
@@ -37,6 +37,17 @@ pub struct Known<'a> {
     pub config: &'a Config,
     pub live: &'a BTreeMap<AgentId, Live>,
     pub now: Timestamp,
+}
+
+/// What a drill has shown to take longer than the app may be away.
+fn too_slow(proof: &Proof, objective: &Objective) -> Option<String> {
+    let took_s = proof.recovery_time_s.filter(|_| proof.passed)?;
+    (took_s > objective.recovery_time.duration().as_secs_f64()).then(|| {
+        format!(
+            "the last drill took {took_s:.1} s to bring {} up, and its objective is {}: `levee run show {}` has the steps",
+            proof.app, objective.recovery_time, proof.run
+        )
+    })
 }
 
 impl Known<'_> {
@@ -77,6 +88,7 @@ impl Known<'_> {
                 record.epoch
             ));
         }
+        problems.extend(last_proof.as_ref().and_then(|proof| too_slow(proof, &record.spec.objective)));
         let set_aside = agents
             .iter()
             .filter_map(|view| Some((&view.site, view.status.as_ref()?.known.get(app)?)))

@@ -16,7 +16,7 @@ use crate::pack_reader::read_blobs;
 use crate::parallel::{compute_threads, parallel_map};
 use crate::reach::Reach;
 use crate::session::{Added, Session, SessionOptions};
-use crate::vault::{set_id, to_json};
+use crate::vault::{look_while_index_files_go, set_id, to_json};
 use crate::{
     BlobKind, Compression, Event, Id, Lock, LockMode, Progress, Result, Snapshot, SnapshotId, SnapshotSelection, Vault,
 };
@@ -114,7 +114,7 @@ pub fn copy(from: &Vault, to: &Vault, options: &CopyOptions, progress: &dyn Prog
         return Ok(report);
     }
     to.refresh_index()?;
-    let reach = Reach::load(from, |_, _| ())?;
+    let reach = look_while_index_files_go(|| Reach::load(from, |_, _| ()))?;
     let mut copy = Copy { from, to, reach, options, progress, total_bytes: 0 };
     let mut waiting = to_copy.into_iter().peekable();
     while waiting.peek().is_some() {

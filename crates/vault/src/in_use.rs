@@ -6,11 +6,16 @@ use levee_store::FileType;
 
 use crate::blob_table::Flag;
 use crate::reach::Reach;
+use crate::vault::look_while_index_files_go;
 use crate::{BlobKind, Id, Result, Vault};
 
 impl Vault {
     /// The packs that hold a blob which a snapshot refers to; of a blob that stands in several, each of them.
     pub fn packs_in_use(&self) -> Result<BTreeSet<Id>> {
+        look_while_index_files_go(|| self.look_for_packs_in_use())
+    }
+
+    fn look_for_packs_in_use(&self) -> Result<BTreeSet<Id>> {
         // Snapshots before the index: what a snapshot names was indexed before it was written.
         let roots = self.snapshots()?.into_iter().map(|(id, snapshot)| {
             let tree = snapshot.tree;

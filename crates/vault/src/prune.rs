@@ -37,6 +37,7 @@ use crate::index_file;
 use crate::parallel::parallel_map;
 use crate::problem::ProblemLog;
 use crate::reach::Reach;
+use crate::vault::look_while_index_files_go;
 use crate::{BlobKind, Error, Id, Lock, LockMode, Problems, Progress, Result, Snapshot, SnapshotId, Vault};
 use index_scan::IndexScan;
 use marks::KnownMarks;
@@ -143,6 +144,8 @@ impl StoredPacks {
     }
 }
 
+type Snapshots = Vec<(SnapshotId, Snapshot)>;
+
 /// A prune under way.
 struct Prune<'a> {
     vault: &'a Vault,
@@ -194,6 +197,19 @@ pub fn prune(vault: &Vault, options: &PruneOptions, now: Timestamp, progress: &d
 
 impl<'a> Prune<'a> {
     fn look(vault: &'a Vault, options: &'a PruneOptions, now: Timestamp, progress: &'a dyn Progress) -> Result<Self> {
+        let (mut prune, snapshots) = look_while_index_files_go(|| Self::read(vault, options, now, progress))?;
+        let roots = prune.roots(&snapshots)?;
+        prune.walk_and_adopt(roots)?;
+        Ok(prune)
+    }
+
+    /// What snapshots, packs and index files there are.
+    fn read(
+        vault: &'a Vault,
+        options: &'a PruneOptions,
+        now: Timestamp,
+        progress: &'a dyn Progress,
+    ) -> Result<(Self, Snapshots)> {
         // Snapshots, then packs, then the index: what others add meanwhile is then never taken for missing
         // or for unused.
         let mut snapshots = vault.snapshots()?;
@@ -205,7 +221,7 @@ impl<'a> Prune<'a> {
             forgotten.take(id, file);
             packs.extend(file.packs.iter().map(|(pack, _)| *pack));
         })?;
-        let mut prune = Self {
+        let prune = Self {
             vault,
             options,
             now,
@@ -221,9 +237,7 @@ impl<'a> Prune<'a> {
             problems: ProblemLog::new(progress),
             report: PruneReport { snapshots: snapshots.len() as u64, ..PruneReport::default() },
         };
-        let roots = prune.roots(&snapshots)?;
-        prune.walk_and_adopt(roots)?;
-        Ok(prune)
+        Ok((prune, snapshots))
     }
 
     /// The trees of snapshots that have not been walked yet.

@@ -77,3 +77,40 @@ impl<'a> BlobSealer<'a> {
         if Id::of(plaintext) == id { Ok(()) } else { Err(failed("its hash is another one".into())) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(outcome: Result<()>, reason: &str) {
+        let Err(Error::ReadBack { reason: said }) = outcome else { panic!("{outcome:?}") };
+        assert!(said.contains(reason), "{said}");
+    }
+
+    #[test]
+    fn whatever_goes_wrong_between_hashing_and_storing_is_found() {
+        let key = Key::from_slice(&[7; 64]);
+        let plaintext = b"the same line again and again\n".repeat(1000);
+        let id = Id::of(&plaintext);
+        for compression in [Compression::Auto, Compression::Off] {
+            let mut sealer = BlobSealer::new(&key, true, compression).unwrap();
+            let mut sealed = Vec::new();
+            let length = sealer.seal(BlobKind::Data, id, &plaintext, &mut sealed).unwrap();
+            assert_eq!(length != 0, compression == Compression::Auto);
+
+            // A bit of what was hashed turns over before it is sealed.
+            let mut other = plaintext.clone();
+            other[4711] ^= 4;
+            refused(sealer.seal(BlobKind::Data, id, &other, &mut Vec::new()).map(drop), "its hash is another one");
+            // One of what was sealed does, and what was compressed is told to be longer than it is.
+            let mut flipped = sealed.clone();
+            flipped[sealed.len() / 2] ^= 1;
+            refused(sealer.read_back(id, &flipped, length), "does not open");
+            if length != 0 {
+                assert!(matches!(sealer.read_back(id, &sealed, length + 1), Err(Error::ReadBack { .. })));
+                refused(sealer.read_back(id, &sealed, 0), "its hash is another one");
+            }
+            sealer.read_back(id, &sealed, length).unwrap();
+        }
+    }
+}

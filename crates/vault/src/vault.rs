@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 
 pub(crate) use blobs::{BLOB_BYTES_MAX, BlobOpener};
 pub(crate) use fields::{Fields, set_id, set_tags};
+pub(crate) use indexing::look_while_index_files_go;
 pub use snapshots::{DamagedSnapshot, ListedSnapshots};
 
 use crate::cache::Cache;

@@ -66,7 +66,9 @@ pub enum Error {
     WrongFingerprint { address: String, expected: String },
     #[error("the certificate of {peer} has been revoked")]
     Revoked { peer: String },
-    #[error("this agent's certificate has been revoked: ask for a new join token, and join again")]
+    #[error(
+        "this agent's certificate has been revoked: join with a new token, another name and another folder; what this one keeps stays there"
+    )]
     OwnCertificateRevoked,
     #[error("{peer} asks for a client certificate, and none was accepted")]
     CertificateRequired { peer: String },

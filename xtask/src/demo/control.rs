@@ -150,26 +150,38 @@ impl ShopStatus {
 pub struct Plan(pub Value);
 
 impl Plan {
-    /// For each asset the seconds before now that may be lost.
-    pub fn predicted_loss(&self) -> BTreeMap<String, f64> {
-        let entry = |asset: &Value| Some((asset["asset"].as_str()?.to_string(), asset["age_s"].as_f64()?));
+    /// For each asset the seconds before now that may be lost; `None` where that is not known.
+    pub fn predicted_loss(&self) -> BTreeMap<String, Option<f64>> {
+        let entry = |asset: &Value| Some((asset["asset"].as_str()?.to_string(), asset["age_s"].as_f64()));
         self.0["prediction"]["assets"].as_array().into_iter().flatten().filter_map(entry).collect()
     }
 
     /// What will be lost, and how long it should take.
     pub fn announcement(&self) -> String {
-        let losses: Vec<String> =
-            self.predicted_loss().iter().map(|(asset, age)| format!("{asset} {age:.1} s")).collect();
+        let losses = loss_text(&self.predicted_loss());
         let time = match self.0["prediction"]["recovery_time_s"].as_f64() {
             Some(seconds) => format!("should take {seconds:.0} s"),
             None => "how long it takes was never measured".into(),
         };
-        format!("at most lost: {}; {time}", losses.join(", "))
+        format!("at most lost: {losses}; {time}")
     }
+}
+
+/// `documents 4.1 s, orders unknown`
+pub fn loss_text(predicted: &BTreeMap<String, Option<f64>>) -> String {
+    let losses = predicted.iter().map(|(asset, age)| match age {
+        Some(age) => format!("{asset} {age:.1} s"),
+        None => format!("{asset} unknown"),
+    });
+    losses.collect::<Vec<_>>().join(", ")
 }
 
 /// A carrying-out of a plan, as `levee run show --json` has it.
 pub struct Run(pub Value);
+
+fn moment(value: &Value) -> Option<Timestamp> {
+    value.as_str()?.parse().ok()
+}
 
 /// What an asset answered to the probe's questions.
 #[derive(Clone, Debug, PartialEq)]
@@ -218,8 +230,30 @@ impl Run {
     /// When the periodic copies were begun that the run has chosen.
     pub fn copied_at(&self) -> Vec<Timestamp> {
         let points = self.0["facts"]["point"]["assets"].as_object().into_iter().flatten();
-        let moment = |position: &Value| position["taken_at"].as_str()?.parse().ok();
-        points.filter_map(|(_, point)| moment(&point["position"])).collect()
+        points.filter_map(|(_, point)| moment(&point["position"]["taken_at"])).collect()
+    }
+
+    /// When the name of the shop had been given its new address.
+    pub fn switched_at(&self) -> Option<Timestamp> {
+        moment(&self.0["steps"]["switch"]["ended_at"])
+    }
+
+    /// How long data were copied or a database started and replayed its log. What went on side by side counts once.
+    pub fn copied_and_replayed_s(&self) -> f64 {
+        let spans = self.records().filter_map(|(_, record)| {
+            let done = &record["outcome"]["done"];
+            let seconds = done["copy_s"].as_f64().or_else(|| done["replay_s"].as_f64())?;
+            let end = moment(&record["ended_at"])?.as_duration().as_secs_f64();
+            Some((end - seconds, end))
+        });
+        let mut spans: Vec<(f64, f64)> = spans.collect();
+        spans.sort_by(|one, other| one.0.total_cmp(&other.0));
+        let (mut sum, mut until) = (0.0, f64::MIN);
+        for (begin, end) in spans {
+            sum += (end - begin.max(until)).max(0.0);
+            until = end.max(until);
+        }
+        sum
     }
 
     /// What each step took, in the plan's order.
@@ -269,9 +303,17 @@ mod tests {
         assert_eq!(run.steps().len(), 1);
         assert!(!run.is_probed() && !run.probes()[0].passed);
         assert!(run.check_done().unwrap_err().to_string().ends_with("probe-orders: no room"));
+        let run = Run(serde_json::json!({"steps": {
+            "rebuild-orders": {"ended_at": "2026-11-27T10:00:04Z", "outcome": {"done": {"copy_s": 3.0}}},
+            "rebuild-documents": {"ended_at": "2026-11-27T10:00:05Z", "outcome": {"done": {"copy_s": 2.5}}},
+            "start-orders": {"ended_at": "2026-11-27T10:00:09Z", "outcome": {"done": {"replay_s": 2.0}}},
+            "switch": {"ended_at": "2026-11-27T10:00:10Z", "outcome": {"done": {"done": "nothing"}}},
+        }}));
+        assert_eq!(run.copied_and_replayed_s(), 4.0 + 2.0);
+        assert_eq!(run.switched_at(), "2026-11-27T10:00:10Z".parse().ok());
         let plan = Plan(serde_json::json!({"prediction": {
             "assets": [{"asset": "orders", "age_s": 0.5}, {"asset": "documents", "age_s": null}], "recovery_time_s": 9.4,
         }}));
-        assert_eq!(plan.announcement(), "at most lost: orders 0.5 s; should take 9 s");
+        assert_eq!(plan.announcement(), "at most lost: documents unknown, orders 0.5 s; should take 9 s");
     }
 }

@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::control::loss_text;
+
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
     pub drill: Drill,
@@ -35,8 +37,11 @@ pub struct Failover {
     pub recovery_point_age_s: f64,
     /// From the kill until the first order was acknowledged at the new site.
     pub recovery_time_s: f64,
-    /// What Levee said beforehand: for each asset, the seconds before the kill that may be lost.
-    pub predicted_loss: BTreeMap<String, f64>,
+    /// Of that, what neither copying data took, nor a database's start and replay, nor the client until it used the
+    /// name's new address: Levee's own share.
+    pub levee_share_s: f64,
+    /// What Levee said beforehand: for each asset, the seconds before the kill that may be lost; null where it could not say.
+    pub predicted_loss: BTreeMap<String, Option<f64>>,
     pub steps: Vec<Step>,
 }
 
@@ -58,8 +63,6 @@ pub struct Switchover {
 impl fmt::Display for Report {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Report { drill, failover, switchover } = self;
-        let predicted: Vec<String> =
-            failover.predicted_loss.iter().map(|(asset, seconds)| format!("{asset} {seconds:.1} s")).collect();
         writeln!(
             formatter,
             "drill       rebuilt and probed in {:.1} s, data {:.1} s old, probe {}",
@@ -67,14 +70,15 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             formatter,
-            "failover    back after {:.1} s; of {} acknowledged orders {} lost; {} files with a lost change; recovery point {:.1} s old",
+            "failover    back after {:.1} s, {:.1} s of them Levee's own; of {} acknowledged orders {} lost; {} files with a lost change; recovery point {:.1} s old",
             failover.recovery_time_s,
+            failover.levee_share_s,
             failover.acknowledged,
             failover.lost,
             failover.files_lost,
             failover.recovery_point_age_s
         )?;
-        writeln!(formatter, "            announced beforehand, at most: {}", predicted.join(", "))?;
+        writeln!(formatter, "            announced beforehand, at most: {}", loss_text(&failover.predicted_loss))?;
         for step in &failover.steps {
             writeln!(formatter, "            {:<28} {:>6.1} s", step.step, step.seconds)?;
         }
@@ -94,8 +98,8 @@ mod tests {
     fn the_names_are_those_that_scripts_read() {
         let mut report = Report::default();
         report.failover.steps.push(Step { step: "seal".into(), seconds: 0.5 });
-        report.failover.predicted_loss.insert("orders".into(), 0.25);
-        let expected = r#"{"drill":{"recovery_time_s":0.0,"recovery_point_age_s":0.0,"probe":""},"failover":{"acknowledged":0,"lost":0,"files_lost":0,"recovery_point_age_s":0.0,"recovery_time_s":0.0,"predicted_loss":{"orders":0.25},"steps":[{"step":"seal","seconds":0.5}]},"switchover":{"acknowledged":0,"lost":0,"interruption_s":0.0}}"#;
+        report.failover.predicted_loss.insert("orders".into(), Some(0.25));
+        let expected = r#"{"drill":{"recovery_time_s":0.0,"recovery_point_age_s":0.0,"probe":""},"failover":{"acknowledged":0,"lost":0,"files_lost":0,"recovery_point_age_s":0.0,"recovery_time_s":0.0,"levee_share_s":0.0,"predicted_loss":{"orders":0.25},"steps":[{"step":"seal","seconds":0.5}]},"switchover":{"acknowledged":0,"lost":0,"interruption_s":0.0}}"#;
         assert_eq!(serde_json::to_string(&report).unwrap(), expected);
     }
 }

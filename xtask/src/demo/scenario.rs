@@ -189,6 +189,7 @@ fn disaster(world: &mut World, clients: &mut Clients, terminal: &Terminal) -> Re
         files_lost: documents.files(),
         recovery_point_age_s: age_of_orders.max(age(documents.complete_until)).max(0.0),
         recovery_time_s: seconds(killed_at, back_at),
+        levee_share_s: levee_share_s(&run, killed_at, back_at)?,
         predicted_loss,
         steps: run.steps(),
     };
@@ -198,6 +199,13 @@ fn disaster(world: &mut World, clients: &mut Clients, terminal: &Terminal) -> Re
         lost_text(failover.lost, failover.acknowledged, failover.files_lost)
     ));
     Ok((failover, Losses { orders: orders.lost, documents: documents.lost }))
+}
+
+/// What of the time until the shop was back was neither copying, nor a database's start and replay, nor the client's wait
+/// for the name.
+fn levee_share_s(run: &Run, killed_at: Timestamp, back_at: Timestamp) -> Result<f64> {
+    let switched_at = run.switched_at().context("the run says nothing of the name's switch")?;
+    Ok(seconds(killed_at, switched_at.min(back_at)) - run.copied_and_replayed_s())
 }
 
 /// What the failover has lost for good.

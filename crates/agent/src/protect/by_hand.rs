@@ -34,8 +34,8 @@ pub fn start_database(folder: &AgentFolder, asset: &AssetId, no_other_writer: bo
         .ok_or_else(unknown)?;
     if state.phase != Phase::Writer {
         return Err(failure(format!(
-            "app {} is not written at {} now (it is {:?} at epoch {}): move it here with `levee switchover` or \
-             `levee failover`",
+            "app {} is not written at {} now (it is {:?} at epoch {}): if a run has stopped it, see `levee run list --open` \
+             and end that with `levee run retry` or `abort`; otherwise move it here with `levee switchover` or `levee failover`",
             asset.app, assignment.site, state.phase, state.epoch
         )));
     }

@@ -23,6 +23,8 @@ const STOP_MAX: Duration = Duration::from_secs(120);
 const REPLAY_MAX: Duration = Duration::from_secs(3600);
 /// How long an answer to a question of ours may take.
 const ASK_MAX: Duration = Duration::from_secs(30);
+/// So many characters of an answer are shown.
+const SHOWN_MAX: usize = 200;
 
 /// What a restored cluster is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -342,27 +344,34 @@ pub fn probe(
         sql: "SELECT NOT pg_is_in_recovery()".into(),
         expect: Some("t".into()),
     };
+    let mut shown = Vec::new();
     for probe in std::iter::once(&own).chain(probes) {
-        if let Err(reason) = ask(&connect, probe) {
-            return Ok(Err(format!("{:?} in database {}: {reason}", probe.sql, probe.database)));
+        match ask(&connect, probe) {
+            Ok(answer) if probe.expect.is_none() => shown.push(answer),
+            Ok(_) => {}
+            Err(reason) => return Ok(Err(format!("{:?} in database {}: {reason}", probe.sql, probe.database))),
         }
     }
-    Ok(Ok(match probes.len() {
+    let answered = match probes.len() {
         0 => "the database answers and is open for writing".into(),
         count => format!("the database is open for writing and answers {count} question(s) as it should"),
-    }))
+    };
+    let shown = if shown.is_empty() { String::new() } else { format!(": {}", shown.join(", ")) };
+    Ok(Ok(answered + &shown))
 }
 
-fn ask(connect: &ConnectOptions, probe: &SqlProbe) -> Result<(), String> {
+/// The first value of the answer, as it is shown.
+fn ask(connect: &ConnectOptions, probe: &SqlProbe) -> Result<String, String> {
     let mut connection =
         Connection::connect(&connect.with_database(probe.database.clone())).map_err(|error| in_full(&error))?;
     let rows = connection.simple_query(&probe.sql).map_err(|error| in_full(&error))?;
     let answer = rows.first().and_then(|row| row.get(0));
+    let shown =
+        answer.map_or("nothing".into(), |text| format!("{:?}", text.chars().take(SHOWN_MAX).collect::<String>()));
     match &probe.expect {
-        Some(expected) if answer != Some(expected.as_str()) => Err(format!(
-            "it answered {}, expected {expected:?}",
-            answer.map_or("nothing".into(), |text| format!("{text:?}"))
-        )),
-        _ => Ok(()),
+        Some(expected) if answer != Some(expected.as_str()) => {
+            Err(format!("it answered {shown}, expected {expected:?}"))
+        }
+        _ => Ok(shown),
     }
 }

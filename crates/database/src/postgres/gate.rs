@@ -123,8 +123,9 @@ impl StartGate {
                 record.epoch
             )),
             Some(record) if record.confirmed_boot != boot_id()? => shut(
-                "this machine was restarted since it was last confirmed that the app is written here; connect the agent \
-                 to the server, or, if no other site has taken over, confirm it by hand"
+                "this machine was restarted since it was last confirmed that the app is written here: start the agent and \
+                 let it reach the server, or, if no other site has taken over, say so with `levee agent start-database \
+                 APP/ASSET --no-other-writer`"
                     .into(),
             ),
             Some(_) => Ok(()),

@@ -294,7 +294,7 @@ fn what_cannot_be_read_is_named_at_either_site() {
     world.expect(&["drill", "shop", "--to", "west"]);
     wait_no_problem(&world);
 
-    // Somebody else's password, and somebody else's repository in the place of ours.
+    // Somebody else's password.
     let wrong = world.root().join("client/wrong-password");
     fs::write(&wrong, PASSWORD).unwrap();
     let refused = check(&wrong);

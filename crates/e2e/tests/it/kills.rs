@@ -1,6 +1,8 @@
 //! Each process killed at each step of each kind of run. The run goes on by itself, or can be retried;
 //! no acknowledged order is missing, and there are never two writers.
 
+use levee_testing::postgres::Session;
+
 use super::orders::Orders;
 use super::runs::{Begun, Kind};
 use super::seed::Moments;
@@ -21,7 +23,14 @@ enum Victim {
     Old,
     /// The agent at the other site.
     New,
+    /// PostgreSQL where the shop is written, with no agent.
+    OldDatabase,
+    /// PostgreSQL at the other site, as far as it runs: what a drill rebuilds, too.
+    NewDatabase,
 }
+
+const PROCESSES_OF_LEVEE: [Victim; 3] = [Victim::Server, Victim::Old, Victim::New];
+const DATABASES: [Victim; 2] = [Victim::OldDatabase, Victim::NewDatabase];
 
 /// A world in which the shop takes orders, whose processes are killed again and again.
 struct Story {
@@ -47,20 +56,21 @@ impl Story {
         let to = self.writer.other();
         let run = Begun::new(&self.world, &kind.command(to));
         for (victim, step) in kills {
-            let process = match victim {
-                Victim::Server => Process::Server,
-                Victim::Old => Process::Agent(self.writer),
-                Victim::New => Process::Agent(to),
-            };
             run.wait_begun(&self.world, step);
             std::thread::sleep(self.moments.up_to(DELAY_MS_MAX));
-            self.world.kill(process);
-            self.world.start(process);
+            match victim {
+                Victim::Server => self.kill(Process::Server),
+                Victim::Old => self.kill(Process::Agent(self.writer)),
+                Victim::New => self.kill(Process::Agent(to)),
+                Victim::OldDatabase => self.world.kill_databases(self.writer),
+                Victim::NewDatabase => self.world.kill_databases(to),
+            }
         }
         let ended = run.wait_done(&self.world);
         if kind != Kind::Drill {
             self.writer = to;
         }
+        self.start_database();
         self.orders.check_all_in(self.world.database(self.writer));
         self.world.wait_protected(self.writer);
         println!(
@@ -69,6 +79,20 @@ impl Story {
             ended.took.as_secs_f64(),
             ended.retries
         );
+    }
+
+    fn kill(&mut self, process: Process) {
+        self.world.kill(process);
+        self.world.start(process);
+    }
+
+    /// What an operator does for a database that was killed where the shop is written.
+    #[track_caller]
+    fn start_database(&self) {
+        if Session::open(self.world.database(self.writer), "shop", "shop").is_err() {
+            let output = self.world.start_database(self.writer);
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
     }
 
     #[track_caller]
@@ -99,14 +123,12 @@ fn runs_survive_agents_that_are_killed_in_them() {
     story.end();
 }
 
-/// Kills each process at each step, in a run of its own each. All of it takes ten minutes, so without `LEVEE_E2E_ALL=1`
+/// Kills each of these at each step, in a run of its own each. All of it takes ten minutes, so without `LEVEE_E2E_ALL=1`
 /// it is some of it, other each time.
-fn kill_each_process_at_each_step(kind: Kind) {
+fn kill_each_at_each_step(victims: &[Victim], kind: Kind) {
     let mut story = Story::begin();
     let steps = kind.steps(&story.world, story.writer.other());
-    // The old site's agent has no part in a drill, which is why it must not disturb one either.
-    let victims = [Victim::Server, Victim::Old, Victim::New];
-    let all = steps.iter().flat_map(|step| victims.map(|victim| (victim, step.as_str())));
+    let all = steps.iter().flat_map(|step| victims.iter().map(|victim| (*victim, step.as_str())));
     let kills: Vec<_> = match std::env::var_os("LEVEE_E2E_ALL") {
         Some(_) => all.collect(),
         None => story.moments.some_of(all, KILLS_AT_RANDOM),
@@ -117,17 +139,33 @@ fn kill_each_process_at_each_step(kind: Kind) {
     story.end();
 }
 
+/// The old site's agent has no part in a drill, which is why it must not disturb one either.
 #[test]
 fn each_process_can_be_killed_at_each_step_of_a_drill() {
-    kill_each_process_at_each_step(Kind::Drill);
+    kill_each_at_each_step(&PROCESSES_OF_LEVEE, Kind::Drill);
 }
 
 #[test]
 fn each_process_can_be_killed_at_each_step_of_a_failover() {
-    kill_each_process_at_each_step(Kind::Failover);
+    kill_each_at_each_step(&PROCESSES_OF_LEVEE, Kind::Failover);
 }
 
 #[test]
 fn each_process_can_be_killed_at_each_step_of_a_switchover() {
-    kill_each_process_at_each_step(Kind::Switchover);
+    kill_each_at_each_step(&PROCESSES_OF_LEVEE, Kind::Switchover);
+}
+
+#[test]
+fn each_database_can_be_killed_at_each_step_of_a_drill() {
+    kill_each_at_each_step(&DATABASES, Kind::Drill);
+}
+
+#[test]
+fn each_database_can_be_killed_at_each_step_of_a_failover() {
+    kill_each_at_each_step(&DATABASES, Kind::Failover);
+}
+
+#[test]
+fn each_database_can_be_killed_at_each_step_of_a_switchover() {
+    kill_each_at_each_step(&DATABASES, Kind::Switchover);
 }

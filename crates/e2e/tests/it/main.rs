@@ -4,6 +4,7 @@
 //! the moments of an earlier run, and `LEVEE_E2E_ALL=1` kills each process at each step of each kind of run, and not only some.
 
 mod applied;
+mod away;
 mod clock;
 mod crashed;
 mod cut;
@@ -11,6 +12,7 @@ mod damaged;
 mod disk;
 mod drill;
 mod faults;
+mod foreign;
 mod kills;
 mod network;
 mod orders;

@@ -305,7 +305,8 @@ impl World {
         format!(
             "[app.shop]\nhome = \"east\"\nrecovery = \"west\"\n\
              [app.shop.postgres.orders]\nzero_loss = {}\nslot_bound = \"{}\"\n\
-             probe = [{{ database = \"shop\", sql = \"select count(*) >= 0 from orders\", expect = \"t\" }}]\n\
+             probe = [{{ database = \"shop\", sql = \"select count(*) >= 0 from orders\", expect = \"t\" }},\
+             {{ database = \"shop\", sql = \"select 'newest order ' || coalesce(max(number), 0) from orders\" }}]\n\
              [app.shop.files.documents]\nevery = \"2s\"\nprobe = [\"1.txt\"]\n\
              [app.shop.entry.shop]\nname = \"shop.example.test\"\nttl = \"1s\"\n{}{}",
             self.setup.zero_loss,
@@ -400,6 +401,19 @@ impl World {
             cluster.kill();
         }
         kill_all_under(&self.folder(Site::East).join("postgres"));
+    }
+
+    /// Kills every server process of PostgreSQL at a site, and nothing else.
+    pub fn kill_databases(&self, site: Site) {
+        kill_all_under(&self.folder(site).join("postgres"));
+        kill_all_under(&self.shop_folder(site));
+    }
+
+    /// Starts the shop's database at a site as its operator does after a crash, whatever comes of it.
+    pub fn start_database(&self, site: Site) -> Output {
+        let mut command = self.command_at(site);
+        command.args(["agent", "start-database", "shop/orders", "--folder"]);
+        output(command.arg(&self.agent_place(site).folder))
     }
 
     /// Runs a command line of the operator, whatever comes of it.

@@ -116,8 +116,8 @@ pub struct RunArguments {
 pub struct StartDatabaseArguments {
     /// The database, as APP/ASSET
     asset: AssetId,
-    /// Start it although neither the server nor the other site has confirmed since this machine's restart that the
-    /// app is written here: say so only when no other site has taken it over
+    /// Start it although the server has not confirmed since this machine's restart that the app is written here: say
+    /// so only when no other site has taken it over
     #[arg(long)]
     no_other_writer: bool,
     #[command(flatten)]

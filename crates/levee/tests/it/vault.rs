@@ -1,9 +1,11 @@
 //! `levee vault …` as a user runs it, with stock restic as the witness.
 
+mod bandwidth;
 mod copies;
 mod exit_codes;
 mod hooks;
 mod images;
+mod interrupted;
 mod json;
 mod keys;
 mod maintenance;

@@ -4,12 +4,13 @@ use jiff::Timestamp;
 use levee_model::AssetName;
 use levee_model::control::{Done, Failure, Left, RecoveryPoint};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::plan::Assertion;
 use crate::retry::ATTEMPTS_MAX;
 
 /// How one step of a run stands.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct StepRecord {
     #[serde(flatten)]
     pub state: StepState,
@@ -42,7 +43,7 @@ impl Default for StepRecord {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum StepState {
     Waiting,
@@ -87,7 +88,7 @@ impl StepState {
 }
 
 /// What a step has brought about.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Outcome {
     pub done: Done,
     /// What the operator should know of it, such as the nodes that have not confirmed.
@@ -102,7 +103,7 @@ impl Outcome {
 }
 
 /// What was learned on the way.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Facts {
     /// Where the old site ended, when it could be asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -123,7 +124,7 @@ pub struct Facts {
 }
 
 /// What the probe of one asset said, the last time it was asked.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ProbeResult {
     pub passed: bool,
     pub detail: String,

@@ -46,6 +46,12 @@ impl Actor {
     /// Carries the run out to its end.
     pub async fn drive(mut self, is_new: bool) {
         if !is_new {
+            // The server that began them may have ended before it could say so.
+            for (id, record) in &self.run.steps {
+                if let StepState::Running { .. } = record.state {
+                    tracing::info!(run = %self.run.id, step = %id, state = record.state.as_str(), "step goes on");
+                }
+            }
             let again = self.run.resume();
             self.carry_out(again).await;
         }

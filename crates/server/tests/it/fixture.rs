@@ -1,3 +1,4 @@
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -37,11 +38,13 @@ pub fn shop() -> ProtectionFile {
 }
 
 pub fn options(folder: &Path) -> ServerOptions {
-    let any = "127.0.0.1:0".parse().unwrap();
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
     ServerOptions {
         folder: folder.join("server"),
         api_listen: any,
-        wire_listen: any,
+        // While the server is away its agents call there: from a port of the kernel's range for outgoing connections
+        // one would reach itself some day, and hold the port.
+        wire_listen: SocketAddr::new(any.ip(), levee_testing::ports::free_port()),
         dns_listen: Some(any),
         advertise: Vec::new(),
     }

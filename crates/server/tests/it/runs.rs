@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use levee_api::RunOrder;
+use levee_api::{Health, RunOrder};
 use levee_model::control::Role;
 use levee_plan::{PlanKind, RunState, StepId, StepState};
 use levee_server::ServerError;
@@ -66,6 +66,16 @@ async fn a_drill_leaves_a_proof_and_changes_nothing() {
     assert_eq!(shop.east.asked(), Vec::<String>::new());
     let asked = shop.west.asked();
     assert_eq!((asked[0].as_str(), asked.last().unwrap().as_str()), ("choose e1", "clean-up e1"));
+
+    // It is held against what was wanted.
+    assert_eq!(status.problems, Vec::<String>::new());
+    let mut impatient = crate::fixture::shop();
+    impatient.app.values_mut().next().unwrap().objective.recovery_time = "1ms".parse().unwrap();
+    shop.server.control.apply(&shop.server.caller, impatient, false).await.unwrap();
+    let status = shop.server.control.app_status(&"shop".parse().unwrap()).await.unwrap();
+    assert!(status.problems[0].contains("its objective is 1ms") && status.health == Health::Degraded, "{status:?}");
+    let error = shop.order(PlanKind::Drill, Some("east"), false).await.unwrap_err();
+    assert!(error.to_string().contains("its copies are at west"), "{error}");
 
     shop.west.memory.lock().unwrap().failing.insert("probe", false);
     let run = shop.order(PlanKind::Drill, None, false).await.unwrap();

@@ -21,11 +21,13 @@ const QUICK: RetryPolicy = RetryPolicy {
 
 /// Two of three requests meet a fault, in a pattern in which all of them come.
 fn often(request: u64) -> Fault {
-    match request.wrapping_mul(2_654_435_761) >> 7 & 7 {
-        0 => Fault::TornUpload,
-        1 | 2 => Fault::LostAnswer,
-        3 => Fault::TornAnswer,
-        4 => Fault::Refused,
+    match request.wrapping_mul(2_654_435_761) >> 7 & 15 {
+        0 | 1 => Fault::TornUpload,
+        2..=4 => Fault::LostAnswer,
+        5 | 6 => Fault::TornAnswer,
+        7 => Fault::Refused(500),
+        8 => Fault::Refused(429),
+        9 => Fault::Refused(503),
         _ => Fault::None,
     }
 }
@@ -114,7 +116,7 @@ fn lost_answers_and_torn_uploads_are_not_noticed() {
 fn attempts_and_time_are_bounded() {
     let check = |policy: RetryPolicy, attempts: u64| {
         let dir = tempfile::tempdir().unwrap();
-        let server = Server::start(LocalStore::new(dir.path()), Access::Owner, |_| Fault::Refused);
+        let server = Server::start(LocalStore::new(dir.path()), Access::Owner, |_| Fault::Refused(500));
         let counted = RetryStore::new(Counted(client(server.url()), AtomicU64::new(0)), policy);
         assert!(matches!(counted.list(FileType::Data), Err(Error::Unreachable { .. })));
         assert_eq!(counted.inner().1.load(Ordering::Relaxed), attempts);

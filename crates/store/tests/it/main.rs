@@ -1,9 +1,11 @@
+mod cutter;
 mod faults;
 mod local;
 mod proxy;
 mod rest;
 mod restic;
 mod s3;
+mod s3s;
 mod server;
 mod sftp;
 mod tls;

@@ -3,8 +3,19 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use levee_store::RetryPolicy;
 
 use crate::server::Server;
+
+/// Attempts follow each other quickly: the faults are over at once.
+pub const QUICK: RetryPolicy = RetryPolicy {
+    attempts_max: 50,
+    time_max: Duration::from_secs(60),
+    delay_first: Duration::from_millis(1),
+    delay_max: Duration::from_millis(4),
+};
 
 /// What happens to a request.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -52,7 +52,7 @@ fn what_an_append_only_server_refuses_is_denied() {
 #[test]
 fn failures_are_told_apart() {
     let dir = tempfile::tempdir().unwrap();
-    let server_500 = server(&dir, Access::Owner, |_| Fault::Refused);
+    let server_500 = server(&dir, Access::Owner, |_| Fault::Refused(500));
     let failed = client(server_500.url()).list(FileType::Data).unwrap_err();
     assert!(matches!(&failed, Error::Unreachable { reason, .. } if reason == "out of order"), "{failed:?}");
 

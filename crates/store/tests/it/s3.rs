@@ -6,31 +6,27 @@ use std::time::{Duration, Instant};
 
 use levee_store::object_store::{KeyPair, S3Options, Service, TransportOptions};
 use levee_store::{
-    BucketAddress, Entry, Error, FileType, ObjectStore, RetryPolicy, RetryStore, Store, Temperature, ThawRequest,
-    ThawSpeed, conformance, content_name,
+    BucketAddress, Entry, Error, FileType, ObjectStore, RetryStore, Store, Temperature, ThawRequest, ThawSpeed,
+    conformance, content_name,
 };
 use levee_testing::ceph::{ACCESS_KEY, COLD_CLASS, Ceph, SECRET_KEY};
 use levee_testing::glacier::{ARCHIVE_CLASS, Glacier};
 use levee_testing::process::run;
 
-use crate::proxy::{self, Fault};
+use crate::proxy::{self, Fault, QUICK};
 use crate::server::Server;
 
-/// Attempts follow each other quickly: the faults are over at once.
-const QUICK: RetryPolicy = RetryPolicy {
-    attempts_max: 50,
-    time_max: Duration::from_secs(60),
-    delay_first: Duration::from_millis(1),
-    delay_max: Duration::from_millis(4),
-};
+/// What all tests but those of locks work in.
+pub const BUCKET: &str = "conformance";
 
-fn options(endpoint: String, bucket: &str, path: &str) -> S3Options {
+/// With the keys of the tests' servers.
+pub fn options(endpoint: String, bucket: &str, path: &str) -> S3Options {
     let address = BucketAddress { endpoint, bucket: bucket.into(), path: path.into() };
     let keys = KeyPair { id: ACCESS_KEY.into(), secret: SECRET_KEY.into(), session_token: None };
     S3Options { address, region: None, keys: Some(keys), profile: None, data_class: None, locked_for_days: None }
 }
 
-fn store(options: S3Options) -> ObjectStore {
+pub fn store(options: S3Options) -> ObjectStore {
     ObjectStore::new(Service::S3(options), TransportOptions::default()).unwrap()
 }
 
@@ -50,10 +46,8 @@ fn on_ceph() {
 
 fn an_archive_is_thawed_before_it_is_read(ceph: &Ceph) {
     let glacier = Glacier::start(ceph.port(), 1);
-    let archive = S3Options {
-        data_class: Some(ARCHIVE_CLASS.into()),
-        ..options(glacier.endpoint(), "conformance", "archive/b c")
-    };
+    let archive =
+        S3Options { data_class: Some(ARCHIVE_CLASS.into()), ..options(glacier.endpoint(), BUCKET, "archive/b c") };
     let store = store(archive);
     let (contents, trees) = (content_name(b"contents"), content_name(b"trees"));
     // The answer is lost, and what stands there cannot be read to compare it.
@@ -100,7 +94,7 @@ fn a_wrong_size_is_no_success(ceph: &Ceph) {
 }
 
 fn only_packs_of_contents_go_to_the_cold_class(ceph: &Ceph) {
-    let cold = S3Options { data_class: Some(COLD_CLASS.into()), ..options(ceph.endpoint(), "conformance", "classes") };
+    let cold = S3Options { data_class: Some(COLD_CLASS.into()), ..options(ceph.endpoint(), BUCKET, "classes") };
     let store = store(cold);
     let class = |file_type: FileType, name: &str| store.state(file_type, name).unwrap().unwrap().class;
     let (contents, trees) = (content_name(b"contents"), content_name(b"trees"));
@@ -112,8 +106,7 @@ fn only_packs_of_contents_go_to_the_cold_class(ceph: &Ceph) {
     assert_eq!(class(FileType::Index, &trees), "STANDARD");
     assert_eq!(store.read(FileType::Data, &contents).unwrap(), b"contents");
     assert_eq!(store.list(FileType::Data).unwrap().len(), 2);
-    let unknown =
-        S3Options { data_class: Some("NO_SUCH".into()), ..options(ceph.endpoint(), "conformance", "classes") };
+    let unknown = S3Options { data_class: Some("NO_SUCH".into()), ..options(ceph.endpoint(), BUCKET, "classes") };
     let refused = self::store(unknown).write(FileType::Data, &content_name(b"x"), b"x").unwrap_err();
     assert!(matches!(refused, Error::Denied { .. }), "{refused:?}");
 }
@@ -143,7 +136,7 @@ fn locked_files_cannot_be_removed_for_good(ceph: &Ceph) {
     assert!(!store.retain(FileType::Lock, &name, 5).unwrap());
     // The same again needs nothing, and a bucket without object lock says so instead of keeping less than it was told.
     store.write(FileType::Data, &name, b"x").unwrap();
-    let without = S3Options { locked_for_days: Some(2), ..options(ceph.endpoint(), "conformance", "unlocked") };
+    let without = S3Options { locked_for_days: Some(2), ..options(ceph.endpoint(), BUCKET, "unlocked") };
     let refused = self::store(without).write(FileType::Data, &name, b"x").unwrap_err();
     assert!(matches!(refused, Error::Denied { .. }), "{refused:?}");
     store.remove(FileType::Lock, &name).unwrap();
@@ -168,7 +161,7 @@ fn version_of(ceph: &Ceph, bucket: &str, end: &str) -> String {
 
 fn through(ceph: &Ceph, schedule: fn(u64) -> Fault, path: &str) -> (Server, ObjectStore) {
     let proxy = proxy::start(SocketAddr::from(([127, 0, 0, 1], ceph.port())), schedule);
-    let store = store(options(format!("http://{}", proxy.address), "conformance", path));
+    let store = store(options(format!("http://{}", proxy.address), BUCKET, path));
     (proxy, store)
 }
 
@@ -187,7 +180,7 @@ fn expired_credentials_are_said_at_once(ceph: &Ceph) {
 }
 
 fn conforms(ceph: &Ceph) {
-    let store = store(options(ceph.endpoint(), "conformance", "a/b c"));
+    let store = store(options(ceph.endpoint(), BUCKET, "a/b c"));
     store.create().unwrap();
     conformance::check(&store);
 }
@@ -195,7 +188,7 @@ fn conforms(ceph: &Ceph) {
 fn wrong_keys_are_told_apart(ceph: &Ceph) {
     let check = |id: &str, secret: &str| {
         let keys = KeyPair { id: id.into(), secret: secret.into(), session_token: None };
-        let store = store(S3Options { keys: Some(keys), ..options(ceph.endpoint(), "conformance", "") });
+        let store = store(S3Options { keys: Some(keys), ..options(ceph.endpoint(), BUCKET, "") });
         let refused = store.list(FileType::Data).unwrap_err();
         assert!(matches!(refused, Error::Unauthorized { .. }), "{refused:?}");
         assert!(!format!("{refused} {refused:?}").contains("sesame"), "{refused:?}");
@@ -208,7 +201,7 @@ fn wrong_keys_are_told_apart(ceph: &Ceph) {
 }
 
 fn tells_when_a_file_was_received(ceph: &Ceph) {
-    let store = store(options(ceph.endpoint(), "conformance", "times"));
+    let store = store(options(ceph.endpoint(), BUCKET, "times"));
     let name = content_name(b"lock");
     store.write(FileType::Lock, &name, b"lock").unwrap();
     let received = store.received(FileType::Lock).unwrap();

@@ -19,8 +19,8 @@ pub enum Fault {
     LostAnswer,
     /// Half of the answer's body, then nothing more.
     TornAnswer,
-    /// The server answers 500 and has done nothing.
-    Refused,
+    /// The server answers so and has done nothing.
+    Refused(u16),
 }
 
 /// Which fault the n-th request meets.
@@ -155,8 +155,8 @@ fn serve(
             return writer.cut();
         }
         let response = match fault {
-            Fault::Refused => {
-                rest_server::Response { status: 500, headers: Vec::new(), body: b"out of order".to_vec() }
+            Fault::Refused(status) => {
+                rest_server::Response { status, headers: Vec::new(), body: b"out of order".to_vec() }
             }
             _ => answer(store, access, &head, &body),
         };

@@ -1,10 +1,15 @@
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
 use levee_store::limit::Bandwidth;
 use levee_store::{Error, FileType, RetryPolicy, RetryStore, SftpAddress, SftpOptions, SftpStore, Store, conformance};
 use levee_store::{LocalStore, content_name};
 use levee_testing::sshd::Sshd;
+
+use crate::cutter::{self, Cut};
+use crate::proxy::QUICK;
 
 fn options(sshd: &Sshd, folder: &str) -> SftpOptions {
     let path = sshd.folder().join(folder).display().to_string();
@@ -59,13 +64,32 @@ fn a_cut_connection_is_made_again() {
         let name = content_name(&content);
         std::thread::scope(|scope| {
             let writing = scope.spawn(|| store.write(FileType::Data, &name, &content));
-            std::thread::sleep(std::time::Duration::from_millis(u64::from(round) * 15));
+            std::thread::sleep(Duration::from_millis(u64::from(round) * 15));
             sshd.cut_connections();
             writing.join().unwrap().unwrap();
         });
         assert!(store.read(FileType::Data, &name).unwrap() == content);
     }
     assert_eq!(store.list(FileType::Data).unwrap().len(), 3);
+}
+
+/// Requests and answers are torn at bytes of every kind, not only between writes.
+#[test]
+fn a_bad_network_is_not_noticed() {
+    let sshd = Sshd::start();
+    let proxy = cutter::start(SocketAddr::from(([127, 0, 0, 1], sshd.port())), |connection| {
+        // Past logging in, which takes some kilobytes; a large file needs a connection that lasts.
+        let bytes = 6_000 + connection * 7_919 % 40_000;
+        match connection % 5 {
+            0 | 3 => Cut::Upwards(bytes),
+            1 | 2 => Cut::Downwards(bytes),
+            _ => Cut::Never,
+        }
+    });
+    let mut options = options(&sshd, "repository");
+    options.address.port = Some(proxy.address.port());
+    options.arguments.push(format!("-oHostKeyAlias=[127.0.0.1]:{}", sshd.port()));
+    conformance::check_through_faults(&RetryStore::new(SftpStore::new(options).unwrap(), QUICK));
 }
 
 #[test]

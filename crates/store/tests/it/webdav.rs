@@ -1,14 +1,11 @@
 use std::fs;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use levee_store::object_store::{Service, TransportOptions, WebDavOptions};
-use levee_store::{
-    Error, FileType, LocalStore, ObjectStore, RetryPolicy, RetryStore, Store, conformance, content_name,
-};
+use levee_store::{Error, FileType, LocalStore, ObjectStore, RetryStore, Store, conformance, content_name};
 use levee_testing::webdav::{PASSWORD, USER, WebDav};
 
-use crate::proxy;
+use crate::proxy::{self, QUICK};
 
 fn store(server: &WebDav, folder: &str, password: &str) -> ObjectStore {
     let url = format!("{}/{folder}", server.url());
@@ -29,13 +26,7 @@ fn a_bad_network_is_not_noticed() {
     let url = format!("http://{}/vaults/repository", proxy.address);
     let options = WebDavOptions { url, user: Some(USER.into()), password: Some(PASSWORD.into()) };
     let store = ObjectStore::new(Service::WebDav(options), TransportOptions::default()).unwrap();
-    let policy = RetryPolicy {
-        attempts_max: 50,
-        time_max: Duration::from_secs(60),
-        delay_first: Duration::from_millis(1),
-        delay_max: Duration::from_millis(4),
-    };
-    conformance::check_through_faults(&RetryStore::new(store, policy));
+    conformance::check_through_faults(&RetryStore::new(store, QUICK));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use super::{Prune, PruneOptions};
 use crate::forgotten::KnownForgotten;
 use crate::index_file::{self, BLOBS_PER_FILE};
 use crate::problem::with_sources;
+use crate::vault::look_while_index_files_go;
 use crate::{BlobKind, Error, Id, Lock, LockMode, Progress, Result, Snapshot, SnapshotId, SnapshotSelection, Vault};
 
 /// What to bring back.
@@ -48,11 +49,13 @@ pub struct UndeleteReport {
 
 /// The snapshots that can be brought back, those that were forgotten last in the end.
 pub fn list_forgotten(vault: &Vault) -> Result<Vec<ForgottenSnapshot>> {
-    let mut known = KnownForgotten::default();
-    let files = vault.list_ids(FileType::Index)?;
-    vault.scan_index(&files, |id, file| {
-        known.take(id, &file);
-        Ok(())
+    let known = look_while_index_files_go(|| {
+        let mut known = KnownForgotten::default();
+        vault.scan_index(&vault.list_ids(FileType::Index)?, |id, file| {
+            known.take(id, &file);
+            Ok(())
+        })?;
+        Ok(known)
     })?;
     let there = vault.list_ids(FileType::Snapshot)?;
     let mut listed = Vec::new();

@@ -1,5 +1,8 @@
 use std::collections::{HashMap, HashSet};
 
+use levee_store::FileType;
+
+use crate::vault::look_while_index_files_go;
 use crate::{BlobKind, Error, Id, Result, SnapshotId, Vault};
 
 impl Vault {
@@ -23,14 +26,15 @@ impl Vault {
 
     /// Whether one of these packs is in an index. What is in none is no part of the repository: a prune deletes it.
     pub fn any_indexed(&self, packs: &HashSet<Id>) -> Result<bool> {
-        self.refresh_index()?;
-        let files: Vec<Id> = self.with_index(|index| index.files().iter().copied().collect())?;
-        let mut found = false;
-        self.scan_index(&files, |_, file| {
-            found |= file.packs.iter().any(|(pack, _)| packs.contains(pack));
-            Ok(())
-        })?;
-        Ok(found)
+        look_while_index_files_go(|| {
+            let files = self.list_ids(FileType::Index)?;
+            let mut found = false;
+            self.scan_index(&files, |_, file| {
+                found |= file.packs.iter().any(|(pack, _)| packs.contains(pack));
+                Ok(())
+            })?;
+            Ok(found)
+        })
     }
 }
 

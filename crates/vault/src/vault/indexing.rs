@@ -16,23 +16,30 @@ use crate::{BlobKind, Error, Id, Result, index_file};
 const LISTINGS_MAX: usize = 5;
 const LIST_AGAIN_AFTER: Duration = Duration::from_millis(250);
 
+/// Carries out a look that lists index files and then reads them; anew when one has gone in between. A prune has put
+/// others in its place then, and those come into the list in a moment.
+pub(crate) fn look_while_index_files_go<T>(mut look: impl FnMut() -> Result<T>) -> Result<T> {
+    let mut listings = 1;
+    loop {
+        match look() {
+            Err(Error::Store(levee_store::Error::NotFound { file_type: FileType::Index, .. }))
+                if listings < LISTINGS_MAX =>
+            {
+                std::thread::sleep(LIST_AGAIN_AFTER);
+                listings += 1;
+            }
+            looked => return looked,
+        }
+    }
+}
+
 impl Vault {
     /// Takes in index files that others have written since. Happens by itself after snapshots of others
     /// have been read.
     pub fn refresh_index(&self) -> Result<()> {
         // Before the listing: a snapshot that is read meanwhile asks for another one.
         let was_stale = self.inner.index_is_stale.swap(false, Ordering::SeqCst);
-        let mut listings = 1;
-        let refreshed = loop {
-            match self.load_new_index_files() {
-                // A prune has put others in its place since it was listed, and those come into the list in a moment.
-                Err(Error::Store(levee_store::Error::NotFound { .. })) if listings < LISTINGS_MAX => {
-                    std::thread::sleep(LIST_AGAIN_AFTER);
-                    listings += 1;
-                }
-                refreshed => break refreshed,
-            }
-        };
+        let refreshed = look_while_index_files_go(|| self.load_new_index_files());
         if refreshed.is_err() && was_stale {
             self.inner.index_is_stale.store(true, Ordering::SeqCst);
         }
@@ -80,8 +87,8 @@ impl Vault {
         Ok(())
     }
 
-    /// Reads index files and hands over one after the other, so that a large index is never in memory as
-    /// JSON.
+    /// Reads index files and hands over one after the other, so that a large index is never in memory as JSON. Whoever
+    /// has only listed them does so in `look_while_index_files_go`.
     pub(crate) fn scan_index(&self, files: &[Id], mut visit: impl FnMut(&Id, IndexFile) -> Result<()>) -> Result<()> {
         let load = |id: &Id| {
             let json = self.read_file_json(FileType::Index, id)?;

@@ -120,6 +120,14 @@ impl Vault {
         if wanted.is_empty() {
             return Err(self.no_snapshot(wanted));
         }
+        // A whole id needs no listing, which may come late and be long.
+        if let Ok(id) = wanted.parse::<Id>() {
+            return match self.store().size_bytes(FileType::Snapshot, &id.to_hex()) {
+                Ok(_) => Ok(SnapshotId(id)),
+                Err(levee_store::Error::NotFound { .. }) => Err(self.no_snapshot(wanted)),
+                Err(error) => Err(error.into()),
+            };
+        }
         let ids = self.list_ids(FileType::Snapshot)?;
         let mut matching = ids.iter().filter(|id| id.to_hex().starts_with(wanted));
         match (matching.next(), matching.next()) {

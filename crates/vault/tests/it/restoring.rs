@@ -1,6 +1,7 @@
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
+use std::path::PathBuf;
 
-use levee_vault::{Error, Overwrite, RestoreOptions};
+use levee_vault::{Error, Event, ItemChange, Overwrite, Progress, RestoreOptions};
 
 use crate::support::*;
 
@@ -32,7 +33,7 @@ fn only_what_differs_is_written() {
     restore(&vault, id, &source, &target);
     // A changed byte, a longer and a shorter file, another mode, an attribute, a stray file and directory.
     let large = std::fs::OpenOptions::new().write(true).open(target.join("large")).unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&large, b"changed", 100).unwrap();
+    large.write_all_at(b"changed", 100).unwrap();
     std::fs::write(target.join("empty"), b"no longer").unwrap();
     std::fs::write(target.join("plain"), b"").unwrap();
     xattr::set(target.join("setgid"), "user.stray", b"x").unwrap();
@@ -140,4 +141,42 @@ fn a_whole_snapshot_is_restored_below_its_paths() {
     let no_directory = RestoreOptions { target, subfolder: Some(source.join("plain")), ..Default::default() };
     let failed = levee_vault::restore(&vault, &id, &no_directory, &());
     assert!(matches!(failed, Err(Error::WrongNodeKind { .. })));
+}
+
+/// Changes a file as soon as it is restored, as a disk does that keeps something else than it was given.
+struct BadDisk {
+    file: PathBuf,
+}
+
+impl Progress for BadDisk {
+    fn report(&self, event: Event<'_>) {
+        if let Event::Item { path, change: ItemChange::Restored } = event
+            && self.file.ends_with(path)
+        {
+            let file = std::fs::OpenOptions::new().write(true).open(&self.file).unwrap();
+            file.write_all_at(b"bad", 5).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_does_not_read_back_is_named() {
+    let scratch = Scratch::new();
+    let (source, target) = (scratch.path("source"), scratch.path("target"));
+    make_zoo(&source);
+    let vault = scratch.init();
+    let id = backup(&vault, &source).snapshot_id.unwrap();
+    let restore = |verify: bool| {
+        let disk = BadDisk { file: target.join("large") };
+        let subfolder = Some(source.clone());
+        let options = RestoreOptions { target: target.clone(), subfolder, verify, ..RestoreOptions::default() };
+        levee_vault::restore(&vault, &id, &options, &disk).unwrap().errors
+    };
+    assert!(restore(false).is_empty());
+    let errors = restore(true);
+    assert_eq!(errors.count, 1, "{errors:?}");
+    assert!(errors.first[0].message.contains("do not read back"), "{errors:?}");
+    // The next restore mends it.
+    restore_with(&vault, id, &source, &target, RestoreOptions { verify: true, ..RestoreOptions::default() });
+    assert_same(&source, &target);
 }

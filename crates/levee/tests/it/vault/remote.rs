@@ -2,7 +2,7 @@
 
 #[path = "../../../../store/tests/it/server.rs"]
 #[allow(dead_code, reason = "the store's tests use all of it")]
-mod server;
+pub mod server;
 
 use levee_store::LocalStore;
 use levee_store::rest_server::Access;
@@ -19,7 +19,7 @@ fn an_append_only_server_takes_backups_and_keeps_them() {
     // Every few requests something breaks.
     let append = Server::start(store, Access::Append, |request| match request % 9 {
         3 => Fault::LostAnswer,
-        5 => Fault::Refused,
+        5 => Fault::Refused(503),
         7 => Fault::TornUpload,
         _ => Fault::None,
     });
