@@ -87,7 +87,14 @@ impl Copies {
             failure(format!("cannot read this site's repository password in {}: {error}", path.display()))
         })?;
         let opened = Vault::open(self.store(), &Password::new(password.trim())).map_err(|error| {
-            failure(format!("cannot open the repository with this site's own key: {}", in_full(&error)))
+            let advice = match error {
+                levee_vault::Error::WrongPassword { .. } => format!(
+                    ". It is another repository than the one of {}: put back the one that belongs to it, or that file",
+                    path.display()
+                ),
+                _ => String::new(),
+            };
+            failure(format!("cannot open the repository with this site's own key: {}{advice}", in_full(&error)))
         })?;
         *vault = Some(opened.clone());
         Ok(opened)

@@ -24,7 +24,7 @@ fn a_foreign_repository_is_named_and_left_as_it_is() {
     let before = content(&repository);
 
     world.try_start(Site::West);
-    wait_problem(&world, &["repository"]);
+    wait_problem(&world, &["west: ", "wrong password", "another repository", "put back"]);
     assert_eq!(world.operator(&["status"]).status.code(), Some(2));
     assert_eq!(content(&repository), before);
 
