@@ -99,7 +99,7 @@ pub use image::{
     restore_image,
 };
 pub use key_file::{KeyFile, KeyInfo, MasterKey, Password};
-pub use lock::{Lock, LockMode, SWAP_PATIENCE, unlock};
+pub use lock::{Lock, LockMode, RESTORE_LOCK_PATIENCE, SWAP_PATIENCE, unlock};
 pub use mount::{MountOptions, Mounted, mount};
 pub use node::{ExtendedAttribute, Node, NodeKind};
 pub use problem::{Problem, Problems};
@@ -109,7 +109,7 @@ pub use prune::{
     list_forgotten, prune, undelete,
 };
 pub use reader::TreeWalk;
-pub use restore::{Overwrite, OwnerMap, Owners, RestoreOptions, RestoreSummary, restore};
+pub use restore::{Overwrite, OwnerMap, Owners, RestoreLock, RestoreOptions, RestoreSummary, restore};
 pub use rewrite::{RewriteOptions, Rewritten, rewrite};
 pub use selection::SnapshotSelection;
 pub use snapshot::{Snapshot, SnapshotSummary};

@@ -20,6 +20,9 @@ use crate::{Error, Id, Result, Vault};
 
 /// How long others do well to wait for the moment in which a repository's owner clears old data away.
 pub const SWAP_PATIENCE: Duration = Duration::from_secs(120);
+
+/// How long what brings an app back waits for a lock that it can do without.
+pub const RESTORE_LOCK_PATIENCE: Duration = Duration::from_secs(2);
 const REFRESH_EVERY: Duration = Duration::from_secs(5 * 60);
 const STALE_AFTER: SignedDuration = SignedDuration::from_mins(30);
 /// Without a refresh for so long, what was done under the lock must not be recorded any more.

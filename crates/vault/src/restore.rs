@@ -21,7 +21,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-pub use options::{Overwrite, RestoreOptions, RestoreSummary};
+pub use options::{Overwrite, RestoreLock, RestoreOptions, RestoreSummary};
 pub use owners::{OwnerMap, Owners};
 
 use crate::pattern::Patterns;
@@ -81,6 +81,19 @@ pub fn packs_needed(vault: &Vault, snapshot: &SnapshotId, options: &RestoreOptio
     Ok(packs.map(|packs| packs.into_inner().unwrap_or_else(PoisonError::into_inner)).unwrap_or_default())
 }
 
+fn take_lock(vault: &Vault, options: &RestoreOptions) -> Result<Option<Lock>> {
+    if options.lock == RestoreLock::None {
+        return Ok(None);
+    }
+    match Lock::take_within(vault, LockMode::Shared, options.patience) {
+        Err(error) if options.lock == RestoreLock::IfPossible => {
+            tracing::warn!("restoring without a lock: {}", crate::problem::with_sources(&error));
+            Ok(None)
+        }
+        taken => taken.map(Some),
+    }
+}
+
 type PacksNeeded = Option<Mutex<BTreeSet<Id>>>;
 
 fn run(
@@ -94,7 +107,7 @@ fn run(
     let excludes = Patterns::parse(&options.excludes)?.and_ignoring_case(&options.excludes_ignoring_case)?;
     let include_attributes = Patterns::parse(&options.include_attributes)?;
     let exclude_attributes = Patterns::parse(&options.exclude_attributes)?;
-    let lock = if options.no_lock { None } else { Some(Lock::take_within(vault, LockMode::Shared, options.patience)?) };
+    let lock = take_lock(vault, options)?;
     let subfolder = options.subfolder.clone().unwrap_or_default();
     let node = vault.find_node(snapshot, &subfolder)?;
     // Snapshots before the index: what a snapshot names was indexed before it was written.

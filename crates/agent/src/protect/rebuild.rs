@@ -7,8 +7,8 @@ use std::time::Instant;
 use levee_model::control::{Done, Failure, Place};
 use levee_model::protection::FilesSpec;
 use levee_model::{AssetName, Position, RunId};
-use levee_vault::restore::{self, Overwrite, RestoreOptions};
-use levee_vault::{SWAP_PATIENCE, SnapshotId};
+use levee_vault::restore::{self, Overwrite, RestoreLock, RestoreOptions};
+use levee_vault::{RESTORE_LOCK_PATIENCE, SnapshotId};
 
 use super::app::{App, failure, in_full};
 use super::database::{self, Recover, Restored};
@@ -121,7 +121,8 @@ pub fn restore_files(app: &App, asset: &AssetName, id: &str, target: &Path) -> R
         // What a staged copy holds was put there by Levee: size and time of change tell.
         overwrite: Overwrite::IfChanged,
         target: target.to_path_buf(),
-        patience: SWAP_PATIENCE,
+        lock: RestoreLock::IfPossible,
+        patience: RESTORE_LOCK_PATIENCE,
         ..RestoreOptions::default()
     };
     let summary = restore::restore(&vault, &id, &options, &()).map_err(|error| fail(in_full(&error)))?;

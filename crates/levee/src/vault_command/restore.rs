@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
-use levee_vault::{Overwrite, OwnerMap, Owners, RestoreOptions, RestoreSummary, SnapshotId, ThawState, Vault};
+use levee_vault::{
+    Overwrite, OwnerMap, Owners, RestoreLock, RestoreOptions, RestoreSummary, SnapshotId, ThawState, Vault,
+};
 use serde::Serialize;
 
 use super::backup::images::ImageFormat;
@@ -152,7 +154,7 @@ fn options_of(arguments: &Arguments) -> anyhow::Result<RestoreOptions> {
         dry_run: arguments.dry_run,
         owners,
         owner_map: OwnerMap::parse(&arguments.owner_map, &arguments.group_map).map_err(ended)?,
-        no_lock: arguments.no_lock,
+        lock: if arguments.no_lock { RestoreLock::None } else { RestoreLock::Needed },
         ..RestoreOptions::default()
     })
 }

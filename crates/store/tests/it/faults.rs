@@ -10,7 +10,7 @@ use levee_store::{
 };
 
 use crate::rest::client;
-use crate::server::{Fault, Server};
+use crate::server::{Fault, Schedule, Server};
 
 const QUICK: RetryPolicy = RetryPolicy {
     attempts_max: 6,
@@ -38,6 +38,26 @@ fn a_bad_network_is_not_noticed() {
     let server = Server::start(LocalStore::new(dir.path().join("repository")), Access::Owner, often);
     let policy = RetryPolicy { attempts_max: 200, ..QUICK };
     conformance::check_through_faults(&RetryStore::new(client(server.url()), policy));
+}
+
+/// As the stock server of restic answers to a name that is there.
+#[test]
+fn what_is_refused_because_a_lost_answer_had_succeeded_is_there() {
+    let write = |schedule: Schedule| {
+        let dir = tempfile::tempdir().unwrap();
+        let repository = LocalStore::new(dir.path().join("repository"));
+        repository.create().unwrap();
+        let server = Server::start(repository, Access::Owner, schedule);
+        RetryStore::new(client(server.url()), QUICK).write(FileType::Data, &content_name(b"pack"), b"pack")
+    };
+    write(|request| match request {
+        0 => Fault::LostAnswer,
+        1 => Fault::Refused(403),
+        _ => Fault::None,
+    })
+    .unwrap();
+    let refused = write(|request| if request == 0 { Fault::Refused(403) } else { Fault::None });
+    assert!(matches!(refused, Err(Error::Denied { .. })), "{refused:?}");
 }
 
 /// A local store whose every operation fails twice before it succeeds.

@@ -53,10 +53,21 @@ pub struct RestoreOptions {
     pub owner: Option<(u32, u32)>,
     /// Return only when everything is on the disk.
     pub durable: bool,
-    /// Take no lock, for repositories that cannot be written to.
-    pub no_lock: bool,
+    pub lock: RestoreLock,
     /// How long to wait for others' locks.
     pub patience: Duration,
+}
+
+/// Whether a restore keeps others from removing what it reads. It never reads anything wrong without: what is gone is an error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RestoreLock {
+    #[default]
+    Needed,
+    /// Where no lock can be had, or none be written, the restore goes on without one: nothing may hold up what brings an
+    /// app back, neither a long check nor a full disk.
+    IfPossible,
+    /// For repositories that cannot be written to.
+    None,
 }
 
 /// How a restore went.

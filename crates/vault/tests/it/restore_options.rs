@@ -3,7 +3,7 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
-use levee_vault::{Overwrite, OwnerMap, Owners, RestoreOptions};
+use levee_vault::{Error, Lock, LockMode, Overwrite, OwnerMap, Owners, RestoreLock, RestoreOptions};
 
 use crate::support::*;
 
@@ -180,4 +180,26 @@ fn holes_are_made_in_files_that_are_there_too() {
     assert_same(&source, &target);
     let allocated = |name: &str| std::fs::metadata(target.join(name)).unwrap().blocks() * 512;
     assert!(allocated("sparse") < 4 << 20 && allocated("one hole") < 100_000, "{}", allocated("sparse"));
+}
+
+#[test]
+fn what_brings_an_app_back_goes_on_without_a_lock() {
+    let scratch = Scratch::new();
+    let (source, target) = (scratch.path("source"), scratch.path("target"));
+    make_zoo(&source);
+    let vault = scratch.init();
+    let id = backup(&vault, &source).snapshot_id.unwrap();
+    // As a long check has it.
+    let check = Lock::take(&vault, LockMode::Exclusive).unwrap();
+    let restore = |lock: RestoreLock| {
+        let (target, subfolder) = (target.clone(), Some(source.clone()));
+        let options = RestoreOptions { target, subfolder, lock, ..RestoreOptions::default() };
+        levee_vault::restore(&vault, &id, &options, &())
+    };
+    let refused = restore(RestoreLock::Needed).unwrap_err();
+    assert!(matches!(refused, Error::Locked { .. }), "{refused:?}");
+    assert!(restore(RestoreLock::IfPossible).unwrap().errors.is_empty());
+    assert_same(&source, &target);
+    drop(check);
+    restore(RestoreLock::Needed).unwrap();
 }

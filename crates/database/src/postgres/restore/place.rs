@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use levee_model::postgres::wal_file_name;
-use levee_vault::{Progress, RestoreOptions, SWAP_PATIENCE, restore};
+use levee_vault::{Progress, RESTORE_LOCK_PATIENCE, RestoreLock, RestoreOptions, restore};
 
 use super::configuration::FOLDERS;
 use super::{Mode, RestoreRequest, damaged_base};
@@ -115,7 +115,8 @@ impl Layout {
                 target: part.incoming.clone(),
                 subfolder: Some(part.stored.clone()),
                 owner: Some((user.uid, user.gid)),
-                patience: SWAP_PATIENCE,
+                lock: RestoreLock::IfPossible,
+                patience: RESTORE_LOCK_PATIENCE,
                 ..RestoreOptions::default()
             };
             let summary = restore(request.vault, &request.plan.base.snapshot, &options, progress)
