@@ -54,6 +54,10 @@ pub enum Error {
         "{location}: the lock could not be refreshed for {minutes} minutes, so that others may take it for stale; nothing was recorded, run it again"
     )]
     LockLost { location: String, minutes: u64 },
+    #[error(
+        "{location}: somebody has removed the lock while this was running, so that what it relies on may be gone; nothing was recorded, run it again"
+    )]
+    LockGone { location: String },
     #[error("{location}: there is no snapshot {wanted}")]
     SnapshotNotFound { location: String, wanted: String },
     #[error("{location}: more than one snapshot starts with {prefix}; give more digits")]

@@ -3,9 +3,14 @@
 //! Many shared locks may stand at once, an exclusive one only alone. Who wants a lock writes it and then
 //! looks for others: of two that come at once, at least one sees the other and steps back. A lock is
 //! refreshed by a new file every few minutes, and stale when it was not for half an hour.
+//!
+//! Whoever slept longer than that may have lost its lock, and another may have removed what it relies on. A lock
+//! whose own file is found gone is therefore lost for good, whatever is written afterwards.
+
+mod moment;
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -17,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::accounts::Whoami;
 use crate::{Error, Id, Result, Vault};
+use moment::Moment;
 
 /// How long others do well to wait for the moment in which a repository's owner clears old data away.
 pub const SWAP_PATIENCE: Duration = Duration::from_secs(120);
@@ -103,11 +109,12 @@ pub struct Lock {
 }
 
 struct Held {
-    taken_at: Instant,
     /// The file that stands for the lock now.
     current: Mutex<Id>,
-    /// When it was last refreshed, in seconds after `taken_at`.
-    refreshed_after_s: AtomicU64,
+    /// From before that file was written: the time in it, by which others count, is no earlier.
+    refreshed_at: Mutex<Moment>,
+    /// Its own file was found gone: somebody has removed it, and nothing kept others out since. Never taken back.
+    is_gone: AtomicBool,
 }
 
 /// The lock files that stand for the locks held through a vault. Held while one is written, so that what
@@ -130,7 +137,7 @@ fn write_lock(vault: &Vault, mode: LockMode) -> Result<Id> {
 }
 
 /// Removes a lock file that is still ours.
-fn remove_lock(vault: &Vault, id: &Id) -> Result<()> {
+fn remove_lock(vault: &Vault, id: &Id) -> levee_store::Result<()> {
     if vault.own_locks().files.remove(id) {
         vault.store().remove(FileType::Lock, &id.to_hex())?;
     }
@@ -176,16 +183,20 @@ impl Lock {
 
     fn take_beside(vault: &Vault, mode: LockMode, own: Option<Id>) -> Result<Self> {
         refuse_if_locked(vault, mode, &[own])?;
+        let before = Moment::now();
         let id = write_lock(vault, mode)?;
-        let held =
-            Arc::new(Held { taken_at: Instant::now(), current: Mutex::new(id), refreshed_after_s: AtomicU64::new(0) });
+        let held = Arc::new(Held {
+            current: Mutex::new(id),
+            refreshed_at: Mutex::new(before),
+            is_gone: AtomicBool::new(false),
+        });
         let (stop, stopped) = bounded(0);
         let mut lock = Self { vault: vault.clone(), held: held.clone(), stop: Some(stop), refresher: None };
         refuse_if_locked(vault, mode, &[own, Some(id)])?;
         let vault = vault.clone();
         let refresh = move || {
             while stopped.recv_timeout(REFRESH_EVERY) == Err(RecvTimeoutError::Timeout) {
-                held.refresh(&vault, mode);
+                held.refresh(&vault, mode, Moment::now());
             }
         };
         let spawned = std::thread::Builder::new().name("vault-lock".into()).spawn(refresh);
@@ -193,14 +204,9 @@ impl Lock {
         Ok(lock)
     }
 
-    /// An error when others may by now take the lock for stale.
+    /// An error when others may by now take the lock for stale, or somebody has removed it.
     pub fn check(&self) -> Result<()> {
-        let refreshed = Duration::from_secs(self.held.refreshed_after_s.load(Ordering::Relaxed));
-        let age = self.held.taken_at.elapsed().saturating_sub(refreshed);
-        if age < LOST_AFTER {
-            return Ok(());
-        }
-        Err(Error::LockLost { location: self.vault.location(), minutes: age.as_secs() / 60 })
+        self.held.check(&self.vault, Moment::now())
     }
 }
 
@@ -218,19 +224,54 @@ fn with_patience(patience: Duration, mut take: impl FnMut() -> Result<Lock>) -> 
 }
 
 impl Held {
-    fn refresh(&self, vault: &Vault, mode: LockMode) {
+    fn age(&self, now: Moment) -> Duration {
+        now.since(*self.refreshed_at.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn check(&self, vault: &Vault, now: Moment) -> Result<()> {
+        if self.is_gone.load(Ordering::SeqCst) {
+            return Err(Error::LockGone { location: vault.location() });
+        }
+        let age = self.age(now);
+        if age < LOST_AFTER {
+            return Ok(());
+        }
+        Err(Error::LockLost { location: vault.location(), minutes: age.as_secs() / 60 })
+    }
+
+    fn refresh(&self, vault: &Vault, mode: LockMode, now: Moment) {
         // Held over the whole change: see `exclusively`.
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        // So late that somebody may have taken it for stale. A new file would hide that the old one was gone for a
+        // while. The file itself is asked for: a list of them may be old.
+        if self.age(now) >= LOST_AFTER {
+            match vault.store().size_bytes(FileType::Lock, &current.to_hex()) {
+                Ok(_) => {}
+                Err(levee_store::Error::NotFound { .. }) => return self.note_gone(),
+                Err(error) => {
+                    tracing::warn!(%error, "the repository's lock is not refreshed: whether it stands is not known");
+                    return;
+                }
+            }
+        }
         match write_lock(vault, mode) {
             Ok(new) => {
-                self.refreshed_after_s.store(self.taken_at.elapsed().as_secs(), Ordering::Relaxed);
                 let old = std::mem::replace(&mut *current, new);
-                if let Err(error) = remove_lock(vault, &old) {
-                    tracing::warn!(%error, "an old lock file stays behind");
+                match remove_lock(vault, &old) {
+                    Ok(()) => {}
+                    // Before the age begins anew, so that no check comes between.
+                    Err(levee_store::Error::NotFound { .. }) => self.note_gone(),
+                    Err(error) => tracing::warn!(%error, "an old lock file stays behind"),
                 }
+                *self.refreshed_at.lock().unwrap_or_else(PoisonError::into_inner) = now;
             }
             Err(error) => tracing::warn!(%error, "the repository's lock could not be refreshed"),
         }
+    }
+
+    fn note_gone(&self) {
+        self.is_gone.store(true, Ordering::SeqCst);
+        tracing::error!("somebody has removed the repository's lock of this process; it will record nothing more");
     }
 }
 
@@ -242,8 +283,12 @@ impl Drop for Lock {
             let _ = refresher.join();
         }
         let current = *self.held.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = remove_lock(&self.vault, &current) {
-            tracing::warn!(%error, "the repository's lock file stays behind; it will be stale in half an hour");
+        match remove_lock(&self.vault, &current) {
+            // What is gone cannot stay behind.
+            Ok(()) | Err(levee_store::Error::NotFound { .. }) => {}
+            Err(error) => {
+                tracing::warn!(%error, "the repository's lock file stays behind; it will be stale in half an hour")
+            }
         }
     }
 }
@@ -306,7 +351,7 @@ mod tests {
         let vault = Vault::init(store, &Password::new("password")).unwrap();
         let lock = Lock::take(&vault, LockMode::Exclusive).unwrap();
         let before = vault.list_ids(FileType::Lock).unwrap();
-        lock.held.refresh(&vault, LockMode::Exclusive);
+        lock.held.refresh(&vault, LockMode::Exclusive, Moment::now());
         let after = vault.list_ids(FileType::Lock).unwrap();
         assert_eq!((before.len(), after.len()), (1, 1));
         assert_ne!(before, after);
@@ -314,6 +359,48 @@ mod tests {
         assert!(matches!(Lock::take(&vault, LockMode::Shared), Err(Error::Locked { exclusive: true, .. })));
         drop(lock);
         assert!(vault.list_ids(FileType::Lock).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_lock_that_went_while_its_holder_slept_is_lost_for_good() {
+        let minutes = |count: u64| Duration::from_secs(count * 60);
+        // (awake, asleep, whether somebody removes the file meanwhile, what a check says before and after a refresh)
+        let check = |awake, asleep, removed: bool, before: &str, after: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Arc::new(LocalStore::new(dir.path()));
+            let vault = Vault::init(store, &Password::new("password")).unwrap();
+            let lock = Lock::take(&vault, LockMode::Shared).unwrap();
+            if removed {
+                unlock(&vault, true).unwrap();
+            }
+            let now = Moment::now().after(awake, asleep);
+            let said = || match lock.held.check(&vault, now) {
+                Ok(()) => "held",
+                Err(Error::LockLost { .. }) => "old",
+                Err(Error::LockGone { .. }) => "gone",
+                Err(error) => panic!("{error:?}"),
+            };
+            let said_before = said();
+            lock.held.refresh(&vault, LockMode::Shared, now);
+            assert_eq!((said_before, said()), (before, after), "{awake:?} {asleep:?} {removed}");
+            lock.held.refresh(&vault, LockMode::Shared, now);
+            assert_eq!(said(), after, "and again");
+        };
+        check(minutes(4), minutes(0), false, "held", "held");
+        check(minutes(4), minutes(0), true, "held", "gone");
+        check(minutes(0), minutes(120), false, "old", "held");
+        check(minutes(0), minutes(120), true, "old", "gone");
+        check(minutes(26), minutes(0), true, "old", "gone");
+    }
+
+    #[test]
+    fn either_clock_is_enough_to_grow_old_by() {
+        let (start, minute) = (Moment::now(), Duration::from_secs(60));
+        assert_eq!(start.after(minute, Duration::ZERO).since(start), minute);
+        assert_eq!(start.after(Duration::ZERO, minute).since(start), minute);
+        // A clock that is set back doesn't make anything younger.
+        assert_eq!(start.after(minute, Duration::ZERO).with_wall_of(start).since(start), minute);
+        assert_eq!(start.since(start.after(minute, Duration::ZERO)), Duration::ZERO);
     }
 
     #[test]

@@ -210,6 +210,10 @@ impl Store for VolumeStore {
 
     fn size_bytes(&self, file_type: FileType, name: &str) -> Result<u64> {
         let content = self.content();
+        if file_type == FileType::Lock {
+            let found = content.locks.get(name).map(|data| data.len() as u64);
+            return found.ok_or_else(|| self.not_found(file_type, name));
+        }
         let place = content.files.get(&(file_type, name.to_string()));
         place.map(|(_, place)| place.length).ok_or_else(|| self.not_found(file_type, name))
     }
