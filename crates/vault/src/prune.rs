@@ -72,8 +72,8 @@ pub struct PruneOptions {
     pub repack_smaller_than_bytes: Option<u64>,
     /// How long a pack must have been in no index before it is deleted. With zero it goes at once.
     pub grace: SignedDuration,
-    /// Delete before the index is written, for a store that is full, without a grace and under an exclusive lock all the
-    /// time. Nothing is rewritten, and nothing that was forgotten can be brought back.
+    /// Free space in a store that is full, without a grace and under an exclusive lock all the time. Nothing is rewritten,
+    /// and nothing that was forgotten can be brought back.
     pub recover_space: bool,
     /// How long to wait for others' locks.
     pub patience: Duration,
@@ -190,8 +190,7 @@ pub fn prune(vault: &Vault, options: &PruneOptions, now: Timestamp, progress: &d
         prune.repack()?;
     }
     let deletions = prune.swap(&lock)?;
-    lock.check()?;
-    prune.delete(&deletions)?;
+    prune.delete(&deletions, &lock)?;
     Ok(prune.into_report())
 }
 
@@ -292,12 +291,14 @@ impl<'a> Prune<'a> {
         self.report.waiting_until = first.and_then(|since| since.checked_add(self.options.grace).ok());
     }
 
-    fn delete(&mut self, packs: &[Id]) -> Result<()> {
+    /// Deletes packs that no index names. The lock is looked at all the time: there may be hours of work.
+    fn delete(&mut self, packs: &[Id], lock: &Lock) -> Result<()> {
         let remove = |pack: &Id| match self.vault.store().remove(FileType::Data, &pack.to_hex()) {
             Ok(()) | Err(levee_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(Error::from(error)),
         };
         for group in packs.chunks(DELETIONS_AT_ONCE) {
+            lock.check()?;
             for (pack, removed) in group.iter().zip(parallel_map(DELETIONS_AT_ONCE, group, remove)) {
                 removed?;
                 self.report.packs_deleted += 1;

@@ -1,28 +1,54 @@
-//! Freeing space where there is none left to write an index into.
+//! Freeing space where there may be none left to write an index into.
+
+use levee_store::Error::Full;
 
 use super::Prune;
 use super::plan::Plan;
-use crate::{Id, Lock, Result};
+use crate::index_file::Packs;
+use crate::{Error, Id, Lock, Result};
 
 impl Prune<'_> {
-    /// Deletes what nothing refers to, then writes the index without it. Cut short in between, the index names packs that
-    /// nobody needs, and the next prune takes them out. `lock` is exclusive: nobody can come to need them meanwhile.
+    /// Deletes what nothing refers to, at once. `lock` is exclusive: nobody can come to need it meanwhile.
+    ///
+    /// At no time does an index name a pack that was deleted: the next backup would take for stored what is gone. Cut
+    /// short, this leaves a sound repository, but for one case: when even the new index found no room, the index lacks
+    /// packs until it is written, and `repair index` finds them.
     pub(super) fn recover_space(&mut self, plan: &Plan, lock: &Lock) -> Result<()> {
         self.report.figures = plan.figures;
-        let indexed = self.packs.going().map(|pack| pack.id).filter(|pack| self.stored.size_bytes(pack).is_some());
-        let doomed: Vec<Id> = self.unindexed().into_iter().chain(indexed).collect();
-        lock.check()?;
-        self.delete(&doomed)?;
+        // These free space without any writing.
+        self.delete(&self.unindexed(), lock)?;
         // What they say of packs and snapshots is over.
         let notes = std::mem::take(&mut self.marks.files).into_iter().chain(std::mem::take(&mut self.forgotten.files));
-        for file in notes {
-            self.remove_index(&file)?;
+        self.remove_indexes(&notes.collect::<Vec<_>>(), &[lock])?;
+        let going = self.packs.going().map(|pack| pack.id).filter(|pack| self.stored.size_bytes(pack).is_some());
+        let going: Vec<Id> = going.collect();
+        let mut written = 0;
+        let rebuilt = self.rebuild_index(|packs| {
+            self.write_index(packs)?;
+            written += 1;
+            Ok(())
+        });
+        match rebuilt {
+            Ok(outdated) => {
+                self.remove_indexes(&outdated, &[lock])?;
+                self.delete(&going, lock)
+            }
+            Err(Error::Store(Full { .. })) => {
+                // The files are made alike each time, so that those that found room need not be written again. The
+                // others wait in memory, as large as the part of the index that they stand for.
+                let mut all: Vec<Packs> = Vec::new();
+                let outdated = self.rebuild_index(|packs| {
+                    all.push(packs.clone());
+                    Ok(())
+                })?;
+                self.remove_indexes(&outdated, &[lock])?;
+                self.delete(&going, lock)?;
+                for packs in &all[written..] {
+                    self.write_index(packs)?;
+                }
+                Ok(())
+            }
+            Err(error) => Err(error),
         }
-        let (outdated, _) = self.write_replacements()?;
-        lock.check()?;
-        for file in &outdated {
-            self.remove_index(file)?;
-        }
-        Ok(())
     }
 }

@@ -30,11 +30,7 @@ impl Prune<'_> {
         self.reach.index_files.extend(&replacements);
         self.look_again()?;
         self.rescue(&outdated)?;
-        exclusive.check()?;
-        lock.check()?;
-        for file in &outdated {
-            self.remove_index(file)?;
-        }
+        self.remove_indexes(&outdated, &[&exclusive, lock])?;
         let deletions = self.write_marks(&exclusive)?;
         self.write_forgotten(&exclusive)?;
         drop(exclusive);
@@ -43,11 +39,22 @@ impl Prune<'_> {
 
     /// Writes index files that say of the packs that stay what those files say that name packs that go, and
     /// gives both: the ones to be removed, and the new ones.
-    pub(super) fn write_replacements(&mut self) -> Result<(Vec<Id>, Vec<Id>)> {
-        let (mut outdated, mut replacements) = (Vec::new(), Vec::new());
+    fn write_replacements(&self) -> Result<(Vec<Id>, Vec<Id>)> {
+        let mut replacements = Vec::new();
+        let outdated = self.rebuild_index(|packs| {
+            replacements.push(self.write_index(packs)?);
+            Ok(())
+        })?;
+        Ok((outdated, replacements))
+    }
+
+    /// Gives the index files that name packs that go, and hands over what they say of the packs that stay, as much at a
+    /// time as belongs into one file.
+    pub(super) fn rebuild_index(&self, mut each: impl FnMut(&Packs) -> Result<()>) -> Result<Vec<Id>> {
+        let mut outdated = Vec::new();
         let mut index = self.index();
         if self.packs.going().next().is_none() && index.doubled.is_empty() {
-            return Ok((outdated, replacements));
+            return Ok(outdated);
         }
         self.vault.scan_index(&index.files, |id, file| {
             let stands = |pack: &Id| self.packs.fate(pack) == Fate::Keep && !index.doubled.contains(pack);
@@ -64,19 +71,19 @@ impl Prune<'_> {
                 pending_blobs += blobs.len();
                 pending.push((*pack, blobs.clone()));
                 if pending_blobs >= BLOBS_PER_FILE {
-                    replacements.push(self.write_index(&std::mem::take(&mut pending))?);
+                    each(&std::mem::take(&mut pending))?;
                     pending_blobs = 0;
                 }
             }
             Ok(())
         })?;
         if !pending.is_empty() {
-            replacements.push(self.write_index(&pending)?);
+            each(&pending)?;
         }
-        Ok((outdated, replacements))
+        Ok(outdated)
     }
 
-    fn write_index(&self, packs: &Packs) -> Result<Id> {
+    pub(super) fn write_index(&self, packs: &Packs) -> Result<Id> {
         self.vault.write_file_json(FileType::Index, &index_file::encode(packs)?)
     }
 
@@ -135,7 +142,16 @@ impl Prune<'_> {
         Ok(())
     }
 
-    pub(super) fn remove_index(&mut self, file: &Id) -> Result<()> {
+    /// Removes index files, as long as these locks are held.
+    pub(super) fn remove_indexes(&mut self, files: &[Id], locks: &[&Lock]) -> Result<()> {
+        for file in files {
+            locks.iter().try_for_each(|lock| lock.check())?;
+            self.remove_index(file)?;
+        }
+        Ok(())
+    }
+
+    fn remove_index(&mut self, file: &Id) -> Result<()> {
         match self.vault.store().remove(FileType::Index, &file.to_hex()) {
             Ok(()) | Err(levee_store::Error::NotFound { .. }) => {
                 self.reach.index_files.remove(file);
@@ -154,11 +170,9 @@ impl Prune<'_> {
     fn write_forgotten(&mut self, exclusive: &Lock) -> Result<()> {
         let Some(records) = self.forgotten_now() else { return Ok(()) };
         let new = forgotten::write(self.vault, &records)?;
-        exclusive.check()?;
-        for file in std::mem::take(&mut self.forgotten.files).iter().filter(|file| !new.contains(file)) {
-            self.remove_index(file)?;
-        }
-        Ok(())
+        let mut old = std::mem::take(&mut self.forgotten.files);
+        old.retain(|file| !new.contains(file));
+        self.remove_indexes(&old, &[exclusive])
     }
 
     /// Notes which packs are in no index now, in place of earlier marks.
@@ -181,10 +195,9 @@ impl Prune<'_> {
                 true => None,
                 false => Some(self.vault.write_file_json(FileType::Index, &index_file::encode_marks(&marks)?)?),
             };
-            exclusive.check()?;
-            for file in std::mem::take(&mut self.marks.files).iter().filter(|file| Some(**file) != new) {
-                self.remove_index(file)?;
-            }
+            let mut old = std::mem::take(&mut self.marks.files);
+            old.retain(|file| Some(*file) != new);
+            self.remove_indexes(&old, &[exclusive])?;
         }
         let (due, waiting) = self.marks.split_due(&unindexed, self.options.grace, self.now);
         self.count_waiting(&waiting);

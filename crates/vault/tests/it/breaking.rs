@@ -37,7 +37,11 @@ impl Breaking {
 
     /// A vault on such a store. Opening it doesn't count.
     pub fn vault(scratch: &Scratch, key: &MasterKey, operations: i64, how: Break) -> Vault {
-        let store = Arc::new(Self::new(scratch.store(), i64::MAX, how));
+        Self::vault_on(scratch.store(), key, operations, how)
+    }
+
+    pub fn vault_on(store: Arc<dyn Store>, key: &MasterKey, operations: i64, how: Break) -> Vault {
+        let store = Arc::new(Self::new(store, i64::MAX, how));
         let vault = Vault::open_with_master_key(store.clone(), key.clone()).unwrap();
         store.operations_left.store(operations, Ordering::SeqCst);
         vault

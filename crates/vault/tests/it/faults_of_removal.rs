@@ -131,6 +131,14 @@ fn a_prune_that_breaks_anywhere_leaves_a_sound_repository() {
 }
 
 #[test]
+fn freeing_space_that_breaks_anywhere_leaves_a_sound_repository() {
+    break_everywhere("recover space", prepare_prune, |vault| {
+        let options = PruneOptions { recover_space: true, ..prune_options() };
+        levee_vault::prune(vault, &options, Timestamp::now(), &()).map(drop)
+    });
+}
+
+#[test]
 fn forgetting_that_breaks_anywhere_loses_nothing_that_is_kept() {
     let prepare = |scratch: &Scratch| {
         let vault = scratch.init();

@@ -10,6 +10,7 @@ mod copying;
 mod faults;
 mod faults_of_removal;
 mod forgetting;
+mod full_store;
 mod hard_files;
 mod hard_repository;
 mod interop;
