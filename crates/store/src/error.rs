@@ -19,6 +19,11 @@ pub enum Error {
     Frozen { location: String, file_type: FileType, name: String },
     #[error("{location}: no space left while writing {file_type}/{name}; free some space and run it again")]
     Full { location: String, file_type: FileType, name: String },
+    /// The folder stands, but the repository in it does not: as on a bare mount point.
+    #[error(
+        "{location}: the repository is not here any more: its folder has no `config`; see whether the disk that it is on is mounted"
+    )]
+    Vanished { location: String },
     /// How a vault was named.
     #[error("a vault at {scheme}…: {reason}")]
     Address { scheme: String, reason: String },

@@ -10,6 +10,8 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::Timestamp;
 
@@ -27,16 +29,23 @@ pub struct Received {
     pub received_at: Timestamp,
 }
 
+/// There is a folder, but no repository in it.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no config")]
+struct HasVanished;
+
 /// A repository in a local folder.
 #[derive(Clone, Debug)]
 pub struct LocalStore {
     dir: PathBuf,
+    /// There was a configuration here since this was made: a repository stands, and does not go by itself.
+    has_config: Arc<AtomicBool>,
 }
 
 impl LocalStore {
     /// Nothing is read or made until an operation asks for it.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into() }
+        Self { dir: dir.into(), has_config: Arc::default() }
     }
 
     pub fn dir(&self) -> &Path {
@@ -79,6 +88,7 @@ impl LocalStore {
     fn io_error(&self, action: &'static str, file_type: FileType, name: &str, source: io::Error) -> Error {
         let (location, name) = (self.location(), name.to_string());
         match source.kind() {
+            _ if source.get_ref().is_some_and(|inner| inner.is::<HasVanished>()) => Error::Vanished { location },
             ErrorKind::NotFound => Error::NotFound { location, file_type, name },
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::Full { location, file_type, name },
             _ => Error::Io { location, action, file_type, name, source },
@@ -92,8 +102,10 @@ impl LocalStore {
     fn publish(&self, file_type: FileType, name: &str, content: &[u8]) -> io::Result<Standing> {
         let (folder, path) = (self.folder(file_type, name), self.path(file_type, name));
         let mut written = durable::write_new(&folder, &path, content);
-        if written.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) && self.dir.is_dir() {
-            // A server that makes folders as they are needed, or a person, may have left it out.
+        if written.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+            // A server that makes folders as they are needed, or a person, may have left it out. But the folder of a
+            // disk that is not mounted is there, too: what is written below it would be lost to the repository.
+            self.require_config()?;
             durable::create_folder(&folder)?;
             written = durable::write_new(&folder, &path, content);
         }
@@ -116,21 +128,40 @@ impl LocalStore {
         Ok(standing)
     }
 
+    fn note_config(&self, file_type: FileType) {
+        if file_type == FileType::Config {
+            self.has_config.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// An error when no repository stands in the folder.
+    fn require_config(&self) -> io::Result<()> {
+        fs::metadata(self.path(FileType::Config, "")).map(drop).map_err(|error| match error.kind() {
+            ErrorKind::NotFound if self.dir.is_dir() => io::Error::other(HasVanished),
+            _ => error,
+        })
+    }
+
     fn walk(
         &self,
         file_type: FileType,
         visit: &mut dyn FnMut(String, fs::Metadata) -> io::Result<()>,
     ) -> io::Result<()> {
+        let mut is_missing = false;
+        let mut walk_folder = |folder: &Path| walk_folder(file_type, folder, &mut is_missing, visit);
         match file_type {
             FileType::Config => match fs::metadata(self.path(file_type, "")) {
                 Ok(metadata) => visit(String::new(), metadata),
                 Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
                 Err(error) => Err(error),
-            },
-            FileType::Data => (0..=u8::MAX)
-                .try_for_each(|byte| walk_folder(file_type, &self.folder(file_type, &hex::encode([byte])), visit)),
-            _ => walk_folder(file_type, &self.folder(file_type, ""), visit),
+            }?,
+            FileType::Data => {
+                (0..=u8::MAX).try_for_each(|byte| walk_folder(&self.folder(file_type, &hex::encode([byte]))))?;
+            }
+            _ => walk_folder(&self.folder(file_type, ""))?,
         }
+        // Nothing there is an answer only where there is a repository.
+        if is_missing && self.has_config.load(Ordering::Relaxed) { self.require_config() } else { Ok(()) }
     }
 }
 
@@ -152,7 +183,10 @@ impl Store for LocalStore {
     fn write(&self, file_type: FileType, name: &str, content: &[u8]) -> Result<()> {
         self.checked_path("write", file_type, name)?;
         match self.publish(file_type, name, content) {
-            Ok(Standing::Same | Standing::Damaged) => Ok(()),
+            Ok(Standing::Same | Standing::Damaged) => {
+                self.note_config(file_type);
+                Ok(())
+            }
             Ok(Standing::Conflict) if file_type == FileType::Config => Err(Error::Denied {
                 location: self.location(),
                 action: "write",
@@ -169,7 +203,9 @@ impl Store for LocalStore {
 
     fn read(&self, file_type: FileType, name: &str) -> Result<Vec<u8>> {
         let path = self.checked_path("read", file_type, name)?;
-        fs::read(path).map_err(|source| self.io_error("read", file_type, name, source))
+        let content = fs::read(path).map_err(|source| self.io_error("read", file_type, name, source))?;
+        self.note_config(file_type);
+        Ok(content)
     }
 
     fn read_range(&self, file_type: FileType, name: &str, offset: u64, length: usize) -> Result<Vec<u8>> {
@@ -239,11 +275,15 @@ impl Store for LocalStore {
 fn walk_folder(
     file_type: FileType,
     folder: &Path,
+    is_missing: &mut bool,
     visit: &mut dyn FnMut(String, fs::Metadata) -> io::Result<()>,
 ) -> io::Result<()> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            *is_missing = true;
+            return Ok(());
+        }
         Err(error) => return Err(error),
     };
     for entry in entries {

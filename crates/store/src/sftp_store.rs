@@ -44,6 +44,8 @@ pub struct SftpStore {
     /// `None` before the first use and after a failure. Held only while a connection is made.
     connection: tokio::sync::Mutex<Option<Arc<Connection>>>,
     runtime: Runtime,
+    /// There was a configuration here since this was made: a repository stands, and does not go by itself.
+    has_config: AtomicBool,
     /// Whether somebody was told that the server cannot sync.
     warned: AtomicBool,
 }
@@ -71,6 +73,7 @@ impl Operation<'_> {
             Failure::NotFound => Error::NotFound { location, file_type, name },
             Failure::Denied(reason) => Error::Denied { location, action, file_type, name, reason },
             Failure::Full => Error::Full { location, file_type, name },
+            Failure::Vanished => Error::Vanished { location },
             Failure::Damaged(reason) => Error::Damaged { location, file_type, name, reason },
             Failure::Unauthorized(reason) => Error::Unauthorized { location, reason },
             Failure::Exists => Error::Denied { location, action, file_type, name, reason: "it exists".into() },
@@ -105,7 +108,8 @@ impl SftpStore {
             None => format!("sftp:{user}{host}:{path}"),
         };
         let runtime = start_runtime(&location)?;
-        Ok(Self { options, location, connection: Default::default(), runtime, warned: AtomicBool::new(false) })
+        let (has_config, warned) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Self { options, location, connection: Default::default(), runtime, has_config, warned })
     }
 
     /// Every file of a type with the time at which the server received it.
@@ -154,9 +158,13 @@ impl SftpStore {
             FileType::Data => (0..=u8::MAX).map(|byte| self.folder(file_type, &hex::encode([byte]))).collect(),
             _ => vec![self.folder(file_type, "")],
         };
+        let is_missing = AtomicBool::new(false);
         operation.run(async |connection| {
             let listings = stream::iter(&folders).map(async |folder| match connection.list(folder).await {
-                Err(Failure::NotFound) => Ok(Vec::new()),
+                Err(Failure::NotFound) => {
+                    is_missing.store(true, Ordering::Relaxed);
+                    Ok(Vec::new())
+                }
                 other => other.map(|mut files| {
                     let stands_here =
                         |name: &str| file_type != FileType::Data || folder.ends_with(name.get(..2).unwrap_or_default());
@@ -164,8 +172,31 @@ impl SftpStore {
                     files
                 }),
             });
-            listings.buffer_unordered(LISTINGS_AT_ONCE).try_concat().await
+            let found = listings.buffer_unordered(LISTINGS_AT_ONCE).try_concat().await?;
+            // Nothing there is an answer only where there is a repository.
+            if is_missing.load(Ordering::Relaxed) && self.has_config.load(Ordering::Relaxed) {
+                self.require_config(connection).await?;
+            }
+            Ok(found)
         })
+    }
+
+    fn note_config(&self, file_type: FileType) {
+        if file_type == FileType::Config {
+            self.has_config.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// A failure when no repository stands in the folder.
+    async fn require_config(&self, connection: &Connection) -> std::result::Result<(), Failure> {
+        match connection.stat(&self.path(FileType::Config, "")).await {
+            Ok(_) => Ok(()),
+            Err(Failure::NotFound) => {
+                connection.stat(&self.folder(FileType::Config, "")).await?;
+                Err(Failure::Vanished)
+            }
+            Err(failure) => Err(failure),
+        }
     }
 
     /// Told once: it is a property of the server.
@@ -202,8 +233,9 @@ impl Store for SftpStore {
         let is_synced = operation.run(async |connection| {
             let temporary = match connection.upload(&folder, content).await {
                 Err(Failure::NotFound) => {
-                    // A person may have left the folder out. Not so the repository's own: a disk may not be mounted.
-                    connection.stat(&self.folder(FileType::Config, "")).await?;
+                    // A person may have left the folder out. But the folder of a disk that is not mounted is there,
+                    // too: what is written below it would be lost to the repository.
+                    self.require_config(connection).await?;
                     connection.create_folder(&folder).await?;
                     connection.upload(&folder, content).await?
                 }
@@ -234,13 +266,16 @@ impl Store for SftpStore {
         if !is_synced {
             self.warn_about_folders();
         }
+        self.note_config(file_type);
         Ok(())
     }
 
     fn read(&self, file_type: FileType, name: &str) -> Result<Vec<u8>> {
         let operation = self.operation("read", file_type, name)?;
         let path = self.path(file_type, name);
-        operation.run(async |connection| connection.read_whole(&path).await)
+        let content = operation.run(async |connection| connection.read_whole(&path).await)?;
+        self.note_config(file_type);
+        Ok(content)
     }
 
     fn read_range(&self, file_type: FileType, name: &str, offset: u64, length: usize) -> Result<Vec<u8>> {

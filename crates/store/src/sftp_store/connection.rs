@@ -32,6 +32,8 @@ pub(super) enum Failure {
     Denied(String),
     Full,
     Damaged(String),
+    /// The repository's folder has no configuration any more.
+    Vanished,
     /// The server or this machine refuses the other: trying again will not help.
     Unauthorized(String),
     /// The connection is of no use any more.

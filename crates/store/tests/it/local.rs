@@ -48,13 +48,48 @@ fn missing_folders_are_made_again() {
     let dir = tempfile::tempdir().unwrap();
     let store = LocalStore::new(dir.path().join("repository"));
     store.create().unwrap();
+    store.write(FileType::Config, "", b"config").unwrap();
     fs::remove_dir_all(store.dir().join("data")).unwrap();
+    assert_eq!(store.list(FileType::Data).unwrap(), []);
     let name = content_name(b"pack");
     store.write(FileType::Data, &name, b"pack").unwrap();
     assert_eq!(store.read(FileType::Data, &name).unwrap(), b"pack");
     // But a repository that isn't there is not made by writing into it: the disk may not be mounted.
     fs::remove_dir_all(store.dir()).unwrap();
     assert!(matches!(store.write(FileType::Data, &name, b"pack"), Err(Error::NotFound { .. })));
+}
+
+#[test]
+fn a_disk_that_is_unmounted_meanwhile_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = LocalStore::new(dir.path().join("repository"));
+    // A new repository has no configuration until the end.
+    store.create().unwrap();
+    let key = content_name(b"key");
+    store.write(FileType::Key, &key, b"key").unwrap();
+    store.write(FileType::Config, "", b"config").unwrap();
+    let opened = LocalStore::new(store.dir());
+    opened.read(FileType::Config, "").unwrap();
+    let name = content_name(b"pack");
+    opened.write(FileType::Data, &name, b"pack").unwrap();
+    // The mount point is a folder, too.
+    fs::rename(store.dir(), dir.path().join("elsewhere")).unwrap();
+    fs::create_dir(store.dir()).unwrap();
+    for store in [&store, &opened] {
+        for file_type in [FileType::Data, FileType::Index, FileType::Snapshot, FileType::Lock] {
+            let refused = store.write(file_type, &name, b"pack");
+            assert!(matches!(refused, Err(Error::Vanished { .. })), "{refused:?}");
+            let listed = store.list(file_type);
+            assert!(matches!(listed, Err(Error::Vanished { .. })), "{listed:?}");
+        }
+    }
+    assert_eq!(fs::read_dir(store.dir()).unwrap().count(), 0);
+    // Whoever looks for a repository finds none.
+    assert_eq!(LocalStore::new(store.dir()).list(FileType::Key).unwrap(), []);
+    fs::remove_dir(store.dir()).unwrap();
+    fs::rename(dir.path().join("elsewhere"), store.dir()).unwrap();
+    opened.write(FileType::Index, &name, b"pack").unwrap();
+    assert_eq!(opened.list(FileType::Data).unwrap().len(), 1);
 }
 
 #[test]

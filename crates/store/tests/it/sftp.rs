@@ -55,6 +55,28 @@ fn its_files_are_those_of_a_folder() {
 }
 
 #[test]
+fn a_disk_that_is_unmounted_meanwhile_is_noticed() {
+    let sshd = Sshd::start();
+    let store = store(&sshd, "repository");
+    store.create().unwrap();
+    store.write(FileType::Config, "", b"config").unwrap();
+    let (folder, name) = (sshd.folder().join("repository"), content_name(b"pack"));
+    fs::remove_dir_all(folder.join("data")).unwrap();
+    assert_eq!(store.list(FileType::Data).unwrap(), []);
+    store.write(FileType::Data, &name, b"pack").unwrap();
+    // The mount point is a folder, too.
+    fs::remove_dir_all(&folder).unwrap();
+    fs::create_dir(&folder).unwrap();
+    for file_type in [FileType::Data, FileType::Index, FileType::Snapshot] {
+        let refused = store.write(file_type, &name, b"pack");
+        assert!(matches!(refused, Err(Error::Vanished { .. })), "{refused:?}");
+        let listed = store.list(file_type);
+        assert!(matches!(listed, Err(Error::Vanished { .. })), "{listed:?}");
+    }
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+}
+
+#[test]
 fn a_cut_connection_is_made_again() {
     let sshd = Sshd::start();
     let store = RetryStore::new(store(&sshd, "repository"), RetryPolicy::default());
