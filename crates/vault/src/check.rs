@@ -1,7 +1,8 @@
 //! Looking whether everything in a repository is as it must be.
 //!
 //! Snapshots are read first, then the index, then the list of packs, so that what others add meanwhile is
-//! not taken for missing.
+//! not taken for missing. All of it comes from the store itself: what a cache on this machine holds says nothing of
+//! what others will find.
 
 mod packs;
 mod subset;
@@ -154,7 +155,10 @@ fn check_keys(vault: &Vault, report: &mut CheckReport) -> Result<()> {
 fn read_snapshots(vault: &Vault, report: &mut CheckReport) -> Result<Vec<(Id, Snapshot)>> {
     let ids = vault.list_ids(FileType::Snapshot)?;
     let mut snapshots = Vec::new();
-    let read = |id: &Id| vault.read_file_as::<Snapshot>(FileType::Snapshot, id);
+    let read = |id: &Id| {
+        let json = vault.read_stored_json(FileType::Snapshot, id)?;
+        vault.parse_file::<Snapshot>(FileType::Snapshot, id, &json)
+    };
     for (id, snapshot) in ids.iter().zip(parallel_map(FETCHES_AT_ONCE, &ids, read)) {
         match snapshot {
             Ok(snapshot) => snapshots.push((*id, snapshot)),
@@ -170,7 +174,7 @@ fn read_indexes(vault: &Vault, report: &mut CheckReport) -> Result<Indexed> {
     report.index_files = ids.len() as u64;
     let mut indexed = Indexed::default();
     let read = |id: &Id| {
-        let json = vault.read_file_json(FileType::Index, id)?;
+        let json = vault.read_stored_json(FileType::Index, id)?;
         index_file::decode(&json).map_err(|reason| vault.damaged(FileType::Index, &id.to_hex(), reason))
     };
     for (id, packs) in ids.iter().zip(parallel_map(FETCHES_AT_ONCE, &ids, read)) {

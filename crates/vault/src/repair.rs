@@ -35,7 +35,13 @@ impl RepairOptions {
 
 /// Writes anew those of the `readable` index files that name any of these packs, without them, and removes
 /// the old ones and the unreadable ones. The new ones are durable before.
-fn rewrite_index_without(vault: &Vault, packs: &HashSet<Id>, readable: &[Id], unreadable: &[Id]) -> Result<()> {
+fn rewrite_index_without(
+    vault: &Vault,
+    packs: &HashSet<Id>,
+    readable: &[Id],
+    unreadable: &[Id],
+    lock: &Lock,
+) -> Result<()> {
     let mut outdated = unreadable.to_vec();
     let mut pending = Packs::new();
     vault.scan_index(readable, |id, file| {
@@ -50,6 +56,7 @@ fn rewrite_index_without(vault: &Vault, packs: &HashSet<Id>, readable: &[Id], un
     })?;
     write_index(vault, &pending)?;
     for file in outdated {
+        lock.check()?;
         vault.store().remove(FileType::Index, &file.to_hex())?;
     }
     vault.expect_other_index();

@@ -150,16 +150,12 @@ impl Vault {
 
     /// Reads, checks and opens a file and gives its JSON.
     pub(crate) fn read_file_json(&self, file_type: FileType, id: &Id) -> Result<Vec<u8>> {
-        let name = id.to_hex();
         // Locks come and go.
         let cache = self.cache().filter(|_| matches!(file_type, FileType::Index | FileType::Snapshot));
         let sealed = match cache.and_then(|cache| cache.read(file_type, id)) {
             Some(sealed) => sealed,
             None => {
-                let sealed = self.store().read(file_type, &name)?;
-                if Id::of(&sealed) != *id {
-                    return Err(self.damaged(file_type, &name, "its content does not have the hash that is its name"));
-                }
+                let sealed = self.read_stored(file_type, id)?;
                 if let Some(cache) = cache {
                     cache.write(file_type, id, &sealed);
                 }
@@ -167,6 +163,20 @@ impl Vault {
             }
         };
         self.open_file(file_type, id, sealed)
+    }
+
+    /// The same from the store itself, for those who ask whether it is sound there: a copy in the cache proves nothing.
+    pub(crate) fn read_stored_json(&self, file_type: FileType, id: &Id) -> Result<Vec<u8>> {
+        self.open_file(file_type, id, self.read_stored(file_type, id)?)
+    }
+
+    fn read_stored(&self, file_type: FileType, id: &Id) -> Result<Vec<u8>> {
+        let name = id.to_hex();
+        let sealed = self.store().read(file_type, &name)?;
+        if Id::of(&sealed) == *id {
+            return Ok(sealed);
+        }
+        Err(self.damaged(file_type, &name, "its content does not have the hash that is its name"))
     }
 
     /// Opens the content of such a file.
@@ -180,8 +190,11 @@ impl Vault {
     }
 
     pub(crate) fn read_file_as<T: DeserializeOwned>(&self, file_type: FileType, id: &Id) -> Result<T> {
-        let json = self.read_file_json(file_type, id)?;
-        serde_json::from_slice(&json)
+        self.parse_file(file_type, id, &self.read_file_json(file_type, id)?)
+    }
+
+    pub(crate) fn parse_file<T: DeserializeOwned>(&self, file_type: FileType, id: &Id, json: &[u8]) -> Result<T> {
+        serde_json::from_slice(json)
             .map_err(|error| self.damaged(file_type, &id.to_hex(), format!("its JSON is not as it must be: {error}")))
     }
 

@@ -53,7 +53,8 @@ pub fn repair_index(
     let (mut indexed, mut pruned) = (HashMap::new(), HashSet::new());
     let mut readable = Vec::new();
     for id in vault.list_ids(FileType::Index)? {
-        let json = match vault.read_file_json(FileType::Index, &id) {
+        // From the store, as a check does: what a check finds damaged there must be found here.
+        let json = match vault.read_stored_json(FileType::Index, &id) {
             Err(error @ crate::Error::Store(levee_store::Error::Unreachable { .. })) => return Err(error),
             other => other.ok(),
         };
@@ -106,7 +107,7 @@ pub fn repair_index(
         for group in in_files(pending) {
             write_index(vault, &group)?;
         }
-        rewrite_index_without(vault, &wrong, &readable, &repair.unreadable_index_files)?;
+        rewrite_index_without(vault, &wrong, &readable, &repair.unreadable_index_files, &lock)?;
         repair.applied = true;
     }
     Ok(repair)

@@ -67,9 +67,8 @@ pub fn repair_packs(
     }
     if let Some(lock) = lock.filter(|_| !repair.damaged_packs.is_empty()) {
         output.finish()?;
-        lock.check()?;
         let damaged = repair.damaged_packs.iter().copied().collect();
-        rewrite_index_without(vault, &damaged, &index_files, &[])?;
+        rewrite_index_without(vault, &damaged, &index_files, &[], &lock)?;
         repair.applied = true;
     }
     Ok(repair)

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use levee_store::{Entry, FileType, Result as StoreResult, Store};
-use levee_vault::{Cache, Vault, clean_caches, list_caches};
+use levee_vault::repair::{RepairOptions, repair_index};
+use levee_vault::{Cache, CheckOptions, Vault, clean_caches, list_caches};
 
 use crate::support::*;
 
@@ -122,6 +123,32 @@ fn a_cache_saves_reading_and_is_never_trusted() {
     // And without it everything works as before.
     std::fs::remove_dir_all(&caches).unwrap();
     assert_eq!(list(&scratch, &caches).0, fewer);
+}
+
+#[test]
+fn a_check_looks_at_the_store_and_not_at_the_cache() {
+    let scratch = Scratch::new();
+    let source = scratch.path("source");
+    make_zoo(&source);
+    backup(&scratch.init(), &source);
+    let caches = scratch.path("caches");
+    list(&scratch, &caches);
+    for folder in ["index", "snapshots"] {
+        let path = scratch.files(folder).into_iter().next().unwrap();
+        let content = std::fs::read(&path).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        std::fs::write(&path, &content[1..]).unwrap();
+        let vault = scratch.open();
+        vault.use_cache(Cache::open(&caches, &vault.id()).unwrap());
+        let report = levee_vault::check(&vault, CheckOptions::default(), &()).unwrap();
+        let name = format!("{folder}/{}", path.file_name().unwrap().to_str().unwrap());
+        assert!(report.errors.iter().any(|finding| finding.file == name), "{report:?}");
+        if folder == "index" {
+            let repair = repair_index(&vault, false, RepairOptions::default(), &()).unwrap();
+            assert_eq!(repair.unreadable_index_files.len(), 1, "{repair:?}");
+        }
+        std::fs::write(&path, content).unwrap();
+    }
 }
 
 #[test]
