@@ -1,5 +1,6 @@
 //! Taking back what was forgotten and pruned, while the data stand.
 
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -9,6 +10,7 @@ use serde::Serialize;
 use super::{Prune, PruneOptions};
 use crate::forgotten::KnownForgotten;
 use crate::index_file::{self, BLOBS_PER_FILE};
+use crate::pack::pack_bytes;
 use crate::problem::with_sources;
 use crate::vault::look_while_index_files_go;
 use crate::{BlobKind, Error, Id, Lock, LockMode, Progress, Result, Snapshot, SnapshotId, SnapshotSelection, Vault};
@@ -93,10 +95,15 @@ pub fn undelete(
     if options.packs {
         report.packs_readopted = prune.adopt_everything()?;
     }
+    let has_lost = !prune.lost_blobs()?.is_empty();
     for entry in chosen {
         let readopted_before = prune.report.packs_readopted;
-        let root = entry.snapshot.tree.map(|tree| (BlobKind::Tree, tree)).into_iter().collect();
-        let outcome = prune.walk_and_adopt(root).and_then(|()| {
+        let root: Vec<_> = entry.snapshot.tree.map(|tree| (BlobKind::Tree, tree)).into_iter().collect();
+        let outcome = prune.walk_and_adopt(root.clone()).and_then(|()| {
+            if has_lost {
+                // Again, since what was adopted may have brought other copies.
+                prune.refuse_lost(root, &prune.lost_blobs()?)?;
+            }
             let Some(lock) = &lock else { return Ok(()) };
             lock.check()?;
             Ok(vault.store().write(FileType::Snapshot, &entry.id.0.to_hex(), &entry.sealed)?)
@@ -104,7 +111,7 @@ pub fn undelete(
         report.packs_readopted += prune.report.packs_readopted - readopted_before;
         match outcome {
             Ok(()) => report.snapshots.push(entry.id),
-            Err(error @ (Error::MissingBlob { .. } | Error::Damaged { .. })) => {
+            Err(error) if error.is_damage() => {
                 report.failed.push((entry.id, with_sources(&error)));
                 // What was walked in vain counts as whole in this table: the next snapshot must not rely on it.
                 prune = look()?;
@@ -143,6 +150,58 @@ fn choose(vault: &Vault, selection: &SnapshotSelection) -> Result<Vec<ForgottenS
 }
 
 impl Prune<'_> {
+    /// Blobs that the index knows only in packs that are gone or too short, each with such a pack.
+    fn lost_blobs(&self) -> Result<HashMap<(BlobKind, Id), Id>> {
+        let (mut broken, mut lost) = (HashSet::new(), HashMap::new());
+        self.index().run(|file| {
+            for (pack, blobs) in file {
+                let needed = pack_bytes(blobs);
+                if self.stored.size_bytes(pack).is_some_and(|size| size >= needed) {
+                    continue;
+                }
+                // It may have come after the packs were listed.
+                match self.vault.store().size_bytes(FileType::Data, &pack.to_hex()) {
+                    Ok(size) if size >= needed => {}
+                    Ok(_) | Err(levee_store::Error::NotFound { .. }) => {
+                        broken.insert(*pack);
+                        lost.extend(blobs.iter().map(|blob| ((blob.kind, blob.id), *pack)));
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            Ok(())
+        })?;
+        if !lost.is_empty() {
+            self.index().run(|file| {
+                for (_, blobs) in file.iter().filter(|(pack, _)| !broken.contains(pack)) {
+                    for blob in blobs {
+                        lost.remove(&(blob.kind, blob.id));
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        Ok(lost)
+    }
+
+    /// An error when anything below these blobs is lost.
+    fn refuse_lost(&self, mut to_do: Vec<(BlobKind, Id)>, lost: &HashMap<(BlobKind, Id), Id>) -> Result<()> {
+        let mut seen = HashSet::new();
+        while let Some((kind, id)) = to_do.pop() {
+            if let Some(pack) = lost.get(&(kind, id)) {
+                let reason = format!("it is gone or too short, and {kind} blob {id} is nowhere else");
+                return Err(self.vault.damaged(FileType::Data, &pack.to_hex(), reason));
+            }
+            if kind == BlobKind::Tree && seen.insert(id) {
+                for node in self.reach.read_tree(&id)?.nodes() {
+                    to_do.extend(node.subtree.map(|tree| (BlobKind::Tree, tree)));
+                    to_do.extend(node.blobs().iter().map(|blob| (BlobKind::Data, *blob)));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Indexes every pack that no index names, and gives their number.
     fn adopt_everything(&mut self) -> Result<u64> {
         let found = self.find_unindexed(&|_, _| true)?;

@@ -128,6 +128,36 @@ fn what_is_not_whole_does_not_come_back() {
 }
 
 #[test]
+fn a_snapshot_whose_indexed_pack_is_gone_or_cut_short_does_not_come_back() {
+    let cut = |pack: &Path| std::fs::OpenOptions::new().write(true).open(pack).unwrap().set_len(1000).unwrap();
+    let remove = |pack: &Path| std::fs::remove_file(pack).unwrap();
+    for damage in [&cut as &dyn Fn(&Path), &remove] {
+        let scratch = Scratch::new();
+        let vault = scratch.init();
+        // Neither writer knows of the other, so that each has a copy of the first file.
+        let unaware = scratch.open();
+        let mut writer = SnapshotWriter::begin(&unaware, SnapshotOptions::default()).unwrap();
+        let before = scratch.files("data");
+        let broken = store(&vault, &[1, 2]);
+        let size = |pack: &&std::path::PathBuf| std::fs::metadata(pack).unwrap().len();
+        let packs = scratch.files("data");
+        let pack = packs.difference(&before).max_by_key(size).unwrap();
+        let meta = NodeMeta::new(0o644, "2026-11-26T00:00:00Z".parse().unwrap());
+        let content = noise(FILE_BYTES, 1);
+        writer.file(Path::new("folder/1"), &meta, &mut &content[..], Chunking::Content).unwrap();
+        let whole = writer.finish().unwrap().snapshot_id.unwrap();
+        // The index names all of it: nothing was pruned since.
+        forget(&vault, &[broken, whole]);
+        damage(pack);
+        let report = bring_back(&scratch.open(), &[broken, whole]).unwrap();
+        assert_eq!(report.snapshots, [whole], "{report:?}");
+        assert_eq!(report.failed.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [broken]);
+        assert!(report.failed[0].1.contains("gone or too short"), "{report:?}");
+        assert_reads(&scratch.open(), &whole, &[1]);
+    }
+}
+
+#[test]
 fn packs_of_a_prune_go_back_into_the_index_at_once() {
     let scratch = Scratch::new();
     let vault = scratch.init();
