@@ -125,11 +125,17 @@ impl PackTable {
 
 /// Looks into every pack. Of a blob with several copies one is chosen to count as used, in a pack that has
 /// nothing unused if there is one: then what an interrupted prune has written anew counts, and not what it
-/// was written from.
+/// was written from. Packs that are not as long as the index says come last: a copy in them may be none.
 pub(super) fn survey(prune: &mut Prune<'_>) -> Result<()> {
     let several = prune.reach.table.any(&[Flag::Used, Flag::Several]);
-    let whole_first: &[bool] = if several { &[true, false] } else { &[false] };
-    for only_whole in whole_first {
+    // (only packs with nothing unused, only packs of the right size)
+    let rounds: &[(bool, bool)] =
+        if several { &[(true, true), (false, true), (false, false)] } else { &[(false, false)] };
+    for (only_whole, only_sized) in rounds {
+        if prune.packs.iter().all(|pack| pack.is_surveyed) {
+            break;
+        }
+        let stored = &prune.stored;
         let index = prune.index();
         let (packs, table) = (&mut prune.packs, &mut prune.reach.table);
         index.run(|file| {
@@ -139,6 +145,9 @@ pub(super) fn survey(prune: &mut Prune<'_>) -> Result<()> {
                     let place = table.find(blob.kind, &blob.id);
                     place.filter(|place| table.is(*place, Flag::Used))
                 };
+                if *only_sized && stored.size_bytes(id) != Some(pack_bytes(blobs)) {
+                    continue;
+                }
                 if *only_whole && !blobs.iter().all(|blob| is_used(blob).is_some()) {
                     continue;
                 }

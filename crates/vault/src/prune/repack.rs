@@ -13,6 +13,7 @@ use crate::pack::PackedBlob;
 use crate::pack_reader::read_blobs;
 use crate::parallel::{compute_threads, parallel_map};
 use crate::problem::with_sources;
+use crate::sealing::BlobSealer;
 use crate::{Error, Event, Id, Result, Vault};
 
 impl Prune<'_> {
@@ -53,8 +54,8 @@ impl Prune<'_> {
             for group in work.chunks(compute_threads()) {
                 let compress = self.options.repack_uncompressed && vault.config().can_compress();
                 let read = |(pack, blobs): &(Id, Vec<PackedBlob>)| take_blobs(vault, pack, blobs, compress);
-                for ((pack, _), taken) in group.iter().zip(parallel_map(compute_threads(), group, read)) {
-                    self.write_repacked(pack, taken, &mut output)?;
+                for ((pack, blobs), taken) in group.iter().zip(parallel_map(compute_threads(), group, read)) {
+                    self.write_repacked(pack, blobs, taken, &mut output)?;
                 }
             }
             Ok(())
@@ -70,7 +71,13 @@ impl Prune<'_> {
         place.is_some_and(|place| table.set(place, Flag::Kept))
     }
 
-    fn write_repacked(&mut self, pack: &Id, taken: Result<Vec<Taken>>, output: &mut NewPacks<'_>) -> Result<()> {
+    fn write_repacked(
+        &mut self,
+        pack: &Id,
+        claimed: &[PackedBlob],
+        taken: Result<Vec<Taken>>,
+        output: &mut NewPacks<'_>,
+    ) -> Result<()> {
         let taken = match taken {
             Ok(taken) => taken,
             Err(error @ Error::System { .. }) => return Err(error),
@@ -80,7 +87,7 @@ impl Prune<'_> {
                 if let Some(facts) = self.packs.find_mut(pack) {
                     facts.fate = Fate::Keep;
                 }
-                return Ok(());
+                return self.write_other_copies(claimed, output);
             }
         };
         let bytes: usize = taken.iter().map(|blob| blob.sealed.len()).sum();
@@ -90,6 +97,38 @@ impl Prune<'_> {
         self.report.figures.packs_repacked += 1;
         self.report.figures.repacked_bytes += bytes as u64;
         self.progress.report(Event::Bytes(bytes as u64));
+        Ok(())
+    }
+}
+
+impl Prune<'_> {
+    /// Writes anew what was claimed from a pack that cannot be read and has another copy: the pack with that copy may go,
+    /// and hold the only sound one.
+    fn write_other_copies(&self, claimed: &[PackedBlob], output: &mut NewPacks<'_>) -> Result<()> {
+        let vault = self.vault;
+        let mut sealer = None;
+        for PackedBlob { kind, id, .. } in claimed {
+            let place = self.reach.table.find(*kind, id);
+            if !place.is_some_and(|place| self.reach.table.is(place, Flag::Several)) {
+                continue;
+            }
+            let plaintext = match vault.read_blob(*kind, id) {
+                Ok(plaintext) => plaintext,
+                // No copy of it is sound, so that none that goes is missed.
+                Err(error) if error.is_damage() => continue,
+                Err(error) => return Err(error),
+            };
+            let sealer = match &mut sealer {
+                Some(sealer) => sealer,
+                None => {
+                    let new = BlobSealer::new(vault.key(), vault.config().can_compress(), Compression::Auto)?;
+                    sealer.insert(new)
+                }
+            };
+            let mut sealed = Vec::new();
+            let uncompressed_length = sealer.seal(*kind, *id, &plaintext, &mut sealed)?;
+            output.add(&Taken { kind: *kind, id: *id, sealed, uncompressed_length })?;
+        }
         Ok(())
     }
 }

@@ -234,6 +234,51 @@ fn a_prune_refuses_when_something_is_nowhere() {
     assert_eq!(refused, 2);
 }
 
+/// A kept snapshot whose blobs stand in two packs that are both rewritten, the first of them in both; and the packs.
+fn with_two_copies() -> (Scratch, SnapshotId, Vec<PathBuf>) {
+    let scratch = Scratch::new();
+    let vault = scratch.init();
+    let unaware = scratch.open();
+    let mut writer = SnapshotWriter::begin(&unaware, SnapshotOptions::default()).unwrap();
+    let one = store(&vault, &[1, 2, 4]);
+    add(&mut writer, &[1, 3, 5]);
+    let two = writer.finish().unwrap().snapshot_id.unwrap();
+    let kept = store(&scratch.open(), &[1, 2, 3]);
+    vault.remove_snapshot(&one).unwrap();
+    vault.remove_snapshot(&two).unwrap();
+    let mut packs: Vec<PathBuf> = scratch.files("data").into_iter().collect();
+    packs.retain(|pack| std::fs::metadata(pack).unwrap().len() > 3 * FILE_BYTES as u64);
+    assert_eq!(packs.len(), 2);
+    (scratch, kept, packs)
+}
+
+#[test]
+fn of_two_copies_the_sound_one_is_never_dropped() {
+    let (original, kept, packs) = with_two_copies();
+    let key = original.open().master_key().clone();
+    let rot = |position: usize| {
+        move |pack: &Path| {
+            let mut content = std::fs::read(pack).unwrap();
+            content[position] ^= 1;
+            std::fs::remove_file(pack).unwrap();
+            std::fs::write(pack, content).unwrap();
+        }
+    };
+    let cut = |pack: &Path| std::fs::OpenOptions::new().write(true).open(pack).unwrap().set_len(1000).unwrap();
+    // Whichever of its blobs is rotten, and whichever of the packs it is.
+    let places = [1, 3, 5].map(|half| half * FILE_BYTES / 2).map(rot);
+    let damages = places.iter().map(|rot| rot as &dyn Fn(&Path)).chain([&cut as &dyn Fn(&Path)]);
+    for (number, damage) in damages.enumerate() {
+        for pack in &packs {
+            let scratch = original.copied();
+            damage(&scratch.path("repository").join(pack.strip_prefix(original.path("repository")).unwrap()));
+            let pruned = levee_vault::prune(&scratch.open_with(&key), &options(), Timestamp::now(), &());
+            let read = scratch.open_with(&key).read_file(&kept, Path::new("folder/1"));
+            assert!(read.is_ok_and(|read| read == noise(FILE_BYTES, 1)), "{number} {}: {pruned:?}", pack.display());
+        }
+    }
+}
+
 #[test]
 fn one_prune_at_a_time() {
     let scratch = Scratch::new();
