@@ -112,6 +112,11 @@ pub enum Error {
     },
     #[error("{target} is no place to restore to: {reason}")]
     InvalidTarget { target: PathBuf, reason: &'static str },
+    /// Nobody could read it back.
+    #[error(
+        "a {kind} blob of {bytes} bytes is larger than the 1 GiB that can be read back; split the directory if it has millions of entries"
+    )]
+    BlobTooLarge { kind: BlobKind, bytes: u64 },
     /// A freshly made blob could not be read back: memory or the processor is at fault.
     #[error("a blob did not survive being read back before it was stored ({reason}); check this machine's memory")]
     ReadBack { reason: String },

@@ -3,6 +3,7 @@
 use crate::compress::{BlobCompressor, BlobDecompressor, Compression};
 use crate::crypto::{Key, OVERHEAD, ROOM_FOR_IV};
 use crate::room::{CHUNK_ROOM_BYTES, empty_with_room};
+use crate::vault::BLOB_BYTES_MAX;
 use crate::{BlobKind, Error, Id, Result};
 
 /// Buffers beyond this are not kept: chunks of 8 MiB are rare.
@@ -34,8 +35,12 @@ impl<'a> BlobSealer<'a> {
         })
     }
 
+    /// What no reader would take back is refused: a chunk is at most 8 MiB, but a directory is one blob however large it is.
     /// Puts the sealed blob into `sealed`, and gives the length of its plaintext if it is compressed, else 0.
     pub fn seal(&mut self, kind: BlobKind, id: Id, plaintext: &[u8], sealed: &mut Vec<u8>) -> Result<u32> {
+        if plaintext.len() as u64 > BLOB_BYTES_MAX {
+            return Err(Error::BlobTooLarge { kind, bytes: plaintext.len() as u64 });
+        }
         // In one buffer from beginning to end: a chunk is a megabyte, and as it is may be all that is stored.
         empty_with_room(sealed, zstd::zstd_safe::compress_bound(plaintext.len()) + OVERHEAD);
         sealed.resize(ROOM_FOR_IV, 0);
@@ -49,10 +54,7 @@ impl<'a> BlobSealer<'a> {
             sealed.extend_from_slice(plaintext);
         }
         self.key.seal_in_place(sealed)?;
-        // A chunk is at most 8 MiB; a directory's JSON must not pass 4 GiB either.
-        let uncompressed_length = u32::try_from(plaintext.len())
-            .map_err(|_| Error::ReadBack { reason: format!("{} bytes are too many for a blob", plaintext.len()) })?;
-        let uncompressed_length = if compressed { uncompressed_length } else { 0 };
+        let uncompressed_length = if compressed { plaintext.len() as u32 } else { 0 };
         self.read_back(id, sealed, uncompressed_length)?;
         for buffer in [&mut self.opened, &mut self.read_back] {
             if buffer.capacity() > KEPT_BYTES_MAX {
@@ -85,6 +87,16 @@ mod tests {
     fn refused(outcome: Result<()>, reason: &str) {
         let Err(Error::ReadBack { reason: said }) = outcome else { panic!("{outcome:?}") };
         assert!(said.contains(reason), "{said}");
+    }
+
+    #[test]
+    fn what_no_reader_would_take_is_not_sealed() {
+        let key = Key::from_slice(&[7; 64]);
+        let mut sealer = BlobSealer::new(&key, true, Compression::Auto).unwrap();
+        // Untouched memory costs nothing.
+        let huge = vec![0; (BLOB_BYTES_MAX + 1) as usize];
+        let refused = sealer.seal(BlobKind::Tree, Id::of(b""), &huge, &mut Vec::new()).unwrap_err();
+        assert!(matches!(refused, Error::BlobTooLarge { bytes: 1_073_741_825, .. }), "{refused:?}");
     }
 
     #[test]
