@@ -42,13 +42,18 @@ pub(super) fn write(context: &Context<'_>, files: &[PreparedFile]) -> Result<()>
             });
         }
     }
-    destinations.sort_unstable_by_key(|place| (place.pack, place.blob.offset, place.file, place.offset));
+    destinations.sort_unstable_by_key(|place| (place.pack, blob_key(place), place.file, place.offset));
     let pieces: Vec<&[Destination]> = destinations.chunk_by(|a, b| a.pack == b.pack).flat_map(cut_pieces).collect();
     // One more, since some wait for the disk that they write to.
     let begin = || Worker { bytes: Vec::new(), opener: BlobOpener::new(context.vault) };
     let threads = context.vault.pack_threads() + 1;
     parallel_map_with(threads, &pieces, begin, |worker, piece| worker.write_piece(context, files, piece));
     Ok(())
+}
+
+/// What makes a blob of a pack. The offset alone does not: a damaged index may give two blobs one place.
+fn blob_key(place: &Destination) -> (u32, Id) {
+    (place.blob.offset, place.blob.id)
 }
 
 /// Cuts what is needed of one pack into pieces that are read at once.
@@ -90,7 +95,7 @@ impl Worker<'_> {
         let mut writer = Writer { context, files, open: None };
         match (read, opener) {
             (Ok(()), Ok(opener)) => {
-                for places in piece.chunk_by(|a, b| a.blob.offset == b.blob.offset) {
+                for places in piece.chunk_by(|a, b| blob_key(a) == blob_key(b)) {
                     let blob = &places[0].blob;
                     let from = (u64::from(blob.offset) - start) as usize;
                     match opener.open(&first.pack, blob, &mut bytes[from..from + blob.length as usize]) {
@@ -100,7 +105,7 @@ impl Worker<'_> {
                 }
             }
             (Err(error), _) => {
-                for places in piece.chunk_by(|a, b| a.blob.offset == b.blob.offset) {
+                for places in piece.chunk_by(|a, b| blob_key(a) == blob_key(b)) {
                     writer.write_from_elsewhere(places, &error);
                 }
             }

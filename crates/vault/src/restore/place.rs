@@ -122,11 +122,11 @@ pub(super) fn make_other(context: &Context<'_>, path: &Path, node: &Node) -> Res
     Ok(true)
 }
 
-/// Gives a restored file another name.
-pub(super) fn make_hard_link(context: &Context<'_>, path: &Path, first: &Path, node: &Node) -> Result<()> {
+/// Gives a restored file another name. `false` when what is there already is kept.
+pub(super) fn make_hard_link(context: &Context<'_>, path: &Path, first: &Path, node: &Node) -> Result<bool> {
     let target = context.target;
     if context.options.dry_run {
-        return Ok(());
+        return Ok(target.stat(path)?.is_none_or(|current| !keeps(context, &current, node)));
     }
     let (parent, name) = target.parent_of(path)?;
     let (first_parent, first_name) = target.parent_of(first)?;
@@ -134,14 +134,15 @@ pub(super) fn make_hard_link(context: &Context<'_>, path: &Path, first: &Path, n
     let original = stat(&first_parent, first_name).map_err(failed)?.ok_or_else(|| failed(Errno::NOENT))?;
     if let Some(current) = stat(&parent, name).map_err(failed)? {
         if (current.st_dev, current.st_ino) == (original.st_dev, original.st_ino) {
-            return Ok(());
+            return Ok(true);
         }
         if keeps(context, &current, node) {
-            return Ok(());
+            return Ok(false);
         }
         clear(context, &parent, name, path)?;
     }
-    rustix::fs::linkat(&first_parent, first_name, &parent, name, AtFlags::empty()).map_err(failed)
+    rustix::fs::linkat(&first_parent, first_name, &parent, name, AtFlags::empty()).map_err(failed)?;
+    Ok(true)
 }
 
 /// Removes the entries of a directory that are not wanted, and says how many.

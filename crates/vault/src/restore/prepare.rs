@@ -32,6 +32,21 @@ pub(super) struct PreparedFile {
     pub has_failed: AtomicBool,
 }
 
+impl PreparedFile {
+    pub fn is_complete(&self) -> bool {
+        !self.has_failed.load(Ordering::Relaxed) && self.remaining.load(Ordering::Relaxed) == 0
+    }
+}
+
+/// What is to be done about a file.
+enum Prepared {
+    /// Nothing: it is as it shall be, or was only asked for.
+    Done,
+    /// Nothing: something else is there, and is kept.
+    KeptOther,
+    Write(Vec<NeededBlob>, FileState),
+}
+
 /// What is there of a file before it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FileState {
@@ -50,25 +65,36 @@ pub(super) struct NeededBlob {
     pub offset: u64,
 }
 
-pub(super) fn prepare(context: &Context<'_>, files: Vec<Chosen>) -> Vec<PreparedFile> {
+/// Notes in `unlike` those with several names that will not be as the snapshot has them.
+pub(super) fn prepare(context: &Context<'_>, files: Vec<Chosen>, unlike: &mut HashSet<PathBuf>) -> Vec<PreparedFile> {
     let prepared = parallel_map(compute_threads(), &files, |file| prepare_file(context, file));
     let mut ready = Vec::with_capacity(files.len());
     for (Chosen { path, node, .. }, prepared) in files.into_iter().zip(prepared) {
+        let has_several_names = node.links > 1;
         match prepared {
-            Ok(Some((needed, state))) => {
+            Ok(Prepared::Write(needed, state)) => {
                 let remaining = AtomicUsize::new(needed.len());
                 let has_failed = AtomicBool::new(false);
                 ready.push(PreparedFile { path, node, needed, state, remaining, has_failed });
             }
-            Ok(None) => {}
-            Err(error) => context.problem(&path, &error),
+            Ok(Prepared::Done) => {}
+            Ok(Prepared::KeptOther) => {
+                if has_several_names {
+                    unlike.insert(path);
+                }
+            }
+            Err(error) => {
+                context.problem(&path, &error);
+                if has_several_names {
+                    unlike.insert(path);
+                }
+            }
         }
     }
     ready
 }
 
-/// `None` when the file is done already.
-fn prepare_file(context: &Context<'_>, chosen: &Chosen) -> Result<Option<(Vec<NeededBlob>, FileState)>> {
+fn prepare_file(context: &Context<'_>, chosen: &Chosen) -> Result<Prepared> {
     let Chosen { path, node, directory_is_fresh } = chosen;
     let (blobs, size) = layout(context, node)?;
     if context.options.dry_run {
@@ -79,15 +105,15 @@ fn prepare_file(context: &Context<'_>, chosen: &Chosen) -> Result<Option<(Vec<Ne
     }
     let needed: Vec<_> = blobs.into_iter().map(|(needed, _)| needed).collect();
     if needed.len() == 1 {
-        return Ok(Some((needed, FileState::ToBeMade)));
+        return Ok(Prepared::Write(needed, FileState::ToBeMade));
     }
     let file = context.target.create_file(path)?;
     if needed.is_empty() {
         finish_file(context, path, node, &file);
-        return Ok(None);
+        return Ok(Prepared::Done);
     }
     get_room(context, path, &file, size)?;
-    Ok(Some((needed, FileState::Fresh)))
+    Ok(Prepared::Write(needed, FileState::Fresh))
 }
 
 /// Gives a new file its length and, unless holes are wanted, its blocks.
@@ -109,21 +135,20 @@ pub(super) fn get_room(context: &Context<'_>, path: &Path, file: &File, size: u6
 }
 
 /// Looks at what is at the file's place. `None` when the file is to be made anew, and nothing is in the way.
-#[expect(clippy::type_complexity, reason = "the outcome of `prepare_file`, or none yet")]
 fn prepare_existing(
     context: &Context<'_>,
     path: &Path,
     node: &Node,
     blobs: &[(NeededBlob, u64)],
     size: u64,
-) -> Result<Option<Option<(Vec<NeededBlob>, FileState)>>> {
+) -> Result<Option<Prepared>> {
     let target = context.target;
     let (parent, name) = target.parent_of(path)?;
     let existing = stat(&parent, name).map_err(|errno| target.error("look at", path, errno.into()))?;
     let Some(existing) = existing else { return Ok(None) };
     if keeps(context, &existing, node, size) {
         report_unchanged(context, path, node);
-        return Ok(Some(None));
+        return Ok(Some(kept(context)));
     }
     if FileType::from_raw_mode(existing.st_mode) == FileType::RegularFile {
         let file = target.open_file(path, OFlags::RDONLY)?;
@@ -132,7 +157,7 @@ fn prepare_existing(
         if needed.is_empty() && current.len() == size {
             metadata::apply(context, path, &file, node);
             report_unchanged(context, path, node);
-            return Ok(Some(None));
+            return Ok(Some(Prepared::Done));
         }
         // Other names of it may lie outside of the target: what they see must not change.
         if current.nlink() == 1 {
@@ -140,9 +165,9 @@ fn prepare_existing(
             file.set_len(size).map_err(|source| target.error("set the length of", path, source))?;
             if needed.is_empty() {
                 finish_file(context, path, node, &file);
-                return Ok(Some(None));
+                return Ok(Some(Prepared::Done));
             }
-            return Ok(Some(Some((needed, FileState::Old))));
+            return Ok(Some(Prepared::Write(needed, FileState::Old)));
         }
     }
     place::clear(context, &parent, name, path)?;
@@ -161,6 +186,14 @@ fn keeps(context: &Context<'_>, existing: &Stat, node: &Node, size: u64) -> bool
     }
 }
 
+/// What a file is that was kept. With `IfChanged` its size and time say that it is what the snapshot has.
+fn kept(context: &Context<'_>) -> Prepared {
+    match context.options.overwrite {
+        Overwrite::Always | Overwrite::IfChanged => Prepared::Done,
+        Overwrite::IfNewer | Overwrite::Never => Prepared::KeptOther,
+    }
+}
+
 /// Says what a restore would do.
 fn compare_only(
     context: &Context<'_>,
@@ -168,21 +201,21 @@ fn compare_only(
     node: &Node,
     blobs: &[(NeededBlob, u64)],
     size: u64,
-) -> Result<Option<(Vec<NeededBlob>, FileState)>> {
+) -> Result<Prepared> {
     let existing = context.target.stat(path)?;
     let mut to_write = size;
     let mut missing: Option<Vec<NeededBlob>> = None;
     if let Some(existing) = existing {
         if keeps(context, &existing, node, size) {
             report_unchanged(context, path, node);
-            return Ok(None);
+            return Ok(kept(context));
         }
         if FileType::from_raw_mode(existing.st_mode) == FileType::RegularFile {
             let file = context.target.open_file(path, OFlags::RDONLY)?;
             let needed = differing(&file, blobs).map_err(|source| context.target.error("read", path, source))?;
             if needed.is_empty() && existing.st_size as u64 == size {
                 report_unchanged(context, path, node);
-                return Ok(None);
+                return Ok(Prepared::Done);
             }
             let offsets: HashSet<u64> = needed.iter().map(|blob| blob.offset).collect();
             to_write = blobs.iter().filter(|(blob, _)| offsets.contains(&blob.offset)).map(|(_, length)| length).sum();
@@ -193,7 +226,7 @@ fn compare_only(
     context.bytes_written.fetch_add(to_write, Ordering::Relaxed);
     context.progress.report(Event::Bytes(node.size));
     report_restored(context, path);
-    Ok(None)
+    Ok(Prepared::Done)
 }
 
 fn note_packs(context: &Context<'_>, blobs: Vec<NeededBlob>) -> Result<()> {

@@ -106,18 +106,36 @@ pub(super) fn run(
 /// Writes one batch after the other, and gives the number of further names that were made.
 fn write_batches(context: &Context<'_>, batches: Receiver<Batch>) -> Result<u64> {
     let mut made = 0;
+    // First names that do not hold the snapshot's content, since something was kept there or it could not be written.
+    let mut unlike = HashSet::new();
+    let mut instead: HashMap<PathBuf, PathBuf> = HashMap::new();
     for batch in batches {
-        let files = prepare::prepare(context, batch.files);
-        content::write(context, &files)?;
-        prepare::check_complete(context, &files);
+        write_files(context, batch.files, &mut unlike)?;
         for (path, first, node) in batch.hard_links {
-            match place::make_hard_link(context, &path, &first, &node) {
-                Ok(()) => made += 1,
+            let original = instead.get(&first).unwrap_or(&first);
+            if unlike.contains(original) {
+                // Restored for itself, and what further names are linked to.
+                instead.insert(first, path.clone());
+                write_files(context, vec![Chosen { path, node, directory_is_fresh: false }], &mut unlike)?;
+                continue;
+            }
+            match place::make_hard_link(context, &path, original, &node) {
+                Ok(is_made) => made += u64::from(is_made),
                 Err(error) => context.problem(&path, &error),
             }
         }
     }
     Ok(made)
+}
+
+/// Restores files, and notes those with several names that are not as the snapshot has them afterwards.
+fn write_files(context: &Context<'_>, files: Vec<Chosen>, unlike: &mut HashSet<PathBuf>) -> Result<()> {
+    let files = prepare::prepare(context, files, unlike);
+    content::write(context, &files)?;
+    prepare::check_complete(context, &files);
+    let failed = files.iter().filter(|file| file.node.links > 1 && !file.is_complete());
+    unlike.extend(failed.map(|file| file.path.clone()));
+    Ok(())
 }
 
 /// Directories with what is to become of them.

@@ -203,3 +203,40 @@ fn what_brings_an_app_back_goes_on_without_a_lock() {
     drop(check);
     restore(RestoreLock::Needed).unwrap();
 }
+
+#[test]
+fn further_names_are_not_linked_to_what_was_kept() {
+    let scratch = Scratch::new();
+    let source = scratch.path("source");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("a"), b"of the snapshot").unwrap();
+    std::fs::hard_link(source.join("a"), source.join("b")).unwrap();
+    std::fs::hard_link(source.join("a"), source.join("c")).unwrap();
+    let vault = scratch.init();
+    let id = backup(&vault, &source).snapshot_id.unwrap();
+    let check = |overwrite: Overwrite, there: &[(&str, &[u8])], expected: [&[u8]; 3], linked: [bool; 3]| {
+        let target = tempfile::tempdir().unwrap();
+        for (name, content) in there {
+            std::fs::write(target.path().join(name), content).unwrap();
+        }
+        let options = RestoreOptions { overwrite, ..Default::default() };
+        let dry = RestoreOptions { dry_run: true, ..options.clone() };
+        let foreseen = restore_with(&vault, id, &source, target.path(), dry);
+        let done = restore_with(&vault, id, &source, target.path(), options);
+        let read = |name: &str| std::fs::read(target.path().join(name)).unwrap();
+        let inode = |name: &str| std::fs::metadata(target.path().join(name)).unwrap().ino();
+        assert_eq!(["a", "b", "c"].map(read), expected, "{overwrite:?} {there:?}");
+        let same = [("a", "b"), ("a", "c"), ("b", "c")].map(|(one, other)| inode(one) == inode(other));
+        assert_eq!(same, linked, "{overwrite:?} {there:?}");
+        assert_eq!((foreseen.files_restored, foreseen.others), (done.files_restored, done.others), "{there:?}");
+        (done.files_restored, done.others)
+    };
+    let (old, new): (&[u8], &[u8]) = (b"kept", b"of the snapshot");
+    for overwrite in [Overwrite::Never, Overwrite::IfNewer] {
+        assert_eq!(check(overwrite, &[], [new; 3], [true; 3]), (1, 2));
+        assert_eq!(check(overwrite, &[("a", old)], [old, new, new], [false, false, true]), (1, 1));
+        assert_eq!(check(overwrite, &[("b", old)], [new, old, new], [false, true, false]), (1, 1));
+        assert_eq!(check(overwrite, &[("a", old), ("b", old)], [old, old, new], [false; 3]), (1, 0));
+    }
+    assert_eq!(check(Overwrite::Always, &[("a", old)], [new; 3], [true; 3]), (1, 2));
+}
