@@ -8,11 +8,14 @@ mod custody;
 mod volume;
 mod volume_store;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use levee_store::{FileType, Store};
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 
 pub use custody::{Custody, CustodyEvent, CustodySnapshot, CustodyVolume};
 pub use volume_store::VolumeStore;
@@ -38,7 +41,14 @@ pub fn export(
     now: Timestamp,
     progress: &dyn Progress,
 ) -> Result<(CopyReport, Custody)> {
-    let store = Arc::new(VolumeStore::for_writing(folder, volume_bytes.max(VOLUME_BYTES_MIN))?);
+    let _claim = claim(folder)?;
+    // Not to be trusted before its seal is verified, but whatever it vouches for is not cut off.
+    let earlier = Custody::read_if_there(folder)?;
+    if let Some(earlier) = &earlier {
+        earlier.require_volumes(folder)?;
+    }
+    let vouched = |name: &str| earlier.as_ref().map_or(0, |earlier| earlier.vouched_bytes(name));
+    let store = Arc::new(VolumeStore::for_writing(folder, volume_bytes.max(VOLUME_BYTES_MIN), &vouched)?);
     let transport = match Vault::open_with_master_key(store.clone(), vault.master_key().clone()) {
         Err(Error::NoRepository { .. }) => {
             let mut key_files = Vec::new();
@@ -53,6 +63,22 @@ pub fn export(
     let report = copy(vault, &transport, options, progress)?;
     let custody = Custody::write(vault, &transport, &store, folder, now)?;
     Ok((report, custody))
+}
+
+/// Keeps other exports out of a folder, which is made when it isn't there, until what it gives is dropped: two that
+/// append to one volume would write over each other.
+fn claim(folder: &Path) -> Result<File> {
+    let target = |source| Error::Target { action: "open", path: folder.into(), source };
+    std::fs::create_dir_all(folder).map_err(target)?;
+    let claim = File::open(folder).map_err(target)?;
+    match rustix::fs::flock(&claim, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => {
+            let reason = "another export into this folder is under way; try again when it has ended".into();
+            Err(Error::Custody { path: folder.into(), reason })
+        }
+        // Not every file system can lock a folder; then nobody is kept out.
+        _ => Ok(claim),
+    }
 }
 
 /// Verifies a set of volumes, which may lie in several folders, against its custody record, and gives the

@@ -86,14 +86,11 @@ impl Custody {
         folder: &Path,
         now: Timestamp,
     ) -> Result<Self> {
-        let mut events = match Self::read(&[folder.to_path_buf()]) {
-            Ok(earlier) => {
-                earlier.verify_seal(transport)?;
-                earlier.events
-            }
-            Err(Error::NoCustody { .. }) => Vec::new(),
-            Err(error) => return Err(error),
-        };
+        let earlier = Self::read_if_there(folder)?;
+        if let Some(earlier) = &earlier {
+            earlier.verify_seal(transport)?;
+        }
+        let (mut events, vouched) = earlier.map(|earlier| (earlier.events, earlier.volumes)).unwrap_or_default();
         events.push(CustodyEvent::now("exported", now));
         let mut snapshots = Vec::new();
         for (id, snapshot) in transport.snapshots()? {
@@ -106,8 +103,16 @@ impl Custody {
         }
         let mut volumes = Vec::new();
         for path in volumes_in(folder).map_err(failed(folder, "list"))? {
-            let (bytes, sha256) = hash(&path, &()).map_err(failed(&path, "read"))?;
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let earlier = vouched.iter().find(|earlier| earlier.name == name);
+            let hashed = hash_with_beginning(&path, earlier.map_or(0, |earlier| earlier.bytes), &());
+            let Hashed { bytes, sha256, beginning } = hashed.map_err(failed(&path, "read"))?;
+            // Volumes only grow. What has changed otherwise must not come under a new seal.
+            if earlier.is_some_and(|earlier| beginning != Some(earlier.sha256)) {
+                let reason = "it is not what the earlier custody record names: put back a sound copy of it, or export \
+                              into an empty folder";
+                return Err(Error::Custody { path, reason: reason.into() });
+            }
             volumes.push(CustodyVolume { name, bytes, sha256 });
         }
         let bytes = volumes.iter().map(|volume| volume.bytes).sum();
@@ -122,6 +127,27 @@ impl Custody {
     /// The hash that the seal holds.
     fn hash(&self) -> Result<Id> {
         Ok(Id::of(&to_json(&Self { seal: String::new(), ..self.clone() })?))
+    }
+
+    /// The record in a folder; `None` when there is none yet.
+    pub(super) fn read_if_there(folder: &Path) -> Result<Option<Self>> {
+        match Self::read(&[folder.to_path_buf()]) {
+            Err(Error::NoCustody { .. }) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// An error when a volume is not in the folder: another one would get its name.
+    pub(super) fn require_volumes(&self, folder: &Path) -> Result<()> {
+        match self.volumes.iter().find(|volume| !folder.join(&volume.name).exists()) {
+            Some(missing) => Err(Error::MissingVolume { name: missing.name.clone(), count: self.volumes.len() }),
+            None => Ok(()),
+        }
+    }
+
+    /// How many bytes of a volume this record speaks of.
+    pub(super) fn vouched_bytes(&self, volume: &str) -> u64 {
+        self.volumes.iter().find(|known| known.name == volume).map_or(0, |known| known.bytes)
     }
 
     /// Reads the record of a set of volumes from whichever of the folders has it.
@@ -165,7 +191,8 @@ impl Custody {
             let path = folders.iter().map(|folder| folder.join(&volume.name)).find(|path| path.exists());
             let path =
                 path.ok_or_else(|| Error::MissingVolume { name: volume.name.clone(), count: self.volumes.len() })?;
-            let (bytes, sha256) = hash(&path, progress).map_err(failed(&path, "read"))?;
+            let hashed = hash_with_beginning(&path, 0, progress).map_err(failed(&path, "read"))?;
+            let Hashed { bytes, sha256, .. } = hashed;
             if (bytes, sha256) != (volume.bytes, volume.sha256) {
                 let reason = "it is not the volume that the custody record names: copy it again".into();
                 return Err(Error::Custody { path, reason });
@@ -175,14 +202,30 @@ impl Custody {
     }
 }
 
-fn hash(path: &Path, progress: &dyn Progress) -> io::Result<(u64, Id)> {
+/// A file's hash.
+struct Hashed {
+    bytes: u64,
+    sha256: Id,
+    /// That of its beginning alone; `None` when the file is shorter.
+    beginning: Option<Id>,
+}
+
+/// Reads a file once for both hashes.
+fn hash_with_beginning(path: &Path, beginning_bytes: u64, progress: &dyn Progress) -> io::Result<Hashed> {
     let mut file = File::open(path)?;
-    let (mut hasher, mut bytes) = (Sha256::new(), 0);
+    let finished = |hasher: Sha256| Id::from_bytes(hasher.finalize().into());
+    let (mut hasher, mut bytes, mut beginning) = (Sha256::new(), 0, None);
     let mut buffer = vec![0; READ_BYTES];
     loop {
-        let count = file.read(&mut buffer)?;
+        if bytes == beginning_bytes {
+            beginning = Some(finished(hasher.clone()));
+        }
+        // No read goes beyond the beginning before its hash was taken.
+        let left = beginning_bytes.checked_sub(bytes).filter(|left| *left > 0).unwrap_or(u64::MAX);
+        let length = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        let count = file.read(&mut buffer[..length])?;
         if count == 0 {
-            return Ok((bytes, Id::from_bytes(hasher.finalize().into())));
+            return Ok(Hashed { bytes, sha256: finished(hasher), beginning });
         }
         hasher.update(&buffer[..count]);
         bytes += count as u64;

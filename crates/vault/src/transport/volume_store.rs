@@ -50,12 +50,12 @@ pub(super) fn volumes_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 impl VolumeStore {
-    /// Volumes that may be added to. The folder is made when it isn't there; what an interrupted export
-    /// left half-written is cut off.
-    pub fn for_writing(folder: &Path, volume_bytes: u64) -> Result<Self> {
+    /// Volumes that may be added to. What an interrupted export left half-written is cut off: that can only be the end of
+    /// the last volume, behind what an earlier record vouches for, which is `vouched` for a volume's name in bytes.
+    pub(super) fn for_writing(folder: &Path, volume_bytes: u64, vouched: &dyn Fn(&str) -> u64) -> Result<Self> {
         let store =
             Self { folder: folder.into(), volume_bytes: Some(volume_bytes), content: Mutex::new(Content::default()) };
-        let opened = fs::create_dir_all(folder).and_then(|()| store.take_in(folder));
+        let opened = store.take_in(folder, vouched);
         opened.map_err(|source| store.io_error("open", FileType::Config, "", source))?;
         Ok(store)
     }
@@ -65,7 +65,7 @@ impl VolumeStore {
         let folder = folders.first().cloned().unwrap_or_default();
         let store = Self { folder, volume_bytes: None, content: Mutex::new(Content::default()) };
         for folder in folders {
-            store.take_in(folder).map_err(|source| store.io_error("open", FileType::Config, "", source))?;
+            store.take_in(folder, &|_| 0).map_err(|source| store.io_error("open", FileType::Config, "", source))?;
         }
         Ok(store)
     }
@@ -74,13 +74,17 @@ impl VolumeStore {
         self.content.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take_in(&self, folder: &Path) -> io::Result<()> {
+    fn take_in(&self, folder: &Path, vouched: &dyn Fn(&str) -> u64) -> io::Result<()> {
         let mut content = self.content();
-        for path in volumes_in(folder)? {
+        let paths = volumes_in(folder)?;
+        for (position, path) in paths.iter().enumerate() {
+            let path = path.clone();
             let writable = self.volume_bytes.is_some();
+            let vouched_bytes = vouched(path.file_name().and_then(|name| name.to_str()).unwrap_or_default());
+            let may_be_cut = position + 1 == paths.len();
             let file = OpenOptions::new().read(true).write(writable).open(&path)?;
             let Some((records, end)) = scan(&file)? else {
-                if writable && file.metadata()?.len() < MAGIC.len() as u64 {
+                if writable && may_be_cut && vouched_bytes == 0 && file.metadata()?.len() < MAGIC.len() as u64 {
                     // Made and not yet begun when the writer was stopped.
                     fs::remove_file(&path)?;
                     continue;
@@ -88,7 +92,15 @@ impl VolumeStore {
                 let message = format!("{} is no volume of an export", path.display());
                 return Err(io::Error::new(io::ErrorKind::InvalidData, message));
             };
-            if writable && file.metadata()?.len() > end {
+            let bytes = file.metadata()?.len();
+            if writable && (end < vouched_bytes || (bytes > end && !may_be_cut)) {
+                let message = format!(
+                    "{} is damaged at byte {end} of {bytes}: put back a sound copy of it, or export into an empty folder",
+                    path.display()
+                );
+                return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+            }
+            if writable && bytes > end {
                 file.set_len(end)?;
                 file.sync_all()?;
             }

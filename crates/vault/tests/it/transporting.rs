@@ -111,3 +111,53 @@ fn an_export_that_was_cut_short_goes_on() {
     let back = import_from(&[scratch.path("disks")], &scratch.open()).unwrap();
     assert_eq!((back.copied.len(), back.skipped.len(), back.blobs), (0, 2, 0));
 }
+
+#[test]
+fn an_export_never_vouches_for_what_has_changed_since_the_last_one() {
+    let (scratch, folder) = exported();
+    let again = || export(&scratch.open(), &folder, VOLUME_BYTES_MIN, &CopyOptions::default(), Timestamp::now(), &());
+    let volumes = volumes(&folder);
+    let custody = std::fs::read(folder.join("custody.json")).unwrap();
+    let refused = |volume: &Path, damage: &dyn Fn(&mut Vec<u8>), said: &str| {
+        let content = std::fs::read(volume).unwrap();
+        let mut damaged = content.clone();
+        damage(&mut damaged);
+        std::fs::write(volume, &damaged).unwrap();
+        let error = again().unwrap_err();
+        let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+        let message = format!("{error} {source}");
+        let name = volume.file_name().unwrap().to_str().unwrap();
+        assert!(message.contains(name) && message.contains(said), "{message}");
+        // Nothing of it was cut off, and the old record stands.
+        assert_eq!(std::fs::metadata(volume).unwrap().len(), damaged.len() as u64, "{message}");
+        assert!(std::fs::read(folder.join("custody.json")).unwrap() == custody, "{message}");
+        std::fs::write(volume, content).unwrap();
+    };
+    for volume in &volumes {
+        // Bit rot in a pack, the header of a record, and an end that is gone.
+        refused(volume, &|content| content[1 << 20] ^= 1, "the earlier custody record");
+        refused(volume, &|content| content[18] = 9, "damaged at byte 18");
+        refused(volume, &|content| content.truncate(content.len() - 1), "is damaged at byte");
+    }
+    refused(&volumes[0], &|content| content.extend([0; 100]), "is damaged at byte");
+    // One that has been begun behind what is vouched for goes, as before.
+    let last = std::fs::read(&volumes[1]).unwrap();
+    std::fs::write(&volumes[1], [&last[..], &[0; 100]].concat()).unwrap();
+    again().unwrap();
+    assert!(std::fs::read(&volumes[1]).unwrap() == last);
+    std::fs::rename(&volumes[1], scratch.path("elsewhere")).unwrap();
+    let missing = again().unwrap_err();
+    assert!(matches!(missing, Error::MissingVolume { count: 2, .. }), "{missing:?}");
+}
+
+#[test]
+fn two_exports_never_write_into_one_folder_at_once() {
+    let (scratch, folder) = exported();
+    let other = std::fs::File::open(&folder).unwrap();
+    rustix::fs::flock(&other, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let again = || export(&scratch.open(), &folder, VOLUME_BYTES_MIN, &CopyOptions::default(), Timestamp::now(), &());
+    let refused = again().unwrap_err().to_string();
+    assert!(refused.contains("another export into this folder"), "{refused}");
+    drop(other);
+    again().unwrap();
+}
