@@ -280,6 +280,24 @@ fn of_two_copies_the_sound_one_is_never_dropped() {
 }
 
 #[test]
+fn a_pack_that_is_cut_short_counts_for_nothing_that_is_elsewhere() {
+    let scratch = Scratch::new();
+    let vault = scratch.init();
+    let unaware = scratch.open();
+    let mut writer = SnapshotWriter::begin(&unaware, SnapshotOptions::default()).unwrap();
+    // All of this one's pack is used, so that without damage it would be the one to stay.
+    let kept = store(&vault, &[1]);
+    let pack = scratch.files("data").into_iter().max_by_key(|pack| std::fs::metadata(pack).unwrap().len()).unwrap();
+    add(&mut writer, &[1, 5]);
+    vault.remove_snapshot(&writer.finish().unwrap().snapshot_id.unwrap()).unwrap();
+    std::fs::OpenOptions::new().write(true).open(&pack).unwrap().set_len(1000).unwrap();
+    prune_after(&scratch.open(), 0);
+    prune_after(&scratch.open(), 48);
+    assert_sound(&scratch);
+    assert_reads(&scratch.open(), kept, &[1]);
+}
+
+#[test]
 fn one_prune_at_a_time() {
     let scratch = Scratch::new();
     let vault = scratch.init();
