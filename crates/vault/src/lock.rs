@@ -204,6 +204,13 @@ impl Lock {
         Ok(lock)
     }
 
+    /// What makes it as if somebody had removed the lock, and a refresh had found so.
+    #[cfg(test)]
+    pub(crate) fn loser(&self) -> Box<dyn Fn() + Send + Sync> {
+        let held = self.held.clone();
+        Box::new(move || held.note_gone())
+    }
+
     /// An error when others may by now take the lock for stale, or somebody has removed it.
     pub fn check(&self) -> Result<()> {
         self.held.check(&self.vault, Moment::now())
@@ -364,8 +371,8 @@ mod tests {
     #[test]
     fn a_lock_that_went_while_its_holder_slept_is_lost_for_good() {
         let minutes = |count: u64| Duration::from_secs(count * 60);
-        // (awake, asleep, whether somebody removes the file meanwhile, what a check says before and after a refresh)
-        let check = |awake, asleep, removed: bool, before: &str, after: &str| {
+        // (running, paused, whether somebody removes the file meanwhile, what a check says before and after a refresh)
+        let check = |running, paused, removed: bool, before: &str, after: &str| {
             let dir = tempfile::tempdir().unwrap();
             let store = Arc::new(LocalStore::new(dir.path()));
             let vault = Vault::init(store, &Password::new("password")).unwrap();
@@ -373,7 +380,7 @@ mod tests {
             if removed {
                 unlock(&vault, true).unwrap();
             }
-            let now = Moment::now().after(awake, asleep);
+            let now = Moment::now().after(running, paused);
             let said = || match lock.held.check(&vault, now) {
                 Ok(()) => "held",
                 Err(Error::LockLost { .. }) => "old",
@@ -382,7 +389,9 @@ mod tests {
             };
             let said_before = said();
             lock.held.refresh(&vault, LockMode::Shared, now);
-            assert_eq!((said_before, said()), (before, after), "{awake:?} {asleep:?} {removed}");
+            assert_eq!((said_before, said()), (before, after), "{running:?} {paused:?} {removed}");
+            // What is lost is not written anew, which would keep others out for nothing.
+            assert_eq!(vault.list_ids(FileType::Lock).unwrap().is_empty(), removed && before == "old");
             lock.held.refresh(&vault, LockMode::Shared, now);
             assert_eq!(said(), after, "and again");
         };

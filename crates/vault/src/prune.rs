@@ -17,6 +17,8 @@
 
 mod adopt;
 mod index_scan;
+#[cfg(test)]
+mod lost_lock;
 mod marks;
 mod plan;
 mod recover_space;

@@ -27,9 +27,10 @@ impl Moment {
         self.since_boot.saturating_sub(earlier.since_boot).max(by_wall)
     }
 
+    /// What is `paused` passes by the wall clock alone.
     #[cfg(test)]
-    pub fn after(self, awake: Duration, asleep: Duration) -> Self {
-        Self { since_boot: self.since_boot + awake, wall: self.wall + awake + asleep }
+    pub fn after(self, running: Duration, paused: Duration) -> Self {
+        Self { since_boot: self.since_boot + running, wall: self.wall + running + paused }
     }
 
     #[cfg(test)]
