@@ -25,7 +25,7 @@ pub fn execute(app: &Arc<App>, command: &Command) -> Result<Done, Failure> {
         Action::CatchUp { asset, position } => live::catch_up(app, asset, position),
         Action::Start { asset, place: Place::Live } => live::start(app, asset, command.epoch),
         Action::Start { asset, place: Place::Drill } => drill::start(app, &command.run, asset),
-        Action::Probe { asset, place } => probe::probe(app, &command.run, asset, place),
+        Action::Probe { asset, place } => probe::probe(app, &command.run, command.epoch, asset, place),
         Action::CleanUp => drill::clean_up(app, &command.run),
         Action::SetAside => demote::set_aside(app),
         // Answered by the supervisor: it concerns the node, not the app.

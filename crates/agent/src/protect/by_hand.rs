@@ -10,7 +10,7 @@ use levee_model::control::Failure;
 use super::app::{failure, in_full};
 use super::database;
 use super::folder::AppFolder;
-use super::state::{AppState, Phase};
+use super::state::{AppState, Phase, Standing};
 use crate::epochs::HeardEpochs;
 use crate::{AgentFolder, durable};
 
@@ -32,7 +32,9 @@ pub fn start_database(folder: &AgentFolder, asset: &AssetId, no_other_writer: bo
     let state: AppState = durable::read_json(&app_folder.state())
         .map_err(|error| failure(format!("cannot read {}: {error}", app_folder.state().display())))?
         .ok_or_else(unknown)?;
-    if state.phase != Phase::Writer {
+    // While a run brings an app here, what it has started already is started again as well. What it stops is not.
+    let is_started = state.phase == Phase::Sealed && state.standing(&asset.asset) == Standing::Live;
+    if state.phase != Phase::Writer && !is_started {
         return Err(failure(format!(
             "app {} is not written at {} now (it is {:?} at epoch {}): if a run has stopped it, see `levee run list --open` \
              and end that with `levee run retry` or `abort`; otherwise move it here with `levee switchover` or `levee failover`",

@@ -221,6 +221,11 @@ pub fn run_standby(app: &Arc<App>, asset: &AssetName) -> Result<(), Failure> {
         .map_err(|error| transient(format!("the standby of {asset} does not run: {}", in_full(&error))))
 }
 
+/// Whether the app's own server at this site runs, however far it has come.
+pub fn runs(app: &App, asset: &AssetName) -> Result<bool, Failure> {
+    Ok(running(&open(app, asset, &here(app, asset)?)?)?.is_some())
+}
+
 fn running(instance: &Instance) -> Result<Option<Running>, Failure> {
     instance.running().map_err(|error| failure(in_full(&error)))
 }
@@ -253,6 +258,17 @@ pub fn start_writing(app: &Arc<App>, asset: &AssetName, epoch: Epoch) -> Result<
     };
     restore::forget_identity(&private_directory(app, asset)).map_err(fail)?;
     Ok(timeline)
+}
+
+/// Starts the app's own server until it has recovered from a crash, for no other purpose than to be stopped again: the
+/// start gate stays shut, and whoever calls this has made sure that no other site writes.
+pub fn recover(app: &App, asset: &AssetName) -> Result<(), Failure> {
+    open(app, asset, &here(app, asset)?)?.start(ServerState::Ready, REPLAY_MAX).map(drop).map_err(|error| {
+        transient(format!(
+            "{asset} has died and does not recover, so that it cannot be stopped cleanly: {}",
+            in_full(&error)
+        ))
+    })
 }
 
 /// Makes the commits of a server that Levee has restored wait for the archive. `false` when it is another's server,
@@ -309,7 +325,8 @@ fn open_isolated(app: &App, run: &RunId, asset: &AssetName) -> Result<Instance, 
 /// Starts a drill's copy and waits until it has come to its point.
 pub fn start_in_isolation(app: &Arc<App>, run: &RunId, asset: &AssetName) -> Result<TimelineId, Failure> {
     let fail =
-        |error: levee_database::Error| failure(format!("the copy of {asset} does not start: {}", in_full(&error)));
+        // It may have been killed while it recovered: then the next attempt goes on.
+        |error: levee_database::Error| transient(format!("the copy of {asset} does not start: {}", in_full(&error)));
     let instance = open_isolated(app, run, asset)?;
     instance.start(ServerState::Ready, REPLAY_MAX).map_err(fail)?;
     instance.timeline().map_err(fail)

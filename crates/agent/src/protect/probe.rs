@@ -4,13 +4,19 @@ use std::path::Path;
 use std::sync::Arc;
 
 use levee_model::control::{Done, Failure, Place};
-use levee_model::{AssetName, RunId};
+use levee_model::{AssetName, Epoch, RunId};
 
 use super::app::App;
-use super::{database, rebuild};
+use super::{database, live, rebuild};
 
-pub fn probe(app: &Arc<App>, run: &RunId, asset: &AssetName, place: &Place) -> Result<Done, Failure> {
+pub fn probe(app: &Arc<App>, run: &RunId, epoch: Epoch, asset: &AssetName, place: &Place) -> Result<Done, Failure> {
     let assignment = app.assignment();
+    // No other step starts a server that has died since its own start. Through the same gate, so that it is no second
+    // writer.
+    if *place == Place::Live && assignment.spec.postgres.contains_key(asset) && !database::runs(app, asset)? {
+        tracing::warn!(app = %app.name, %asset, "its server does not run any more: starting it again before the probe");
+        live::start(app, asset, epoch)?;
+    }
     let outcome = match assignment.spec.postgres.get(asset) {
         Some(spec) => database::probe(app, run, asset, place, &spec.probe)?,
         None => {

@@ -101,7 +101,11 @@ fn stop_database(app: &Arc<App>, asset: &AssetName, spec: &PostgresSpec, link: &
     let _alone = place.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let assignment = app.assignment();
     let here = database::place(spec, &assignment.site)?;
-    let stopped = stop_server(app, asset, here, link)?;
+    let mut stopped = stop_server(app, asset, here, link)?;
+    if !may_leave && !database::control_data(app, asset)?.is_shut_down() {
+        recover(app, asset)?;
+        stopped = stop_server(app, asset, here, link)?;
+    }
     // What the archive knows is forgotten with its thread.
     let sent = app.board.get(asset).point;
     let control = database::control_data(app, asset)?;
@@ -120,8 +124,8 @@ fn stop_database(app: &Arc<App>, asset: &AssetName, spec: &PostgresSpec, link: &
         if may_leave {
             return Ok(leave(None, reason));
         }
-        return Err(failure(format!(
-            "{reason}: abort the run, which starts it here again and lets it recover, or fail over"
+        return Err(transient(format!(
+            "{reason}: retry this step, abort the run, which starts it here again and lets it recover, or fail over"
         )));
     }
     let rest = rest::Rest::of(&here.data_directory, &control);
@@ -163,6 +167,22 @@ fn stop_database(app: &Arc<App>, asset: &AssetName, spec: &PostgresSpec, link: &
         }
         std::thread::sleep(RETRY_AFTER);
     }
+}
+
+/// Lets a server that has died recover, so that it can be stopped cleanly: everything that it has acknowledged is on its
+/// disk, and only a clean end says where its log ends. Until this run has stopped it nobody else was given the app; where
+/// another site was nevertheless, it stays as it is.
+fn recover(app: &Arc<App>, asset: &AssetName) -> Result<(), Failure> {
+    let known = app.state().epoch;
+    if let Some(heard) = app.context.heard.get(&app.name).filter(|heard| *heard > known) {
+        return Err(failure(format!(
+            "{asset} was not shut down cleanly, and must not be started to recover: the other site has told of epoch \
+             {heard}, and {} knows epoch {known}",
+            app.context.site
+        )));
+    }
+    tracing::warn!(app = %app.name, %asset, "its server was not shut down cleanly: letting it recover before it is stopped");
+    database::recover(app, asset)
 }
 
 fn position(control: &ControlData, lsn: Lsn) -> LogPosition {

@@ -66,7 +66,21 @@ impl Story {
                 Victim::NewDatabase => self.world.kill_databases(to),
             }
         }
-        let ended = run.wait_done(&self.world);
+        let ended = match run.wait_ended(&self.world) {
+            Ok(ended) => ended,
+            // A drill's copy that dies is a drill that has failed, and says so. Nothing of it may be left.
+            Err(state)
+                if kind == Kind::Drill && kills.iter().any(|(victim, _)| matches!(victim, Victim::NewDatabase)) =>
+            {
+                assert_eq!(state["state"], "failed", "{state:#}");
+                assert_eq!(state["steps"]["clean-up"]["state"], "done", "{state:#}");
+                let copies = self.world.shop_folder(to).join("runs").join(&run.id);
+                assert!(!copies.exists(), "{} is left", copies.display());
+                println!("{kind:?} with {kills:?}: failed");
+                return self.world.wait_protected(self.writer);
+            }
+            Err(state) => panic!("the run ended badly: {state:#}\n{}", self.world.log_tails()),
+        };
         if kind != Kind::Drill {
             self.writer = to;
         }
@@ -120,6 +134,16 @@ fn runs_survive_agents_that_are_killed_in_them() {
     story.run(Kind::Failover, &[(Victim::Old, "stop"), (Victim::New, "rebuild-orders"), (Victim::New, "start-orders")]);
     // At its last step the new writer's log is on its way to the old site already.
     story.run(Kind::Switchover, &[(Victim::Old, "stop"), (Victim::New, "catch-up-orders"), (Victim::Old, "switch")]);
+    story.end();
+}
+
+#[test]
+fn a_database_that_dies_at_either_site_holds_no_run_up() {
+    let mut story = Story::begin();
+    // What was started at the new site dies before it is asked anything.
+    story.run(Kind::Failover, &[(Victim::NewDatabase, "probe-orders")]);
+    // What is about to be stopped at the old one is dead already: it recovers, so that nothing is lost.
+    story.run(Kind::Switchover, &[(Victim::OldDatabase, "stop"), (Victim::NewDatabase, "probe-orders")]);
     story.end();
 }
 

@@ -79,6 +79,13 @@ impl Begun {
     /// Waits until the run is done. A run that waits for its operator is told to try again, a few times.
     #[track_caller]
     pub fn wait_done(&self, world: &World) -> Ended {
+        self.wait_ended(world).unwrap_or_else(|run| panic!("the run ended badly: {run:#}\n{}", world.log_tails()))
+    }
+
+    /// The same, and the run as it stands where it has ended in another way. Where a run says that a database is to be
+    /// started at the site that writes, that is done before.
+    #[track_caller]
+    pub fn wait_ended(&self, world: &World) -> Result<Ended, Value> {
         let begun = Instant::now();
         let mut retries = 0;
         let state = poll(PATIENCE, || {
@@ -87,7 +94,14 @@ impl Begun {
                 "blocked" if retries < 3 => {
                     let steps = run["steps"].as_object().into_iter().flatten();
                     for (step, _) in steps.filter(|(_, record)| record["state"] == "failed") {
-                        println!("    {step} is retried: {}", run["steps"][step]["failure"]["message"]);
+                        let why = run["steps"][step]["failure"]["message"].as_str().unwrap_or_default();
+                        println!("    {step} is retried: {why}");
+                        if why.contains("start-database") {
+                            // Only the site that writes still lets it be started.
+                            for site in [Site::East, Site::West] {
+                                world.start_database(site);
+                            }
+                        }
                         retries += 1;
                         world.operator(&["run", "retry", &self.id, step]);
                     }
@@ -98,8 +112,8 @@ impl Begun {
             }
         });
         match state {
-            Some(run) if run["state"] == "done" => Ended { retries, took: begun.elapsed() },
-            Some(run) => panic!("the run ended badly: {run:#}\n{}", world.log_tails()),
+            Some(run) if run["state"] == "done" => Ok(Ended { retries, took: begun.elapsed() }),
+            Some(run) => Err(run),
             None => panic!("the run did not end: {:#}\n{}", self.state(world), world.log_tails()),
         }
     }

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use levee_model::control::{Action, AssetState, AssetStatus, Command, Done, EntryRecord, Failure, Role};
+use levee_model::control::{Action, AssetPoint, AssetState, AssetStatus, Command, Done, EntryRecord, Failure, Role};
 use levee_model::{AgentId, AppName, AssetName, Epoch, SiteName};
 use levee_plan::{Outcome, Run, StepId, Work};
 use tokio::sync::mpsc;
@@ -20,6 +20,10 @@ use crate::status::{Known, is_protected};
 
 /// How long the nodes have to confirm. One that is away must not hold up everyone else's users.
 const NODES_PATIENCE: Duration = Duration::from_secs(2);
+
+/// For how long the writer's side may name trouble with an asset, with nothing new arriving, before the wait for the other side to come close
+/// counts as failed: its archive rides over short cuts. The step's further attempts make a minute and a half of it.
+const TROUBLE_MAX: Duration = Duration::from_secs(10);
 
 /// How often a state is looked at that also changes with time alone.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -42,19 +46,39 @@ pub async fn carry_out(
             Ok(Outcome::of(Done::Nothing))
         }
         Work::AwaitClose { age_ms_max } => {
-            until(shared, &app, |assets, now| {
-                age_ms_max.iter().all(|(asset, max)| {
-                    assets.get(asset).is_some_and(|status| {
-                        let age_ms =
-                            status.point.as_ref().map(|point| now.duration_since(point.as_of).as_millis().max(0));
-                        status.state == AssetState::Staged && age_ms.is_some_and(|age_ms| age_ms <= i128::from(*max))
-                    })
+            let is_close = |status: Option<&AssetStatus>, max: u64, now: Timestamp| {
+                status.is_some_and(|status| {
+                    let age_ms = status.point.as_ref().map(|point| now.duration_since(point.as_of).as_millis().max(0));
+                    status.state == AssetState::Staged && age_ms.is_some_and(|age_ms| age_ms <= i128::from(max))
                 })
+            };
+            // Since when there is trouble and nothing has come in spite of it.
+            let mut trouble: BTreeMap<AssetName, (Option<AssetPoint>, Instant)> = BTreeMap::new();
+            until(shared, &app, |sides, now| {
+                let far = age_ms_max.iter().filter(|(asset, max)| !is_close(sides.recovery.get(asset), **max, now));
+                let far: Vec<&AssetName> = far.map(|(asset, _)| asset).collect();
+                trouble.retain(|asset, _| far.contains(&asset));
+                for asset in &far {
+                    let Some(problem) = sides.writer.get(asset).and_then(|status| status.problem.as_ref()) else {
+                        trouble.remove(*asset);
+                        continue;
+                    };
+                    let point = sides.recovery.get(*asset).and_then(|status| status.point.clone());
+                    let begins = || (point.clone(), Instant::now());
+                    let stands = trouble.entry((*asset).clone()).or_insert_with(begins);
+                    if stands.0 != point {
+                        *stands = begins();
+                    }
+                    if stands.1.elapsed() >= TROUBLE_MAX {
+                        return Err(does_not_come_close(run, asset, problem));
+                    }
+                }
+                Ok(far.is_empty())
             })
             .await
         }
         Work::AwaitProtected { assets: wanted } => {
-            until(shared, &app, |assets, _| wanted.iter().all(|asset| is_protected(assets.get(asset)))).await
+            until(shared, &app, |sides, _| Ok(wanted.iter().all(|asset| is_protected(sides.recovery.get(asset))))).await
         }
         Work::SwitchEntry { records } => switch_entries(shared, run, step, attempt, records).await,
         Work::RecordProof => {
@@ -63,6 +87,17 @@ pub async fn carry_out(
             kept.map(|()| Outcome::of(Done::Nothing)).map_err(|error| failed(&error))
         }
         other => Err(Failure { message: format!("the server cannot do this: {other:?}"), transient: false }),
+    }
+}
+
+fn does_not_come_close(run: &Run, asset: &AssetName, problem: &str) -> Failure {
+    let (app, from, to) = (&run.plan.app, &run.plan.from, &run.plan.to);
+    Failure {
+        message: format!(
+            "{to} does not come close to {asset} at {from}: {problem}. Put that right (a database that has died is started by \
+             `levee agent start-database {app}/{asset}` at {from}) and retry, or abort the run"
+        ),
+        transient: true,
     }
 }
 
@@ -121,11 +156,17 @@ impl Shared {
     }
 }
 
-/// Waits until what the recovery side says of an app's assets passes a test. `now` is the source's clock.
+/// What the two sides of an app say of its assets at its present epoch.
+struct Sides {
+    recovery: BTreeMap<AssetName, AssetStatus>,
+    writer: BTreeMap<AssetName, AssetStatus>,
+}
+
+/// Waits until what is said of an app's assets passes a test, or the test gives up. `now` is the source's clock.
 async fn until(
     shared: &Arc<Shared>,
     app: &AppName,
-    test: impl Fn(&BTreeMap<AssetName, AssetStatus>, Timestamp) -> bool,
+    mut test: impl FnMut(&Sides, Timestamp) -> Result<bool, Failure>,
 ) -> Result<Outcome, Failure> {
     let mut changes = shared.hub.subscribe();
     loop {
@@ -139,16 +180,20 @@ async fn until(
             let known = Known { config: &config, live: &live, now: Timestamp::now() };
             let agents = known.agents_of(record);
             let keeper = record.spec.peer_of(&record.writer);
-            let statuses = agents
-                .iter()
-                .filter(|view| view.site == *keeper && view.connected)
-                .filter_map(|view| view.status.as_ref())
-                .flat_map(|status| &status.assets)
-                .filter(|asset| asset.app == *app && asset.role == Role::Recovery && asset.epoch == record.epoch)
-                .map(|asset| (asset.asset.clone(), asset.clone()))
-                .collect();
+            let statuses = |site: &SiteName, role: Role| {
+                agents
+                    .iter()
+                    .filter(|view| view.site == *site && view.connected)
+                    .filter_map(|view| view.status.as_ref())
+                    .flat_map(|status| &status.assets)
+                    .filter(|asset| asset.app == *app && asset.role == role && asset.epoch == record.epoch)
+                    .map(|asset| (asset.asset.clone(), asset.clone()))
+                    .collect()
+            };
+            let sides =
+                Sides { recovery: statuses(keeper, Role::Recovery), writer: statuses(&record.writer, Role::Writer) };
             let writer = agents.iter().find(|view| view.site == record.writer);
-            if test(&statuses, writer.map_or(known.now, |view| view.clock(known.now))) {
+            if test(&sides, writer.map_or(known.now, |view| view.clock(known.now)))? {
                 return Ok(Outcome::of(Done::Nothing));
             }
         }
