@@ -93,9 +93,10 @@ impl Control {
         let known = self.desired.borrow().revision;
         let (supervisor, gossip) = (self.supervisor.clone(), self.gossip.clone());
         if desired.revision == known {
-            // The same again is the server's word that it still holds.
-            let supervisor = supervisor.clone();
-            let _ = spawn_blocking(move || supervisor.confirm()).await;
+            // The same again is the server's word that it still holds. It goes the way of every other, so that it also
+            // reaches an app that is not open yet: the start gate of each waits for it.
+            let known = self.desired.borrow().clone();
+            supervisor.apply(&known, Source::Server);
         }
         if desired.revision <= known {
             return;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use levee_model::control::{Action, AssetState, AssetStatus, Assignment, Command, Failure, KnownApp, Role};
 use levee_model::{AppName, AssetName, Epoch};
@@ -16,6 +17,9 @@ use super::tasks::{TaskKey, Tasks};
 use super::{demote, gaps, recovery, upkeep, writer};
 use crate::context::ProtectContext;
 use crate::durable;
+
+/// Between two attempts to end the writing here. One that finds a server that does not stop takes long enough by itself.
+const AGAIN_AFTER: Duration = Duration::from_secs(2);
 
 pub struct App {
     pub name: AppName,
@@ -32,6 +36,8 @@ pub struct App {
     /// The running threads. Held while they are brought in line with state and assignment, so that
     /// two reconciliations never overlap.
     tasks: Mutex<Tasks>,
+    /// When an end of writing here that has failed is tried again.
+    again_at: Mutex<Option<Instant>>,
     /// Actions on one asset's own place run one after the other.
     places: Mutex<BTreeMap<AssetName, Arc<Mutex<()>>>>,
 }
@@ -63,6 +69,7 @@ impl App {
             state: Mutex::new(state),
             assignment: RwLock::new(Arc::new(assignment)),
             tasks: Mutex::default(),
+            again_at: Mutex::default(),
             places: Mutex::default(),
         };
         app.publish_right_to_write();
@@ -134,10 +141,30 @@ impl App {
                 tracing::info!(app = %self.name, %epoch, ?role, "another site writes this app now");
                 self.end_tasks();
                 let demoted = demote::demote(self, epoch);
-                self.report(demoted);
+                self.ended_writing(demoted);
             }
         }
         self.reconcile();
+    }
+
+    /// Goes on with a demotion that has failed: nobody else would, until the server wants something new.
+    pub fn demote_again(self: &Arc<Self>) {
+        let assignment = self.assignment();
+        let is_left = self.lock_state().turn(assignment.role, assignment.epoch) == Turn::Demote;
+        if is_left && self.may_try_again() {
+            self.assign(Assignment::clone(&assignment));
+        }
+    }
+
+    fn may_try_again(&self) -> bool {
+        self.again_at.lock().unwrap_or_else(PoisonError::into_inner).is_none_or(|at| at <= Instant::now())
+    }
+
+    /// Says how an attempt to end the writing here went, and when the next one may be made.
+    fn ended_writing(&self, outcome: Result<(), Failure>) {
+        let again_at = outcome.is_err().then(|| Instant::now() + AGAIN_AFTER);
+        *self.again_at.lock().unwrap_or_else(PoisonError::into_inner) = again_at;
+        self.report(outcome);
     }
 
     fn report(&self, outcome: Result<(), Failure>) {
@@ -218,9 +245,11 @@ impl App {
     pub fn obey(self: &Arc<Self>, heard: Option<Epoch>) {
         let state = self.state();
         let Some(heard) = heard.filter(|heard| *heard > state.epoch) else { return };
-        if matches!(state.phase, Phase::Writer | Phase::Stopping) {
+        // A run that was bringing the app here may have started some of it.
+        let has_begun = state.phase == Phase::Sealed && state.assets.values().any(|asset| *asset == Standing::Live);
+        if (has_begun || matches!(state.phase, Phase::Writer | Phase::Stopping)) && self.may_try_again() {
             let fenced = demote::fence(self, heard);
-            self.report(fenced);
+            self.ended_writing(fenced);
             self.reconcile();
         }
     }

@@ -8,7 +8,7 @@ use levee_database::postgres::gate;
 use levee_model::control::{Done, Failure};
 use levee_model::{AssetName, Epoch};
 
-use super::app::{App, failure, in_full};
+use super::app::{App, failure, in_full, transient};
 use super::database;
 use super::state::{Phase, Standing};
 
@@ -16,30 +16,51 @@ use super::state::{Phase, Standing};
 /// old data stay where they are until the server's own word comes.
 pub fn fence(app: &Arc<App>, heard: Epoch) -> Result<(), Failure> {
     tracing::error!(app = %app.name, %heard, "another site writes this app at a higher epoch: stopping it here");
+    stop_writing(app)
+}
+
+/// Shuts the start gate and stops every database. What fails holds up nothing else: each database that goes on writes
+/// beside another site. `Stopped` is said only when all of it is done; until then, and after a restart of the agent, it is
+/// done again.
+fn stop_writing(app: &Arc<App>) -> Result<(), Failure> {
+    let mut failures: Vec<String> = Vec::new();
+    let mut attempt = |outcome: Result<(), Failure>| failures.extend(outcome.err().map(|failure| failure.message));
+    attempt(app.change_state(|state| {
+        if state.phase != Phase::Stopped {
+            state.phase = Phase::Stopping;
+        }
+        Ok(())
+    }));
+    attempt(database::shut_gate(app));
+    let (assignment, state) = (app.assignment(), app.state());
+    for (asset, spec) in &assignment.spec.postgres {
+        // A copy that only follows writes nothing.
+        if state.standing(asset) == Standing::Staged {
+            continue;
+        }
+        let place = app.place(asset);
+        let _alone = place.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        attempt(database::place(spec, &assignment.site).and_then(|here| database::stop_if_running(app, asset, here)));
+    }
+    if !failures.is_empty() {
+        return Err(transient(format!(
+            "app {} is not stopped at {} as a whole, and is written elsewhere: {}. It is tried again; stop its databases by \
+             hand where that does not help",
+            app.name,
+            app.context.site,
+            failures.join("; ")
+        )));
+    }
     app.change_state(|state| {
         state.phase = Phase::Stopped;
         Ok(())
-    })?;
-    database::shut_gate(app)?;
-    let assignment = app.assignment();
-    for (asset, spec) in &assignment.spec.postgres {
-        let place = app.place(asset);
-        let _alone = place.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        database::stop_if_running(app, asset, database::place(spec, &assignment.site)?)?;
-    }
-    Ok(())
+    })
 }
 
-/// Becomes the recovery side at `epoch`: stops what still runs, sets all old data aside.
+/// Becomes the recovery side at `epoch`: stops what still runs, sets all old data aside. Done again, it goes on.
 pub fn demote(app: &Arc<App>, epoch: Epoch) -> Result<(), Failure> {
     // Before anything else, and durably: from here on the start gate is shut, also after a crash.
-    app.change_state(|state| {
-        if state.phase != Phase::Recovery {
-            state.phase = Phase::Stopped;
-        }
-        Ok(())
-    })?;
-    database::shut_gate(app)?;
+    stop_writing(app)?;
     set_aside(app)?;
     app.change_state(|state| {
         state.epoch = epoch;

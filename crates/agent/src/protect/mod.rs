@@ -113,6 +113,7 @@ impl Supervisor {
                 }
                 for app in supervisor.all() {
                     app.obey(supervisor.context.heard.get(&app.name));
+                    app.demote_again();
                     app.look_after_tasks();
                 }
             }
@@ -124,11 +125,6 @@ impl Supervisor {
     pub fn apply(&self, desired: &Desired, source: Source) {
         // The thread ends only with the supervisor itself.
         let _ = self.desired.lock().unwrap_or_else(PoisonError::into_inner).send((desired.clone(), source));
-    }
-
-    /// The server has said that what it wanted last still holds, or has just said what it wants.
-    pub fn confirm(&self) {
-        self.all().iter().for_each(|app| app.confirm());
     }
 
     fn take_over(&self, (desired, source): Wanted) {
