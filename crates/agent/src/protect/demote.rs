@@ -89,9 +89,14 @@ pub fn set_aside(app: &Arc<App>) -> Result<Done, Failure> {
 }
 
 /// Moves what lies in an asset's own place out of the way. A database in it is stopped first.
-pub fn set_asset_aside(app: &Arc<App>, asset: &AssetName) -> Result<Option<PathBuf>, Failure> {
+fn set_asset_aside(app: &Arc<App>, asset: &AssetName) -> Result<Option<PathBuf>, Failure> {
     let place = app.place(asset);
     let _alone = place.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    set_place_aside(app, asset)
+}
+
+/// The same for whoever holds the lock of the asset's place.
+pub fn set_place_aside(app: &App, asset: &AssetName) -> Result<Option<PathBuf>, Failure> {
     let assignment = app.assignment();
     let site = &assignment.site;
     let path = if let Some(spec) = assignment.spec.postgres.get(asset) {

@@ -18,7 +18,7 @@ const CATCH_UP_EVERY: Duration = Duration::from_millis(20);
 /// Makes a copy in the asset's own place that follows what arrives.
 pub fn stage(app: &Arc<App>, asset: &AssetName) -> Result<Done, Failure> {
     if app.state().phase != Phase::Recovery {
-        return Err(failure(format!("app {} is not protected at {}: nothing to stage", app.name, app.context.site)));
+        return Err(rebuild::nothing_to_stage(app));
     }
     let is_database = app.assignment().spec.postgres.contains_key(asset);
     if app.state().standing(asset) != Standing::Staged {
@@ -29,9 +29,20 @@ pub fn stage(app: &Arc<App>, asset: &AssetName) -> Result<Done, Failure> {
         rebuild::put_in_place(app, asset, &point.position, Recover::ToFollow, Standing::Staged)?;
     }
     if is_database {
-        database::run_standby(app, asset)?;
+        keep_following(app, asset)?;
     }
     Ok(Done::Nothing)
+}
+
+/// Sees to it that a staged standby runs. Under the place's lock: once the next run has made a writer of it, a start from
+/// here would go past the start gate.
+fn keep_following(app: &Arc<App>, asset: &AssetName) -> Result<(), Failure> {
+    let lock = app.place(asset);
+    let _alone = lock.lock().unwrap_or_else(PoisonError::into_inner);
+    match app.state().standing(asset) {
+        Standing::Staged => database::run_standby(app, asset),
+        _ => Ok(()),
+    }
 }
 
 /// Takes what has newly arrived into a staged copy. A standby does so by itself, as long as it runs.
@@ -59,8 +70,8 @@ pub fn follow(app: &Arc<App>, asset: &AssetName, point: &AssetPoint) -> Result<(
 pub fn catch_up(app: &Arc<App>, asset: &AssetName, position: &Position) -> Result<Done, Failure> {
     if app.state().standing(asset) != Standing::Staged {
         return match app.state().standing(asset) {
-            // This run has started it already.
-            Standing::Live => Ok(Done::Nothing),
+            // This run has rebuilt or started it already.
+            Standing::Rebuilt | Standing::Live => Ok(Done::Nothing),
             _ => Err(failure(format!("{asset} is not staged at {}", app.context.site))),
         };
     }
@@ -68,10 +79,12 @@ pub fn catch_up(app: &Arc<App>, asset: &AssetName, position: &Position) -> Resul
         Position::Snapshot { id, .. } => {
             let lock = app.place(asset);
             let _alone = lock.lock().unwrap_or_else(PoisonError::into_inner);
-            rebuild::restore_files(app, asset, id, &rebuild::own_path(app, asset)?)?;
+            if app.state().standing(asset) == Standing::Staged {
+                rebuild::restore_files(app, asset, id, &rebuild::own_path(app, asset)?)?;
+            }
         }
         Position::Log(wanted) => {
-            database::run_standby(app, asset)?;
+            keep_following(app, asset)?;
             let deadline = Instant::now() + CATCH_UP_MAX;
             loop {
                 let replayed = database::replayed(app, asset)?;

@@ -1,7 +1,7 @@
 //! Rebuilding one asset at a position, in the app's own place or in a drill's scratch folder.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use levee_model::control::{Done, Failure, Place};
@@ -12,8 +12,8 @@ use levee_vault::{RESTORE_LOCK_PATIENCE, SnapshotId};
 
 use super::app::{App, failure, in_full};
 use super::database::{self, Recover, Restored};
-use super::state::Standing;
-use super::{demote, drill};
+use super::state::{AppState, Phase, Standing};
+use super::{demote, drill, live};
 
 /// Rebuilds an asset. A database is left stopped, ready to be started.
 pub fn rebuild(
@@ -35,11 +35,13 @@ pub fn rebuild(
             Restored { bytes: restore_files(app, asset, id, &target)?, passed_over: None }
         }
         (Place::Live, _) => {
-            if app.state().standing(asset) != Standing::Absent {
-                // Rebuilt, staged or started by this run before: nothing to do again.
-                return Ok(Done::Rebuilt { bytes: 0, copy_s: 0.0, passed_over: None });
+            let restored = put_in_place(app, asset, position, Recover::ToWrite, Standing::Rebuilt)?;
+            if restored.is_none() {
+                // Rebuilt or started by this run before: nothing to do again. A copy that was staged, also by a run that was
+                // aborted after this one was planned, may still be behind the position.
+                live::catch_up(app, asset, position)?;
             }
-            put_in_place(app, asset, position, Recover::ToWrite, Standing::Rebuilt)?
+            restored.unwrap_or(Restored { bytes: 0, passed_over: None })
         }
     };
     Ok(Done::Rebuilt { bytes, copy_s: begun.elapsed().as_secs_f64(), passed_over })
@@ -51,17 +53,27 @@ fn incoming(target: &Path) -> PathBuf {
     target.with_file_name(format!("{name}.levee-incoming"))
 }
 
-/// Puts a copy into the asset's own place. What lies there is set aside, never overwritten.
+/// Puts a copy into the asset's own place, unless one stands there already. What lies there is set aside, never
+/// overwritten.
+///
+/// The place is held all the while: a run that was aborted leaves its stage at work, and the next one must neither take a
+/// half-made copy for its own nor have it put over what it has rebuilt.
 pub fn put_in_place(
     app: &Arc<App>,
     asset: &AssetName,
     position: &Position,
     recover: Recover,
     standing: Standing,
-) -> Result<Restored, Failure> {
+) -> Result<Option<Restored>, Failure> {
+    let place = app.place(asset);
+    let _alone = place.lock().unwrap_or_else(PoisonError::into_inner);
+    if app.state().standing(asset) != Standing::Absent {
+        return Ok(None);
+    }
+    may_stand(app, &app.state(), &standing)?;
     let restored = match position {
         Position::Log(position) => {
-            demote::set_asset_aside(app, asset)?;
+            demote::set_place_aside(app, asset)?;
             database::restore_in_place(app, asset, position, recover)?
         }
         Position::Snapshot { id, .. } => {
@@ -69,7 +81,7 @@ pub fn put_in_place(
             let incoming = incoming(&target);
             remove_own(&incoming)?;
             let bytes = restore_files(app, asset, id, &incoming)?;
-            demote::set_asset_aside(app, asset)?;
+            demote::set_place_aside(app, asset)?;
             let moved = std::fs::rename(&incoming, &target).and_then(|()| match target.parent() {
                 Some(parent) => std::fs::File::open(parent)?.sync_all(),
                 None => Ok(()),
@@ -81,10 +93,24 @@ pub fn put_in_place(
         }
     };
     app.change_state(|state| {
+        may_stand(app, state, &standing)?;
         state.assets.insert(asset.clone(), standing);
         Ok(())
     })?;
-    Ok(restored)
+    Ok(Some(restored))
+}
+
+/// A copy that follows is of use only while this site is the recovery side. One that was staged too late is set aside by
+/// whoever rebuilds.
+fn may_stand(app: &App, state: &AppState, standing: &Standing) -> Result<(), Failure> {
+    if *standing == Standing::Staged && state.phase != Phase::Recovery {
+        return Err(nothing_to_stage(app));
+    }
+    Ok(())
+}
+
+pub fn nothing_to_stage(app: &App) -> Failure {
+    failure(format!("app {} is not protected at {}: nothing to stage", app.name, app.context.site))
 }
 
 /// The asset's own place at this site.
