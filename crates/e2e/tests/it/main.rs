@@ -24,6 +24,7 @@ mod restored;
 mod runs;
 mod schedules;
 mod seed;
+mod staged;
 mod status;
 mod strangers;
 mod traces;
