@@ -99,9 +99,14 @@ fn set_asset_aside(app: &Arc<App>, asset: &AssetName) -> Result<Option<PathBuf>,
 pub fn set_place_aside(app: &App, asset: &AssetName) -> Result<Option<PathBuf>, Failure> {
     let assignment = app.assignment();
     let site = &assignment.site;
+    let (epoch, now) = (app.state().epoch, Timestamp::now());
+    let mut tablespaces = Vec::new();
     let path = if let Some(spec) = assignment.spec.postgres.get(asset) {
         let here = database::place(spec, site)?;
         database::stop_if_running(app, asset, here)?;
+        // Before the data directory: without it nothing says any more where they are.
+        tablespaces = gate::set_tablespaces_aside(&here.data_directory, here.tablespaces.values(), epoch, now)
+            .map_err(|error| failure(format!("cannot set the tablespaces of {asset} aside: {}", in_full(&error))))?;
         here.data_directory.clone()
     } else {
         match assignment.spec.files.get(asset).and_then(|spec| spec.at.get(site)) {
@@ -109,16 +114,15 @@ pub fn set_place_aside(app: &App, asset: &AssetName) -> Result<Option<PathBuf>, 
             None => return Ok(None),
         }
     };
-    let epoch = app.state().epoch;
     // An empty folder holds nothing to keep.
     let moved = match std::fs::remove_dir(&path) {
         Ok(()) => None,
-        Err(_) => gate::set_aside(&path, epoch, Timestamp::now())
+        Err(_) => gate::set_aside(&path, epoch, now)
             .map_err(|error| failure(format!("cannot set {} aside: {}", path.display(), in_full(&error))))?,
     };
     app.change_state(|state| {
         state.assets.insert(asset.clone(), Standing::Absent);
-        state.set_aside.extend(moved.clone());
+        state.set_aside.extend(moved.iter().chain(&tablespaces).cloned());
         Ok(())
     })?;
     if let Some(moved) = &moved {

@@ -25,6 +25,7 @@ pub fn end_and_remove(app: &Arc<App>, run: &RunId, asset: &AssetName) -> Result<
     database::end_isolated(app, run, asset)?;
     let (data, private) = database::drill_places(app, run, asset);
     rebuild::remove_own(&data)?;
+    rebuild::remove_own(&levee_database::postgres::restore::default_tablespaces(&data))?;
     rebuild::remove_own(&private)
 }
 

@@ -4,6 +4,7 @@
 //! restart of the machine a writer is not taken at its word: another site may have taken over meanwhile,
 //! so somebody who knows has to confirm it first.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use jiff::Timestamp;
 use levee_model::{AppName, Epoch};
 use serde::{Deserialize, Serialize};
 
+use super::restore;
 use crate::{Error, Result};
 
 /// What this site may do with an app.
@@ -180,9 +182,96 @@ pub fn set_aside(path: &Path, epoch: Epoch, now: Timestamp) -> Result<Option<Pat
     Ok(None)
 }
 
+/// Moves the tablespaces of a cluster out of the way as `set_aside` does: those that its data directory leads to, and those
+/// that a restore was to fill and did not come to the end of. The links in the data directory lead to their new places, so
+/// that it can still be started where it will be. Answers with the new paths.
+pub fn set_tablespaces_aside<'a>(
+    data_directory: &Path,
+    places: impl IntoIterator<Item = &'a PathBuf>,
+    epoch: Epoch,
+    now: Timestamp,
+) -> Result<Vec<PathBuf>> {
+    let links = tablespace_links(data_directory)?;
+    let mut targets: BTreeMap<PathBuf, Option<PathBuf>> =
+        places.into_iter().map(|place| (place.clone(), None)).collect();
+    for entry in folder_entries(&restore::default_tablespaces(data_directory))? {
+        // Others were set aside before.
+        if entry.file_name().is_some_and(|name| name.to_string_lossy().parse::<u32>().is_ok()) {
+            targets.insert(entry, None);
+        }
+    }
+    for (link, target) in links {
+        targets.insert(target, Some(link));
+    }
+    let mut moved = Vec::new();
+    for (target, link) in targets {
+        // An empty folder is free, and may be the point of a mount.
+        if folder_entries(&target)?.is_empty() {
+            continue;
+        }
+        let Some(aside) = set_aside(&target, epoch, now)? else { continue };
+        if let Some(link) = link {
+            let beside = link.with_added_extension("tmp");
+            let error = |source| Error::File { doing: "linking", path: link.clone(), source };
+            let _ = fs::remove_file(&beside);
+            std::os::unix::fs::symlink(&aside, &beside).and_then(|()| fs::rename(&beside, &link)).map_err(error)?;
+        }
+        moved.push(aside);
+    }
+    Ok(moved)
+}
+
+/// The links of a data directory to tablespaces outside of it, and where they lead.
+fn tablespace_links(data_directory: &Path) -> Result<Vec<(PathBuf, PathBuf)>> {
+    let links = folder_entries(&data_directory.join("pg_tblspc"))?;
+    let leads = links.into_iter().filter_map(|link| Some((fs::read_link(&link).ok()?, link)));
+    Ok(leads
+        .filter(|(target, _)| target.is_absolute() && !target.starts_with(data_directory))
+        .map(|(target, link)| (link, target))
+        .collect())
+}
+
+/// What lies in a folder; nothing when it is not there.
+fn folder_entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let error = |source| Error::File { doing: "listing", path: folder.into(), source };
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(source) if source.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(error(source)),
+    };
+    entries.map(|entry| entry.map(|entry| entry.path()).map_err(error)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tablespaces_go_with_their_data_directory_and_stay_linked_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, fast, left) = (dir.path().join("pg"), dir.path().join("fast"), dir.path().join("left"));
+        let below = restore::default_tablespaces(&data).join("16400");
+        for folder in [&fast, &left, &below] {
+            fs::create_dir_all(folder.join("PG_15")).unwrap();
+        }
+        fs::create_dir_all(data.join("pg_tblspc")).unwrap();
+        let link = |oid: &str| data.join("pg_tblspc").join(oid);
+        std::os::unix::fs::symlink(&fast, link("16399")).unwrap();
+        std::os::unix::fs::symlink(&below, link("16400")).unwrap();
+        let now: Timestamp = "2026-11-20T11:22:33Z".parse().unwrap();
+        // One that a restore had filled and that no data directory leads to is in the way as well.
+        let set_aside = || set_tablespaces_aside(&data, [&fast, &left], Epoch(2), now).unwrap();
+        assert_eq!(set_aside().len(), 3);
+        for place in [&fast, &left, &below] {
+            assert!(!place.exists(), "{}", place.display());
+        }
+        for oid in ["16399", "16400"] {
+            assert!(link(oid).join("PG_15").is_dir(), "{oid} leads to nothing");
+        }
+        // What was set aside stays where it is when the next one goes.
+        fs::rename(&data, dir.path().join("old")).unwrap();
+        assert_eq!(set_aside(), Vec::<PathBuf>::new());
+    }
 
     fn app() -> AppName {
         AppName::new("shop").unwrap()

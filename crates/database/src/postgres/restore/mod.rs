@@ -22,6 +22,7 @@ use levee_vault::{Progress, Vault};
 use crate::postgres::instance::{Instance, OsUser};
 use crate::{Error, Result};
 
+pub use place::default_tablespaces;
 pub use plan::{RecoveryTarget, RestorePlan, Stop, plan};
 pub use timelines::Leg;
 

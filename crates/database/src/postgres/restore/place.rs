@@ -1,7 +1,8 @@
 //! Where the parts of a restored cluster go on this machine.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -35,6 +36,11 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
+/// Where the tablespaces go for which no place was given: below this folder, by number.
+pub fn default_tablespaces(data_directory: &Path) -> PathBuf {
+    beside(data_directory, ".tablespaces")
+}
+
 /// One part of the cluster: where it is put together, and where it belongs.
 struct Part {
     stored: PathBuf,
@@ -64,7 +70,7 @@ impl Layout {
         for tablespace in &request.plan.base.facts.tablespaces {
             let target = match request.tablespaces.get(Path::new(&tablespace.location)) {
                 Some(target) => target.clone(),
-                None => beside(data, ".tablespaces").join(tablespace.oid.to_string()),
+                None => default_tablespaces(data).join(tablespace.oid.to_string()),
             };
             if !target.is_absolute() {
                 let value = target.display().to_string();
@@ -185,8 +191,20 @@ impl Layout {
         self.link_tablespaces(|part| &part.target)
     }
 
-    /// Gives every part its name, the data directory last.
+    /// Gives every part its name, the data directory last. Its content is on the disk before: whoever finds it under its name
+    /// takes it for whole, also after a power cut. One call for each file system costs less than one for each file.
     pub fn enter(&self) -> Result<()> {
+        let mut synced = BTreeSet::new();
+        for part in &self.parts {
+            let mut sync = || {
+                let folder = File::open(&part.incoming)?;
+                if synced.insert(folder.metadata()?.dev()) {
+                    rustix::fs::syncfs(&folder)?;
+                }
+                Ok(())
+            };
+            sync().map_err(file_error("syncing the file system of", &part.incoming))?;
+        }
         for part in self.parts.iter().rev() {
             if let Some(parent) = part.target.parent() {
                 fs::create_dir_all(parent).map_err(file_error("creating", parent))?;
