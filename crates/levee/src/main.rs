@@ -24,12 +24,30 @@ use output::Output;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
+    if !is_fetch_wal() {
+        return run();
+    }
+    // A panic would end with 101, which PostgreSQL takes for the end of the log.
+    std::panic::catch_unwind(run).unwrap_or(Exit::STOP_RECOVERY.into())
+}
+
+/// Whether PostgreSQL asks for its log. Said by the words themselves: also where they are used wrongly, as by the settings
+/// that another version has written.
+fn is_fetch_wal() -> bool {
+    std::env::args_os().skip(1).take(2).eq(["database", "fetch-wal"])
+}
+
+fn run() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
             // Fails only when the terminal is gone, and then there is nobody to tell.
             let _ = error.print();
-            return if error.use_stderr() { Exit::FAILED.into() } else { Exit::DONE.into() };
+            return match error.use_stderr() {
+                true if is_fetch_wal() => Exit::STOP_RECOVERY.into(),
+                true => Exit::FAILED.into(),
+                false => Exit::DONE.into(),
+            };
         }
     };
     let output = Output::new(&arguments.global);

@@ -11,6 +11,7 @@ mod preflight;
 mod restoring;
 mod slot;
 mod standby;
+mod stopping;
 
 use std::time::{Duration, Instant};
 

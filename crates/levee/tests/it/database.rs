@@ -198,6 +198,8 @@ fn fetch_wal_tells_what_is_not_there_from_what_is_wrong() {
     assert_eq!(fetch(&name), 254, "another key");
     fs::remove_file(machine.path("identity")).unwrap();
     assert_eq!(fetch(&name), 254, "no key");
+    let unknown = machine.command(&["database", "fetch-wal", "--of-another-version", &name]).output().unwrap();
+    assert_eq!(unknown.status.code(), Some(254), "used wrongly");
 }
 
 #[test]

@@ -174,7 +174,7 @@ impl Instance {
 
     /// Ends the server and waits until it is gone; one that does not run stays so.
     pub fn stop(&self, how: StopMode, timeout: Duration) -> Result<()> {
-        let Some(running) = self.running()? else { return Ok(()) };
+        let Some(running) = self.running()? else { return self.end_orphans(timeout) };
         let signal = match how {
             StopMode::Fast => Signal::INT,
             StopMode::Immediate => Signal::QUIT,
@@ -192,7 +192,31 @@ impl Instance {
             }
             std::thread::sleep(POLL_EVERY);
         }
-        Ok(())
+        self.end_orphans(timeout)
+    }
+
+    /// Ends what is left of a server whose postmaster was killed: its backends live on until they look for it, and may commit
+    /// once more before they do.
+    fn end_orphans(&self, timeout: Duration) -> Result<()> {
+        let deadline = Instant::now() + timeout;
+        let mut told = Vec::new();
+        loop {
+            let left = processes_in(&self.data_directory)?;
+            if left.is_empty() {
+                return Ok(());
+            }
+            for process in left {
+                if !told.contains(&process) {
+                    // One that has ended in the meantime needs no telling.
+                    let _ = kill_process(process, Signal::TERM);
+                    told.push(process);
+                }
+            }
+            if Instant::now() >= deadline {
+                return Err(self.timed_out("ended with all its processes", timeout));
+            }
+            std::thread::sleep(POLL_EVERY);
+        }
     }
 
     /// Ends recovery and waits until the server writes, on its new timeline.
@@ -360,6 +384,26 @@ fn is_server_of(pid: i32, data_directory: &Path) -> bool {
         // Another user's process shows no folder; then its number is all there is.
         Err(_) => true,
     }
+}
+
+/// The processes of PostgreSQL that have this data directory as their folder. A shell that an operator has there does not
+/// count.
+fn processes_in(data_directory: &Path) -> Result<Vec<Pid>> {
+    let Ok(data_directory) = fs::canonicalize(data_directory) else { return Ok(Vec::new()) };
+    let error = |source| Error::File { doing: "looking for processes in", path: "/proc".into(), source };
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").map_err(error)? {
+        let entry = entry.map_err(error)?;
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw) else {
+            continue;
+        };
+        // One that has ended in the meantime, and another user's, show no folder.
+        let is_there = fs::read_link(entry.path().join("cwd")).is_ok_and(|folder| folder == data_directory);
+        if is_there && fs::read_to_string(entry.path().join("comm")).is_ok_and(|name| name.trim_end() == "postgres") {
+            found.push(pid);
+        }
+    }
+    Ok(found)
 }
 
 /// Debian keeps a cluster's configuration in /etc: the file that names this data directory.
