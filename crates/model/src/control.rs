@@ -186,7 +186,13 @@ pub enum Action {
     /// Wait until a staged asset has taken in everything up to the position.
     CatchUp { asset: AssetName, position: Position },
     /// Start the asset through the start gate; a standby is promoted. Answers with `Done::Started`.
-    Start { asset: AssetName, place: Place },
+    /// With `by_hand` the operator has rebuilt it, and what lies in its place is taken for it.
+    Start {
+        asset: AssetName,
+        place: Place,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        by_hand: bool,
+    },
     /// Ask the asset's probe questions. Answers with `Done::Probed`.
     Probe { asset: AssetName, place: Place },
     /// Answer this record from now on, unless a higher epoch is already known.

@@ -89,13 +89,22 @@ impl<'a> Builder<'a> {
 
     /// Starts and probes an asset; returns the probe's id.
     fn bring_up(&mut self, asset: &AssetName, site: &SiteName, place: Place, after: &[StepId], next: bool) -> StepId {
+        // Only the site's agent can take an asset into its charge: without that nothing of it would be copied away, and its
+        // place would be free to be set aside.
+        let skip = match place {
+            Place::Live => SkipRule::Never(format!(
+                "{site} would not know that {asset} is written there, and would not protect it. What was rebuilt or started by \
+                 hand is taken over by this step: retry it"
+            )),
+            Place::Drill => SkipRule::ByHand,
+        };
         let start = self.add(
             step_id("start", Some(asset)),
             format!("Start {asset}"),
             Executor::Agent(site.clone()),
             Work::Start { asset: asset.clone(), place: place.clone() },
             after,
-            SkipRule::ByHand,
+            skip,
         );
         let probe = self.add(
             step_id("probe", Some(asset)),

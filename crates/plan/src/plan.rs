@@ -360,7 +360,9 @@ impl Work {
             }
             Work::Stage { asset } => Action::Stage { asset: asset.clone() },
             Work::CatchUp { asset } => Action::CatchUp { asset: asset.clone(), position: position(asset)? },
-            Work::Start { asset, place } => Action::Start { asset: asset.clone(), place: place.clone() },
+            Work::Start { asset, place } => {
+                Action::Start { asset: asset.clone(), place: place.clone(), by_hand: false }
+            }
             Work::Probe { asset, place } => Action::Probe { asset: asset.clone(), place: place.clone() },
             Work::SetAside => Action::SetAside,
             Work::CleanUp => Action::CleanUp,

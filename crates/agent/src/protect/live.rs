@@ -106,10 +106,33 @@ pub fn catch_up(app: &Arc<App>, asset: &AssetName, position: &Position) -> Resul
     Ok(Done::Nothing)
 }
 
-/// Starts the asset for writing, through the start gate. A standby is promoted.
-pub fn start(app: &Arc<App>, asset: &AssetName, epoch: Epoch) -> Result<Done, Failure> {
+/// Takes what the operator has put into an asset's own place for its data.
+fn take_over(app: &App, asset: &AssetName, epoch: Epoch) -> Result<(), Failure> {
+    let path = rebuild::own_path(app, asset)?;
+    let mark = if app.assignment().spec.postgres.contains_key(asset) { path.join("PG_VERSION") } else { path.clone() };
+    if !mark.exists() {
+        return Err(failure(format!(
+            "{asset} was said to be restored by hand at {}, and {} does not exist: put its data there and retry",
+            app.context.site,
+            mark.display()
+        )));
+    }
+    app.change_state(|state| {
+        if state.standing(asset) == Standing::Absent && state.epoch == epoch && state.phase == Phase::Sealed {
+            state.assets.insert(asset.clone(), Standing::Rebuilt);
+        }
+        Ok(())
+    })
+}
+
+/// Starts the asset for writing, through the start gate. A standby is promoted. With `by_hand` it was the operator who has
+/// put the data there.
+pub fn start(app: &Arc<App>, asset: &AssetName, epoch: Epoch, by_hand: bool) -> Result<Done, Failure> {
     let lock = app.place(asset);
     let _alone = lock.lock().unwrap_or_else(PoisonError::into_inner);
+    if by_hand {
+        take_over(app, asset, epoch)?;
+    }
     let gate = |message: String| failure(format!("{asset} may not be started at {}: {message}", app.context.site));
     app.state().may_start(asset, epoch).map_err(gate)?;
     // A site that was fenced by a peer's word keeps its own epoch, and must not start again at it.

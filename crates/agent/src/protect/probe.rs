@@ -15,7 +15,7 @@ pub fn probe(app: &Arc<App>, run: &RunId, epoch: Epoch, asset: &AssetName, place
     // writer.
     if *place == Place::Live && assignment.spec.postgres.contains_key(asset) && !database::runs(app, asset)? {
         tracing::warn!(app = %app.name, %asset, "its server does not run any more: starting it again before the probe");
-        live::start(app, asset, epoch)?;
+        live::start(app, asset, epoch, false)?;
     }
     let outcome = match assignment.spec.postgres.get(asset) {
         Some(spec) => database::probe(app, run, asset, place, &spec.probe)?,

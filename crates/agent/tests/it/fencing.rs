@@ -28,7 +28,7 @@ address = "127.0.0.1"
 port = 1
 "#;
 
-fn shop() -> AppName {
+pub fn shop() -> AppName {
     "shop".parse().unwrap()
 }
 
@@ -36,7 +36,7 @@ fn assignment(levee: &Levee, own: &Peer, other: &Peer, role: Role, epoch: u64) -
     assignment_of(levee, SHOP, own, other, role, epoch)
 }
 
-fn assignment_of(levee: &Levee, file: &str, own: &Peer, other: &Peer, role: Role, epoch: u64) -> Assignment {
+pub fn assignment_of(levee: &Levee, file: &str, own: &Peer, other: &Peer, role: Role, epoch: u64) -> Assignment {
     let spec: AppSpec = ProtectionFile::parse(file).unwrap().app.remove(&shop()).unwrap();
     let grant = Grant {
         app: shop(),
@@ -97,7 +97,7 @@ async fn nothing_starts_at_a_site_that_was_told_of_a_higher_epoch() {
         run: "run-1".parse().unwrap(),
         app: shop(),
         epoch: Epoch(1),
-        action: Action::Start { asset: "orders".parse().unwrap(), place: Place::Live },
+        action: Action::Start { asset: "orders".parse().unwrap(), place: Place::Live, by_hand: false },
     };
     east_link.outgoing.send(FromServer::Command(start)).await.unwrap();
     let refused = answer(&mut east_link, "c1").await.result.unwrap_err();
@@ -140,7 +140,7 @@ fn two_databases(folder: &Path) -> String {
     format!("[app.shop]\nhome = \"east\"\nrecovery = \"west\"\n{}{}", place("books", 1), place("orders", 2))
 }
 
-fn phase(status: &AgentStatus) -> Option<Phase> {
+pub fn phase(status: &AgentStatus) -> Option<Phase> {
     status.known.get(&shop()).map(|known| known.phase)
 }
 

@@ -1,5 +1,6 @@
 //! An agent as its server and its peers see it.
 
+mod by_hand;
 mod fencing;
 mod joining;
 mod repositories;

@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use levee_model::AssetName;
 use levee_model::SiteName;
-use levee_model::control::{Command, Done, Failure};
+use levee_model::control::{Action, Command, Done, Failure, Place};
 
 use super::loss::{describe_left, describe_unasked};
 use super::{Effect, Outcome, ProbeResult, Run, RunState, StepState};
@@ -273,12 +273,28 @@ impl Run {
                     run: self.id.clone(),
                     app: self.plan.app.clone(),
                     epoch: step.epoch,
-                    action: step.work.action(&self.facts)?,
+                    action: self.action(step)?,
                 },
                 step: id,
             }),
             Executor::Server | Executor::Nodes => Some(Effect::Serve { step: id, attempt, work: step.work.clone() }),
         }
+    }
+
+    /// What the agent is asked for. A start after a rebuild that was done by hand says so: the agent has put nothing there.
+    fn action(&self, step: &Step) -> Option<Action> {
+        let is_skipped_rebuild = |id: &StepId| {
+            self.step(id).is_some_and(|(before, record)| {
+                let puts_it_there = matches!(before.work, Work::Rebuild { .. } | Work::CatchUp { .. });
+                puts_it_there && matches!(record.state, StepState::Skipped { .. })
+            })
+        };
+        Some(match step.work.action(&self.facts)? {
+            Action::Start { asset, place: Place::Live, .. } => {
+                Action::Start { asset, place: Place::Live, by_hand: step.after.iter().any(is_skipped_rebuild) }
+            }
+            action => action,
+        })
     }
 
     fn settle(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {

@@ -1,5 +1,5 @@
 use levee_model::Position;
-use levee_model::control::{AssetState, Done, Failure, Left, RecoveryPoint};
+use levee_model::control::{Action, AssetState, Done, Failure, Left, RecoveryPoint};
 use levee_plan::{
     ATTEMPTS_MAX, Effect, Event, Outcome, Plan, Run, RunError, RunState, StepState, Work, drill, failover, switchover,
 };
@@ -239,6 +239,29 @@ fn a_failed_probe_is_asked_again_and_blocks_a_failover() {
         .unwrap();
     finish(&mut run);
     assert_eq!(run.state, RunState::Done);
+}
+
+#[test]
+fn what_was_rebuilt_by_hand_is_taken_over_by_the_start_that_follows() {
+    let (mut run, _) = begin(lost_site());
+    for id in ["advance", "seal", "choose"] {
+        succeed(&mut run, id);
+    }
+    fail(&mut run, "rebuild-orders", false);
+    let skip = |id: &str| Event::Skip { step: step(id), by: "ops".into(), reason: "restored by hand".into() };
+    let by_hand = |effects: &[Effect]| match effects {
+        [Effect::Act { command, .. }, ..] => match command.action {
+            Action::Start { by_hand, .. } => by_hand,
+            ref other => panic!("{other:?}"),
+        },
+        other => panic!("{other:?}"),
+    };
+    assert!(by_hand(&run.handle(skip("rebuild-orders"), after_s(2)).unwrap()));
+    assert!(!by_hand(&succeed(&mut run, "rebuild-documents")), "the agent has put it there itself");
+    // Nobody else can tell the agent that it is written there now.
+    fail(&mut run, "start-orders", false);
+    let error = run.handle(skip("start-orders"), after_s(3)).unwrap_err();
+    assert!(matches!(&error, RunError::NotSkippable { why, .. } if why.contains("retry it")), "{error}");
 }
 
 #[test]

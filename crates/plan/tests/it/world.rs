@@ -328,10 +328,10 @@ impl World {
             Action::Rebuild { asset, place: Place::Live, .. } => {
                 agent.rebuilt.insert(asset.to_string());
             }
-            Action::Rebuild { asset, place: Place::Drill, .. } | Action::Start { asset, place: Place::Drill } => {
+            Action::Rebuild { asset, place: Place::Drill, .. } | Action::Start { asset, place: Place::Drill, .. } => {
                 agent.drill_leftovers.insert(asset.to_string());
             }
-            Action::Start { asset, place: Place::Live } => {
+            Action::Start { asset, place: Place::Live, .. } => {
                 if !agent.is_writer && self.writer != *name {
                     return refuse("another site writes");
                 }
