@@ -26,6 +26,8 @@ pub use os_user::OsUser;
 const POLL_EVERY: Duration = Duration::from_millis(10);
 /// How long a server may take to write its `postmaster.pid`.
 const APPEAR_MAX: Duration = Duration::from_secs(10);
+/// How long backends may take to end that were told to after their postmaster was killed.
+const ORPHANS_MAX: Duration = Duration::from_secs(30);
 /// The lines of the server's log that an error shows.
 const LOG_LINES_SHOWN: usize = 8;
 
@@ -112,6 +114,8 @@ impl Instance {
     /// `ServerDied` with the end of its log when it gives up, `TimedOut`.
     pub fn start(&self, until: ServerState, timeout: Duration) -> Result<Running> {
         if self.running()?.is_none() {
+            // A new server does not start beside the backends of one that was killed.
+            self.end_orphans(ORPHANS_MAX)?;
             self.spawn()?;
         }
         self.wait_for(until, timeout)
