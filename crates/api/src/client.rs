@@ -244,6 +244,11 @@ impl Client {
         self.json(self.request(Method::POST, &["runs", run.as_str(), "abort"]))
     }
 
+    /// Ends a run after its cut-over, by the operator's word that its new site is down.
+    pub fn give_up_run(&self, run: &RunId) -> Result<Run> {
+        self.json(self.request(Method::POST, &["runs", run.as_str(), "give-up"]))
+    }
+
     pub fn create_token(&self, request: &TokenRequest) -> Result<TokenCreated> {
         self.post(&["tokens"], request)
     }

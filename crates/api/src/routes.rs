@@ -153,6 +153,12 @@ pub const ROUTES: &[Route] = &[
         Answer::One(of::<Run>),
     ),
     act("/v1/runs/{run}/abort", "abort_run", "End a run before its cut-over", Answer::One(of::<Run>)),
+    act(
+        "/v1/runs/{run}/give-up",
+        "give_up_run",
+        "End a run after its cut-over, by the word that its new site is down",
+        Answer::One(of::<Run>),
+    ),
     post("/v1/tokens", "create_token", "Make a token for the API", of::<TokenRequest>, Answer::One(of::<TokenCreated>)),
     get("/v1/tokens", "tokens", "All tokens for the API", Answer::Many(of::<TokenView>)),
     delete("/v1/tokens/{id}", "revoke_token", "Refuse a token from now on"),

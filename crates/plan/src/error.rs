@@ -47,9 +47,13 @@ pub enum RunError {
     #[error("step {step} of run {run} can be skipped only with a reason: say what was done by hand")]
     NoReason { run: RunId, step: StepId },
     #[error(
-        "run {run} cannot be aborted: the app has been cut over to {to} (epoch {epoch}). Go forward (retry or skip the step that hangs), and come back with a switchover"
+        "run {run} cannot be aborted: the app has been cut over to {to} (epoch {epoch}). Go forward (retry or skip the step that hangs), and come back with a switchover. Only if {to} is lost: make sure that it is down, and say so with --new-site-is-down"
     )]
     CutOver { run: RunId, to: SiteName, epoch: Epoch },
+    #[error(
+        "run {run} cannot be given up: its app has not been cut over. Abort it without --new-site-is-down: what it had begun is taken back"
+    )]
+    NotCutOver { run: RunId },
     #[error("plan {plan} does not match its content; make a new one with --dry-run")]
     Tampered { plan: PlanId },
 }

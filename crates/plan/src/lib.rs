@@ -21,4 +21,4 @@ pub use make::{drill, entry_records, failover, protect, switchover};
 pub use plan::{Assertion, Executor, Parent, Plan, PlanId, PlanKind, SkipRule, Step, StepId, When, Work};
 pub use prediction::{AssetPrediction, Prediction};
 pub use retry::{ATTEMPTS_MAX, backoff};
-pub use run::{Effect, Event, Facts, Outcome, ProbeResult, Run, RunState, StepRecord, StepState};
+pub use run::{Effect, Event, Facts, GivenUp, Outcome, ProbeResult, Run, RunState, StepRecord, StepState};

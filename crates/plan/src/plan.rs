@@ -88,10 +88,10 @@ pub struct Parent {
     pub writer: SiteName,
 }
 
-/// The operator's word that the old site can write no more. It takes the place of the old agent's own answer.
+/// The operator's word that a site can write no more. It takes the place of its agent's own answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Assertion {
-    /// Always `old_site_is_down`.
+    /// `old_site_is_down`, or `new_site_is_down` of a run that is given up.
     pub statement: String,
     /// Whose token it was.
     pub by: String,
@@ -101,6 +101,10 @@ pub struct Assertion {
 impl Assertion {
     pub fn old_site_is_down(by: impl Into<String>, at: Timestamp) -> Self {
         Self { statement: "old_site_is_down".into(), by: by.into(), at }
+    }
+
+    pub fn new_site_is_down(by: impl Into<String>, at: Timestamp) -> Self {
+        Self { statement: "new_site_is_down".into(), by: by.into(), at }
     }
 }
 

@@ -13,7 +13,8 @@
 //!
 //! run:   Running ⇄ Blocked (a step failed: the operator retries, skips or aborts)
 //!           │  ╲
-//!           ▼   ▶ Stopping ──▶ Aborted | Failed      (before the cut-over only; a drill at any time)
+//!           ▼   ▶ Stopping ──▶ Aborted | Failed      (before the cut-over; a drill at any time;
+//!                                                    after it by the word that the new site is down)
 //!         Done
 //! ```
 
@@ -22,6 +23,7 @@ mod loss;
 mod record;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use jiff::Timestamp;
 use levee_model::control::{Command, Done, Failure, Place};
@@ -31,9 +33,9 @@ use utoipa::ToSchema;
 
 use crate::error::RunError;
 use crate::make::step_id;
-use crate::plan::{Executor, Plan, PlanKind, SkipRule, Step, StepId, When, Work};
+use crate::plan::{Assertion, Executor, Plan, PlanKind, SkipRule, Step, StepId, When, Work};
 
-pub use record::{Facts, Outcome, ProbeResult, StepRecord, StepState};
+pub use record::{Facts, GivenUp, Outcome, ProbeResult, StepRecord, StepState};
 
 /// One carrying-out of a plan. It is stored as a whole after each event.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -114,6 +116,12 @@ pub enum Event {
     Abort {
         by: String,
     },
+    /// The new site is lost after the cut-over: the operator's word that it is down ends the run.
+    GiveUp {
+        by: String,
+        /// What is known of where the old site's data were set aside.
+        set_aside: Vec<PathBuf>,
+    },
 }
 
 /// What the shell has to do, after it has made the run durable.
@@ -165,6 +173,7 @@ impl Run {
             Event::Retry { step } => self.retry(&step)?,
             Event::Skip { step, by, reason } => self.skip(&step, by, reason, now)?,
             Event::Abort { by } => self.abort(by, now)?,
+            Event::GiveUp { by, set_aside } => self.give_up(by, set_aside, now)?,
         }
         Ok(self.advance(now))
     }
@@ -239,7 +248,7 @@ impl Run {
         let is_stop = matches!(step.work, Work::Stop { .. });
         let is_assertion = step.skip == SkipRule::AsAssertion && self.state != RunState::Stopping;
         if is_assertion {
-            self.facts.assertion = Some(crate::Assertion::old_site_is_down(by.clone(), now));
+            self.facts.assertion = Some(Assertion::old_site_is_down(by.clone(), now));
         }
         let record = self.record_mut(id)?;
         record.state = StepState::Skipped { by, reason };
@@ -278,6 +287,27 @@ impl Run {
             self.facts.aborted_by = Some(by);
             self.stop_begin(now);
             self.plan_undo();
+        }
+        Ok(())
+    }
+
+    /// Ends a run whose new site is lost. Nothing is taken back: the old site's data were set aside when the epoch grew, and
+    /// the epoch stays, so that the new site is stopped as an old one when it returns.
+    fn give_up(&mut self, by: String, set_aside: Vec<PathBuf>, now: Timestamp) -> Result<(), RunError> {
+        self.check_open()?;
+        // While the epoch is about to grow nobody knows on which side of it the run is; that takes moments.
+        let has_moved = self.plan.cut_over().and_then(|step| self.steps.get(&step.id));
+        if !has_moved.is_some_and(|record| record.state == StepState::Done) {
+            return Err(RunError::NotCutOver { run: self.id.clone() });
+        }
+        self.state = RunState::Stopping;
+        self.facts.given_up = Some(GivenUp { assertion: Assertion::new_site_is_down(by, now), set_aside });
+        for record in self.steps.values_mut().filter(|record| !record.state.counts_as_done()) {
+            // What has failed still says why.
+            if !matches!(record.state, StepState::Failed { .. }) {
+                record.state = StepState::Cancelled;
+            }
+            record.ended_at = Some(now);
         }
         Ok(())
     }

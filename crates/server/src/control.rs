@@ -248,6 +248,14 @@ impl Control {
         self.ask(caller, run, Event::Abort { by: caller.name.clone() }).await
     }
 
+    /// Ends a run after its cut-over, by the operator's word that its new site is down.
+    pub async fn run_give_up(&self, caller: &Caller, run: &RunId) -> Result<Run> {
+        may_change(caller)?;
+        let id = run.clone();
+        let set_aside = self.blocking(move |shared| shared.check_give_up(&id)).await?;
+        self.ask(caller, run, Event::GiveUp { by: caller.name.clone(), set_aside }).await
+    }
+
     async fn ask(&self, caller: &Caller, id: &RunId, event: Event) -> Result<Run> {
         may_change(caller)?;
         match self.0.runs.ask(id, event).await {

@@ -85,6 +85,10 @@ pub enum ServerError {
     )]
     StillAtWork { run: RunId, step: StepId, agent: AgentId },
     #[error(
+        "run {run} cannot be given up: agent {agent} at {site} is connected, so {site} is not down. Retry what hangs, or make sure that it is down: end its databases and its agent"
+    )]
+    NewSiteIsThere { run: RunId, site: SiteName, agent: AgentId },
+    #[error(
         "the sites of {app} cannot be changed from {old} to {new} while it is protected; apply the old sites, or protect it under another name"
     )]
     SitesChanged { app: AppName, old: String, new: String },
@@ -155,6 +159,7 @@ impl ServerError {
             | E::OldSiteIsBack { .. }
             | E::AppBusy { .. }
             | E::StillAtWork { .. }
+            | E::NewSiteIsThere { .. }
             | E::SitesChanged { .. }
             | E::KindChanged { .. }
             | E::EntryTaken { .. }
@@ -205,6 +210,7 @@ impl ServerError {
             E::OldSiteIsBack { .. } => "old_site_is_back",
             E::AppBusy { .. } => "app_busy",
             E::StillAtWork { .. } => "still_at_work",
+            E::NewSiteIsThere { .. } => "new_site_is_there",
             E::SitesChanged { .. } => "sites_changed",
             E::KindChanged { .. } => "kind_changed",
             E::EntryTaken { .. } => "entry_taken",

@@ -48,6 +48,7 @@ pub fn router(control: Control) -> Router {
         .route("/v1/runs/{run}/retry", post(calls::retry_step))
         .route("/v1/runs/{run}/skip", post(calls::skip_step))
         .route("/v1/runs/{run}/abort", post(calls::abort_run))
+        .route("/v1/runs/{run}/give-up", post(calls::give_up_run))
         .route("/v1/tokens", post(calls::create_token).get(calls::tokens))
         .route("/v1/tokens/{id}", delete(calls::revoke_token))
         .route("/v1/join-tokens", post(calls::create_join_token).get(calls::join_tokens))

@@ -1,10 +1,11 @@
 //! Making plans, keeping them for a while, and starting runs.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use levee_model::{AppName, RunId};
+use levee_model::{AppName, RunId, SiteName};
 use levee_plan::{Assertion, Inputs, Plan, PlanKind, Run, StepId, Work};
 
 use crate::config::Config;
@@ -139,6 +140,25 @@ impl Shared {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Refuses the word that a run's new site is down while its agent is there. Otherwise says where the old site's data were
+    /// set aside, as far as its agent has said.
+    pub fn check_give_up(&self, id: &RunId) -> Result<Vec<PathBuf>> {
+        let Some(run) = self.runs.get(id) else { return Ok(Vec::new()) };
+        let config = Config::read(&self.store)?;
+        let live = self.hub.snapshot();
+        let agent_at = |site: &SiteName| config.apps.get(&run.plan.app).and_then(|known| known.value.agents.get(site));
+        if let Some(agent) = agent_at(&run.plan.to)
+            && live.get(agent).is_some_and(|live| live.connected)
+        {
+            let (run, site, agent) = (id.clone(), run.plan.to.clone(), agent.clone());
+            return Err(ServerError::NewSiteIsThere { run, site, agent });
+        }
+        let old = agent_at(&run.plan.from).and_then(|agent| live.get(agent)?.status.as_ref());
+        Ok(old
+            .and_then(|status| status.known.get(&run.plan.app))
+            .map_or_else(Vec::new, |known| known.set_aside.clone()))
     }
 
     /// Starts a run, and gives back how it stands after its first steps were begun.

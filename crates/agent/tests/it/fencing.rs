@@ -76,9 +76,7 @@ async fn nothing_starts_at_a_site_that_was_told_of_a_higher_epoch() {
     send(&east_link, wanted(1, writes)).await;
     let keeps = |epoch| assignment(&levee, &at_west, &at_east, Role::Recovery, epoch);
     send(&west_link, wanted(1, keeps(1))).await;
-    let is_written = |status: &levee_model::control::AgentStatus| {
-        status.known.get(&shop()).is_some_and(|known| known.phase == Phase::Writer)
-    };
+    let is_written = |status: &AgentStatus| status.known.get(&shop()).is_some_and(|known| known.phase == Phase::Writer);
     status(&mut east_link, is_written).await;
     let state = east_folder.path().join("apps/shop/state.json");
     let before = fs::read(&state).unwrap();

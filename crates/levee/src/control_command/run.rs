@@ -1,3 +1,5 @@
+use std::fmt::Write;
+
 use clap::{Args, Subcommand};
 use levee_api::{RunFilter, RunSummary};
 use levee_model::{AppName, RunId};
@@ -39,7 +41,15 @@ pub enum RunCommand {
         connection: Connection,
     },
     /// End a run before its cut-over; what it had begun is taken back
-    Abort(OneRun),
+    Abort {
+        /// The run's id, as `levee run list` has it
+        run: RunId,
+        /// Your word that the site it has cut the app over to is lost and can write no more: the run ends as failed
+        #[arg(long)]
+        new_site_is_down: bool,
+        #[command(flatten)]
+        connection: Connection,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -81,8 +91,10 @@ pub fn run(command: RunCommand, output: Output) -> anyhow::Result<Exit> {
         RunCommand::Skip { run, step, reason, connection } => {
             output.result(&connection.client()?.skip_step(&run, &step, &reason)?, describe)?;
         }
-        RunCommand::Abort(OneRun { run, connection }) => {
-            output.result(&connection.client()?.abort_run(&run)?, describe)?;
+        RunCommand::Abort { run, new_site_is_down, connection } => {
+            let client = connection.client()?;
+            let ended = if new_site_is_down { client.give_up_run(&run)? } else { client.abort_run(&run)? };
+            output.result(&ended, describe)?;
         }
     }
     Ok(Exit::DONE)
@@ -120,6 +132,14 @@ fn describe(run: &Run) -> String {
         moment(run.started_at),
         run.requested_by
     );
+    if let Some(given_up) = &run.facts.given_up {
+        let _ = write!(text, "given up by {}: {} is down. ", given_up.assertion.by, plan.to);
+        let places: Vec<String> = given_up.set_aside.iter().map(|path| path.display().to_string()).collect();
+        text += &match places.is_empty() {
+            true => format!("The agent at {} has not said where its old data were set aside\n\n", plan.from),
+            false => format!("The old data of {} were set aside in {}\n\n", plan.from, places.join(", ")),
+        };
+    }
     let rows: Vec<Vec<String>> = run
         .all_steps()
         .filter_map(|step| {

@@ -315,6 +315,7 @@ impl Run {
                 && self.steps.get(&step.id).is_some_and(|record| matches!(record.state, StepState::Failed { .. }))
         });
         self.state = match self.state {
+            RunState::Stopping if self.facts.given_up.is_some() => RunState::Failed,
             // What was to be cleaned up or taken back and was not stays open: the operator retries or
             // skips it, and until then the run is not over.
             RunState::Stopping if open || undo_failed || ending_failed => RunState::Stopping,

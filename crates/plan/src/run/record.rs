@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use jiff::Timestamp;
 use levee_model::AssetName;
@@ -121,6 +122,18 @@ pub struct Facts {
     pub probes: BTreeMap<AssetName, ProbeResult>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aborted_by: Option<String>,
+    /// The new site was lost after the cut-over, and the run with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given_up: Option<GivenUp>,
+}
+
+/// Why a run was ended after its cut-over, and what there is to go on with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GivenUp {
+    pub assertion: Assertion,
+    /// Where the old site's data were set aside, as far as its agent has said.
+    #[schema(value_type = Vec<String>)]
+    pub set_aside: Vec<PathBuf>,
 }
 
 /// What the probe of one asset said, the last time it was asked.

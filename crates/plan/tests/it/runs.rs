@@ -265,6 +265,27 @@ fn what_was_rebuilt_by_hand_is_taken_over_by_the_start_that_follows() {
 }
 
 #[test]
+fn a_run_whose_new_site_is_lost_can_be_given_up() {
+    let give_up = || Event::GiveUp { by: "ops".into(), set_aside: vec!["/srv/east/pg.set-aside".into()] };
+    let (mut run, _) = begin(lost_site());
+    let early = run.handle(give_up(), after_s(1));
+    assert!(matches!(early, Err(RunError::NotCutOver { .. })), "{early:?}: the change is under way");
+    for id in ["advance", "seal", "choose"] {
+        succeed(&mut run, id);
+    }
+    fail(&mut run, "rebuild-orders", false);
+    assert!(run.handle(give_up(), after_s(2)).unwrap().is_empty(), "nothing is asked of a site that is lost");
+    assert_eq!(run.state, RunState::Failed);
+    assert!(matches!(run.steps[&step("rebuild-orders")].state, StepState::Failed { .. }), "what it failed of is kept");
+    assert_eq!(run.steps[&step("rebuild-documents")].state, StepState::Cancelled);
+    let given_up = run.facts.given_up.unwrap();
+    assert_eq!((given_up.assertion.statement.as_str(), given_up.set_aside.len()), ("new_site_is_down", 1));
+
+    let (mut run, _) = begin(switchover(&Fixture::new(AssetState::Staged).inputs(), &site("west")).unwrap());
+    assert!(matches!(run.handle(give_up(), after_s(1)), Err(RunError::NotCutOver { .. })));
+}
+
+#[test]
 fn an_abort_before_the_cut_over_starts_the_old_site_again() {
     let plan = switchover(&Fixture::new(AssetState::Staged).inputs(), &site("west")).unwrap();
     let (mut run, _) = begin(plan.clone());

@@ -200,6 +200,14 @@ pub async fn abort_run(
     Ok(Json(control.run_abort(&caller, &name(&run)?).await?))
 }
 
+pub async fn give_up_run(
+    State(control): Server,
+    Extension(caller): Extension<Caller>,
+    Path(run): Path<String>,
+) -> Answer<Run> {
+    Ok(Json(control.run_give_up(&caller, &name(&run)?).await?))
+}
+
 pub async fn create_token(
     State(control): Server,
     Extension(caller): Extension<Caller>,

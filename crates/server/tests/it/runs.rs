@@ -216,6 +216,25 @@ async fn a_switchover_is_aborted_before_its_cut_over_and_not_after() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_new_site_is_lost_ends_by_the_word_that_it_is_down() {
+    let shop = Shop::protected().await;
+    let (control, caller) = (&shop.server.control, &shop.server.caller);
+    shop.west.memory.lock().unwrap().failing = [("start", false)].into();
+    let run = shop.order(PlanKind::Switchover, Some("west"), false).await.unwrap();
+    let run = shop.server.until(&run, |run| run.state == RunState::Blocked).await;
+    let error = control.run_give_up(caller, &run.id).await.unwrap_err();
+    assert_eq!(error.code(), "new_site_is_there", "{error}");
+    shop.sessions[1].abort();
+    eventually("west is away", || async { control.agents().await.unwrap().iter().any(|agent| !agent.connected) }).await;
+    control.run_give_up(caller, &run.id).await.unwrap();
+    let ended = shop.server.ended(&run).await;
+    assert_eq!((ended.state, ended.facts.given_up.is_some()), (RunState::Failed, true));
+    let app = control.app(&"shop".parse().unwrap()).await.unwrap();
+    assert_eq!((app.open_run, app.epoch.0), (None, 2), "the epoch stays, and the next run can begin");
+    shop.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_dies_in_a_step_is_asked_again_when_it_is_back() {
     let mut shop = Shop::protected().await;
     shop.west.memory.lock().unwrap().hanging.insert("rebuild");
