@@ -406,8 +406,8 @@ impl World {
     /// Kills every server process of PostgreSQL at a site, and nothing else.
     pub fn kill_databases(&mut self, site: Site) {
         // The source is a child of this process: one that nobody waits for keeps its number, and so its lock file.
-        if site == Site::East {
-            self.stop_source();
+        if let Some(cluster) = self.cluster.as_mut().filter(|_| site == Site::East) {
+            cluster.kill();
         }
         kill_all_under(&self.folder(site).join("postgres"));
         kill_all_under(&self.shop_folder(site));
