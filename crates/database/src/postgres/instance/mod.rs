@@ -28,6 +28,8 @@ const POLL_EVERY: Duration = Duration::from_millis(10);
 const APPEAR_MAX: Duration = Duration::from_secs(10);
 /// How long backends may take to end that were told to after their postmaster was killed.
 const ORPHANS_MAX: Duration = Duration::from_secs(30);
+/// How long the number of a killed postmaster may stay taken. Another's process may have it by now, so it is not long.
+const NUMBER_MAX: Duration = Duration::from_secs(1);
 /// The lines of the server's log that an error shows.
 const LOG_LINES_SHOWN: usize = 8;
 
@@ -116,6 +118,7 @@ impl Instance {
         if self.running()?.is_none() {
             // A new server does not start beside the backends of one that was killed.
             self.end_orphans(ORPHANS_MAX)?;
+            self.wait_for_number();
             self.spawn()?;
         }
         self.wait_for(until, timeout)
@@ -197,6 +200,17 @@ impl Instance {
             std::thread::sleep(POLL_EVERY);
         }
         self.end_orphans(timeout)
+    }
+
+    /// Waits a moment for the number of a postmaster that has just been killed: until somebody has waited for it, a new one
+    /// takes it for a server that runs. One that nobody waits for is PostgreSQL's to complain of.
+    fn wait_for_number(&self) {
+        let recorded = fs::read_to_string(self.data_directory.join("postmaster.pid")).unwrap_or_default();
+        let number = recorded.lines().next().and_then(|line| line.trim().parse().ok()).and_then(Pid::from_raw);
+        let deadline = Instant::now() + NUMBER_MAX;
+        while number.is_some_and(|pid| test_kill_process(pid).is_ok()) && Instant::now() < deadline {
+            std::thread::sleep(POLL_EVERY);
+        }
     }
 
     /// Ends what is left of a server whose postmaster was killed: its backends live on until they look for it, and may commit
@@ -385,6 +399,8 @@ fn is_server_of(pid: i32, data_directory: &Path) -> bool {
     }
     match fs::read_link(format!("/proc/{pid}/cwd")) {
         Ok(folder) => fs::canonicalize(data_directory).is_ok_and(|data_directory| folder == data_directory),
+        // One that is about to end has none any more.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
         // Another user's process shows no folder; then its number is all there is.
         Err(_) => true,
     }
