@@ -101,7 +101,10 @@ pub fn stop_if_running(app: &App, asset: &AssetName, here: &PostgresSite) -> Res
 /// What the control file of the app's own cluster says.
 pub fn control_data(app: &App, asset: &AssetName) -> Result<ControlData, Failure> {
     let here = here(app, asset)?;
-    open(app, asset, &here)?.control_data().map_err(|error| failure(in_full(&error)))
+    // A program of its own, which whatever killed the server may have killed as well.
+    open(app, asset, &here)?
+        .control_data()
+        .map_err(|error| transient(format!("cannot read the control file of {asset}: {}", in_full(&error))))
 }
 
 /// What was restored.
