@@ -28,8 +28,8 @@ const POLL_EVERY: Duration = Duration::from_millis(10);
 const APPEAR_MAX: Duration = Duration::from_secs(10);
 /// How long backends may take to end that were told to after their postmaster was killed.
 const ORPHANS_MAX: Duration = Duration::from_secs(30);
-/// How long the number of a killed postmaster may stay taken. Another's process may have it by now, so it is not long.
-const NUMBER_MAX: Duration = Duration::from_secs(1);
+/// How long the number of a killed postmaster may stay taken. The first process of some machines is slow to look.
+const NUMBER_MAX: Duration = Duration::from_secs(15);
 /// The lines of the server's log that an error shows.
 const LOG_LINES_SHOWN: usize = 8;
 
@@ -208,7 +208,7 @@ impl Instance {
         let recorded = fs::read_to_string(self.data_directory.join("postmaster.pid")).unwrap_or_default();
         let number = recorded.lines().next().and_then(|line| line.trim().parse().ok()).and_then(Pid::from_raw);
         let deadline = Instant::now() + NUMBER_MAX;
-        while number.is_some_and(|pid| test_kill_process(pid).is_ok()) && Instant::now() < deadline {
+        while number.is_some_and(has_ended_unheard) && Instant::now() < deadline {
             std::thread::sleep(POLL_EVERY);
         }
     }
@@ -393,8 +393,7 @@ fn is_server_of(pid: i32, data_directory: &Path) -> bool {
         Ok(()) | Err(rustix::io::Errno::PERM) => {}
         Err(_) => return false,
     }
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    if stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z')) {
+    if has_ended_unheard(process) {
         return false;
     }
     match fs::read_link(format!("/proc/{pid}/cwd")) {
@@ -404,6 +403,12 @@ fn is_server_of(pid: i32, data_directory: &Path) -> bool {
         // Another user's process shows no folder; then its number is all there is.
         Err(_) => true,
     }
+}
+
+/// Whether a process has ended and its parent has not waited for it, so that its number is still taken.
+fn has_ended_unheard(process: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero())).unwrap_or_default();
+    stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z'))
 }
 
 /// The processes of PostgreSQL that have this data directory as their folder. A shell that an operator has there does not
