@@ -21,8 +21,8 @@ use crate::standing::Standing;
 use crate::{Entry, Error, FileType, Received, Result, SftpAddress, Store, name};
 use connection::{Connection, Failure};
 
-/// Folders that are listed at once.
-const LISTINGS_AT_ONCE: usize = 16;
+/// Folders that are listed or made at once.
+const FOLDERS_AT_ONCE: usize = 16;
 
 /// Where the server is and how it is reached.
 #[derive(Clone, Debug)]
@@ -172,7 +172,7 @@ impl SftpStore {
                     files
                 }),
             });
-            let found = listings.buffer_unordered(LISTINGS_AT_ONCE).try_concat().await?;
+            let found = listings.buffer_unordered(FOLDERS_AT_ONCE).try_concat().await?;
             // Nothing there is an answer only where there is a repository.
             if is_missing.load(Ordering::Relaxed) && self.has_config.load(Ordering::Relaxed) {
                 self.require_config(connection).await?;
@@ -216,12 +216,15 @@ impl Store for SftpStore {
         let operation = Operation { store: self, action: "create", file_type: FileType::Config, name: "" };
         let types = FileType::ALL.into_iter().filter(|file_type| *file_type != FileType::Config);
         let folders = types.map(|file_type| format!("{}/{}", self.folder(FileType::Config, ""), file_type.folder()));
-        let packs = (0..=u8::MAX).map(|byte| self.folder(FileType::Data, &hex::encode([byte])));
+        let packs: Vec<String> = (0..=u8::MAX).map(|byte| self.folder(FileType::Data, &hex::encode([byte]))).collect();
         operation.run(async |connection| {
             connection.create_folder(&self.folder(FileType::Config, "")).await?;
-            for folder in folders.chain(packs) {
+            for folder in folders {
                 connection.make_folder(&folder).await?;
             }
+            // One after the other they would take 256 times the way to the server.
+            let making = stream::iter(&packs).map(async |folder| connection.make_folder(folder).await);
+            making.buffer_unordered(FOLDERS_AT_ONCE).try_collect::<()>().await?;
             connection.sync(&self.folder(FileType::Config, "")).await?;
             connection.sync(&format!("{}/data", self.folder(FileType::Config, ""))).await.map(drop)
         })

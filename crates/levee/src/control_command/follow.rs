@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{anyhow, bail};
 use levee_api::{Client, RunWait};
 use levee_model::RunId;
-use levee_plan::{Plan, PlanKind, Run, RunState, Step, StepId, StepRecord, StepState};
+use levee_plan::{Plan, PlanKind, Run, RunState, SkipRule, Step, StepId, StepRecord, StepState};
 use serde_json::json;
 
 use super::text::seconds;
@@ -138,10 +138,18 @@ fn advice(run: &Run) -> String {
         .all_steps()
         .find(|step| run.steps.get(&step.id).is_some_and(|record| matches!(record.state, StepState::Failed { .. })));
     let step = failed.map_or_else(|| "STEP".to_string(), |step| step.id.to_string());
+    let skip = match failed.map(|step| &step.skip) {
+        Some(SkipRule::Never(_)) => String::new(),
+        Some(SkipRule::AsAssertion) => format!(
+            ", or give your word that {} is down and can write no more with `levee run skip {id} {step} --reason TEXT`",
+            run.plan.from
+        ),
+        Some(SkipRule::ByHand) | None => {
+            format!(", or do it by hand and `levee run skip {id} {step} --reason TEXT`")
+        }
+    };
     let abort = if run.is_cut_over() { String::new() } else { format!(", or end it with `levee run abort {id}`") };
-    format!(
-        "run {id} waits at {step}: put right what is wrong and `levee run retry {id} {step}`, or do it by hand and `levee run skip {id} {step} --reason TEXT`{abort}"
-    )
+    format!("run {id} waits at {step}: put right what is wrong and `levee run retry {id} {step}`{skip}{abort}")
 }
 
 /// A plan before it is carried out: what is lost, how long it takes, and the steps.
