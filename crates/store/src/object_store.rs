@@ -179,7 +179,15 @@ impl ObjectStore {
             Err(error) if error.kind() == ErrorKind::ConditionNotMatch => return Ok(false),
             // The answer to an attempt before this one was lost.
             Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(false),
-            Err(error) => return Err(operation.failure(&error)),
+            Err(error) => {
+                let failure = operation.failure(&error);
+                // A server that refuses a name before it has read the content is heard as a broken connection at times,
+                // however often it is tried.
+                let may_be_there = matches!(self.publishing, Publishing::Refused)
+                    && matches!(failure, Error::Unreachable { .. })
+                    && self.stat(operation, path).is_ok();
+                return if may_be_there { Ok(false) } else { Err(failure) };
+            }
         }
         let size_bytes = self.stat(operation, path)?.content_length();
         if size_bytes != content.len() as u64 {
