@@ -266,11 +266,15 @@ impl Run {
     }
 
     /// Whether skipping this step is safe only when the agent that works on it is away: a stop or a start
-    /// at the old site that goes on unseen could cross the next one.
+    /// at the old site that goes on unseen could cross the next one, and what is rebuilt unseen would take the place of what
+    /// the operator has put there.
     pub fn must_not_be_left(&self, id: &StepId) -> bool {
         self.step(id).is_some_and(|(step, record)| {
             matches!(record.state, StepState::Running { .. })
-                && (matches!(step.work, Work::Stop { .. }) || self.undo.iter().any(|undo| undo.id == *id))
+                && (matches!(
+                    step.work,
+                    Work::Stop { .. } | Work::Rebuild { place: Place::Live, .. } | Work::CatchUp { .. }
+                ) || self.undo.iter().any(|undo| undo.id == *id))
         })
     }
 

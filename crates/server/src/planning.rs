@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use levee_model::{AppName, RunId, SiteName};
-use levee_plan::{Assertion, Inputs, Plan, PlanKind, Run, StepId, Work};
+use levee_plan::{Assertion, Executor, Inputs, Plan, PlanKind, Run, StepId, Work};
 
 use crate::config::Config;
 use crate::control::{Caller, PlanRequest, RunOrder};
@@ -132,7 +132,11 @@ impl Shared {
     pub fn check_skip(&self, id: &RunId, step: &StepId) -> Result<()> {
         let Some(run) = self.runs.get(id).filter(|run| run.must_not_be_left(step)) else { return Ok(()) };
         let config = Config::read(&self.store)?;
-        let agent = config.apps.get(&run.plan.app).and_then(|known| known.value.agents.get(&run.plan.from));
+        let site = match run.all_steps().find(|known| known.id == *step).map(|step| &step.at) {
+            Some(Executor::Agent(site)) => site,
+            _ => &run.plan.from,
+        };
+        let agent = config.apps.get(&run.plan.app).and_then(|known| known.value.agents.get(site));
         match agent {
             Some(agent) if self.hub.snapshot().get(agent).is_some_and(|live| live.connected) => {
                 let (run, step, agent) = (id.clone(), step.clone(), agent.clone());

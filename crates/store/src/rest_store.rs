@@ -165,7 +165,11 @@ impl Store for RestStore {
             .body(self.body(content));
         match operation.send(request).map(drop) {
             // The stock server refuses a name that is there: an attempt whose answer was lost has made it.
-            Err(Error::Denied { .. }) if self.read(file_type, name).is_ok_and(|there| there == content) => Ok(()),
+            Err(refused @ Error::Denied { .. }) => match self.read(file_type, name) {
+                Ok(there) if there == content => Ok(()),
+                Err(error @ Error::Unreachable { .. }) => Err(error),
+                _ => Err(refused),
+            },
             written => written,
         }
     }

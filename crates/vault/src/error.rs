@@ -55,7 +55,7 @@ pub enum Error {
     )]
     LockLost { location: String, minutes: u64 },
     #[error(
-        "{location}: somebody has removed the lock while this was running, so that what it relies on may be gone; nothing was recorded, run it again"
+        "{location}: somebody has removed the lock while this was running, so that what it relies on may be gone; nothing more was recorded, run it again"
     )]
     LockGone { location: String },
     #[error("{location}: there is no snapshot {wanted}")]

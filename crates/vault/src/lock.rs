@@ -109,6 +109,7 @@ pub struct Lock {
 }
 
 struct Held {
+    mode: LockMode,
     /// The file that stands for the lock now.
     current: Mutex<Id>,
     /// From before that file was written: the time in it, by which others count, is no earlier.
@@ -186,6 +187,7 @@ impl Lock {
         let before = Moment::now();
         let id = write_lock(vault, mode)?;
         let held = Arc::new(Held {
+            mode,
             current: Mutex::new(id),
             refreshed_at: Mutex::new(before),
             is_gone: AtomicBool::new(false),
@@ -196,7 +198,7 @@ impl Lock {
         let vault = vault.clone();
         let refresh = move || {
             while stopped.recv_timeout(REFRESH_EVERY) == Err(RecvTimeoutError::Timeout) {
-                held.refresh(&vault, mode, Moment::now());
+                held.refresh(&vault, Moment::now());
             }
         };
         let spawned = std::thread::Builder::new().name("vault-lock".into()).spawn(refresh);
@@ -213,6 +215,11 @@ impl Lock {
 
     /// An error when others may by now take the lock for stale, or somebody has removed it.
     pub fn check(&self) -> Result<()> {
+        let now = Moment::now();
+        if self.held.age(now) >= LOST_AFTER {
+            // This machine has slept, or its clock was set: whether the lock still stands can be asked now.
+            self.held.refresh(&self.vault, now);
+        }
         self.held.check(&self.vault, Moment::now())
     }
 }
@@ -246,22 +253,29 @@ impl Held {
         Err(Error::LockLost { location: vault.location(), minutes: age.as_secs() / 60 })
     }
 
-    fn refresh(&self, vault: &Vault, mode: LockMode, now: Moment) {
+    fn refresh(&self, vault: &Vault, now: Moment) {
+        // Nothing is recorded any more, and others need not wait for it.
+        if self.is_gone.load(Ordering::SeqCst) {
+            return;
+        }
         // Held over the whole change: see `exclusively`.
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         // So late that somebody may have taken it for stale. A new file would hide that the old one was gone for a
         // while. The file itself is asked for: a list of them may be old.
         if self.age(now) >= LOST_AFTER {
-            match vault.store().size_bytes(FileType::Lock, &current.to_hex()) {
-                Ok(_) => {}
-                Err(levee_store::Error::NotFound { .. }) => return self.note_gone(),
+            // On a disk that is not mounted for a moment nothing is there, and nothing was removed.
+            let stands = vault.store().size_bytes(FileType::Lock, &current.to_hex());
+            let has_vault = || vault.store().size_bytes(FileType::Config, "").map(drop);
+            match stands.map(drop) {
+                Ok(()) => {}
+                Err(levee_store::Error::NotFound { .. }) if has_vault().is_ok() => return self.note_gone(),
                 Err(error) => {
                     tracing::warn!(%error, "the repository's lock is not refreshed: whether it stands is not known");
                     return;
                 }
             }
         }
-        match write_lock(vault, mode) {
+        match write_lock(vault, self.mode) {
             Ok(new) => {
                 let old = std::mem::replace(&mut *current, new);
                 match remove_lock(vault, &old) {
@@ -358,7 +372,7 @@ mod tests {
         let vault = Vault::init(store, &Password::new("password")).unwrap();
         let lock = Lock::take(&vault, LockMode::Exclusive).unwrap();
         let before = vault.list_ids(FileType::Lock).unwrap();
-        lock.held.refresh(&vault, LockMode::Exclusive, Moment::now());
+        lock.held.refresh(&vault, Moment::now());
         let after = vault.list_ids(FileType::Lock).unwrap();
         assert_eq!((before.len(), after.len()), (1, 1));
         assert_ne!(before, after);
@@ -388,11 +402,11 @@ mod tests {
                 Err(error) => panic!("{error:?}"),
             };
             let said_before = said();
-            lock.held.refresh(&vault, LockMode::Shared, now);
+            lock.held.refresh(&vault, now);
             assert_eq!((said_before, said()), (before, after), "{running:?} {paused:?} {removed}");
             // What is lost is not written anew, which would keep others out for nothing.
             assert_eq!(vault.list_ids(FileType::Lock).unwrap().is_empty(), removed && before == "old");
-            lock.held.refresh(&vault, LockMode::Shared, now);
+            lock.held.refresh(&vault, now);
             assert_eq!(said(), after, "and again");
         };
         check(minutes(4), minutes(0), false, "held", "held");

@@ -275,7 +275,10 @@ impl<'a> Prune<'a> {
     fn foresee(&mut self, plan: &Plan) {
         self.report.figures = plan.figures;
         let unindexed = self.unindexed();
-        let (due, waiting) = self.marks.split_due(&unindexed, self.options.grace, self.now);
+        let (due, waiting) = match self.options.recover_space {
+            true => (unindexed.into_iter().chain(self.stored_and_going()).collect(), Vec::new()),
+            false => self.marks.split_due(&unindexed, self.options.grace, self.now),
+        };
         self.report.packs_deleted = due.len() as u64;
         self.report.deleted_bytes = due.iter().filter_map(|pack| self.stored.size_bytes(pack)).sum();
         self.count_waiting(&waiting);
@@ -284,6 +287,11 @@ impl<'a> Prune<'a> {
     /// Packs of the store that no index names.
     fn unindexed(&self) -> Vec<Id> {
         self.stored.iter().map(|(pack, _)| *pack).filter(|pack| self.packs.find(pack).is_none()).collect()
+    }
+
+    /// Packs of the store that leave the index.
+    fn stored_and_going(&self) -> Vec<Id> {
+        self.packs.going().map(|pack| pack.id).filter(|pack| self.stored.size_bytes(pack).is_some()).collect()
     }
 
     fn count_waiting(&mut self, waiting: &[(Id, Timestamp)]) {

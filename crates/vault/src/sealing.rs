@@ -35,8 +35,8 @@ impl<'a> BlobSealer<'a> {
         })
     }
 
-    /// What no reader would take back is refused: a chunk is at most 8 MiB, but a directory is one blob however large it is.
-    /// Puts the sealed blob into `sealed`, and gives the length of its plaintext if it is compressed, else 0.
+    /// Puts the sealed blob into `sealed`, and gives the length of its plaintext if it is compressed, else 0. What no reader
+    /// would take back is refused: a chunk is at most 8 MiB, but a directory is one blob however large it is.
     pub fn seal(&mut self, kind: BlobKind, id: Id, plaintext: &[u8], sealed: &mut Vec<u8>) -> Result<u32> {
         if plaintext.len() as u64 > BLOB_BYTES_MAX {
             return Err(Error::BlobTooLarge { kind, bytes: plaintext.len() as u64 });

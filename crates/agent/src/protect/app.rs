@@ -1,6 +1,7 @@
 //! One app at this site: its durable state, its assignment, and the threads that work for it.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,8 @@ pub struct App {
     tasks: Mutex<Tasks>,
     /// When an end of writing here that has failed is tried again.
     again_at: Mutex<Option<Instant>>,
+    /// The writing here is being ended, on a thread of its own.
+    is_ending: AtomicBool,
     /// Actions on one asset's own place run one after the other.
     places: Mutex<BTreeMap<AssetName, Arc<Mutex<()>>>>,
 }
@@ -70,6 +73,7 @@ impl App {
             assignment: RwLock::new(Arc::new(assignment)),
             tasks: Mutex::default(),
             again_at: Mutex::default(),
+            is_ending: AtomicBool::new(false),
             places: Mutex::default(),
         };
         app.publish_right_to_write();
@@ -152,7 +156,28 @@ impl App {
         let assignment = self.assignment();
         let is_left = self.lock_state().turn(assignment.role, assignment.epoch) == Turn::Demote;
         if is_left && self.may_try_again() {
-            self.assign(Assignment::clone(&assignment));
+            self.end_writing(|app| {
+                app.end_tasks();
+                demote::demote(app, app.assignment().epoch)
+            });
+        }
+    }
+
+    /// Ends the writing here beside everything else: a server may take minutes to stop, and other apps must not wait for it.
+    fn end_writing(self: &Arc<Self>, end: impl FnOnce(&Arc<App>) -> Result<(), Failure> + Send + 'static) {
+        if self.is_ending.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let app = self.clone();
+        let ending = std::thread::Builder::new().name("end-writing".into()).spawn(move || {
+            let ended = end(&app);
+            app.ended_writing(ended);
+            app.is_ending.store(false, Ordering::SeqCst);
+            app.reconcile();
+        });
+        if let Err(error) = ending {
+            self.is_ending.store(false, Ordering::SeqCst);
+            self.report(Err(failure(format!("cannot start a thread that stops {} here: {error}", self.name))));
         }
     }
 
@@ -233,7 +258,7 @@ impl App {
         let (assignment, state) = (self.assignment(), self.state());
         let is_writer = assignment.role == Role::Writer && assignment.epoch == state.epoch;
         if is_writer
-            && state.phase == Phase::Writer
+            && (state.phase == Phase::Writer || state.has_begun())
             && let Err(error) = super::database::gate(self).open_for_writer(state.epoch)
         {
             tracing::warn!(app = %self.name, "{}", in_full(&error));
@@ -246,11 +271,8 @@ impl App {
         let state = self.state();
         let Some(heard) = heard.filter(|heard| *heard > state.epoch) else { return };
         // A run that was bringing the app here may have started some of it.
-        let has_begun = state.phase == Phase::Sealed && state.assets.values().any(|asset| *asset == Standing::Live);
-        if (has_begun || matches!(state.phase, Phase::Writer | Phase::Stopping)) && self.may_try_again() {
-            let fenced = demote::fence(self, heard);
-            self.ended_writing(fenced);
-            self.reconcile();
+        if (state.has_begun() || matches!(state.phase, Phase::Writer | Phase::Stopping)) && self.may_try_again() {
+            self.end_writing(move |app| demote::fence(app, heard));
         }
     }
 

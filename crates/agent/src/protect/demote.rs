@@ -1,12 +1,13 @@
 //! A site that wrote the app and does so no more: its old data go out of the way, never overwritten.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, TryLockError};
 
 use jiff::Timestamp;
 use levee_database::postgres::gate;
 use levee_model::control::{Done, Failure};
-use levee_model::{AssetName, Epoch};
+use levee_model::protection::PostgresSpec;
+use levee_model::{AssetName, Epoch, SiteName};
 
 use super::app::{App, failure, in_full, transient};
 use super::database;
@@ -32,16 +33,19 @@ fn stop_writing(app: &Arc<App>) -> Result<(), Failure> {
         Ok(())
     }));
     attempt(database::shut_gate(app));
-    let (assignment, state) = (app.assignment(), app.state());
-    for (asset, spec) in &assignment.spec.postgres {
-        // A copy that only follows writes nothing.
-        if state.standing(asset) == Standing::Staged {
-            continue;
-        }
-        let place = app.place(asset);
-        let _alone = place.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        attempt(database::place(spec, &assignment.site).and_then(|here| database::stop_if_running(app, asset, here)));
-    }
+    let assignment = app.assignment();
+    // Side by side: one that takes its time must not let another write for as long.
+    let stopped = std::thread::scope(|scope| {
+        let stops: Vec<_> = assignment
+            .spec
+            .postgres
+            .iter()
+            .map(|(asset, spec)| scope.spawn(|| stop_asset(app, asset, spec, &assignment.site)))
+            .collect();
+        let panicked = |_| Err(failure("stopping a database has panicked"));
+        stops.into_iter().map(|stop| stop.join().unwrap_or_else(panicked)).collect::<Vec<_>>()
+    });
+    stopped.into_iter().for_each(&mut attempt);
     if !failures.is_empty() {
         return Err(transient(format!(
             "app {} is not stopped at {} as a whole, and is written elsewhere: {}. It is tried again; stop its databases by \
@@ -55,6 +59,21 @@ fn stop_writing(app: &Arc<App>) -> Result<(), Failure> {
         state.phase = Phase::Stopped;
         Ok(())
     })
+}
+
+fn stop_asset(app: &App, asset: &AssetName, spec: &PostgresSpec, site: &SiteName) -> Result<(), Failure> {
+    let place = app.place(asset);
+    // What holds it may take hours, and nothing else may wait for that.
+    let _alone = match place.try_lock() {
+        Ok(alone) => alone,
+        Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+        Err(TryLockError::WouldBlock) => return Err(transient(format!("a run is still at work on {asset}"))),
+    };
+    // A copy that only follows writes nothing. Asked under the lock: a start may have been promoting it until now.
+    if app.state().standing(asset) == Standing::Staged {
+        return Ok(());
+    }
+    database::stop_if_running(app, asset, database::place(spec, site)?)
 }
 
 /// Becomes the recovery side at `epoch`: stops what still runs, sets all old data aside. Done again, it goes on.

@@ -143,10 +143,17 @@ pub fn start(app: &Arc<App>, asset: &AssetName, epoch: Epoch, by_hand: bool) -> 
     let is_database = app.assignment().spec.postgres.contains_key(asset);
     let timeline = if is_database { Some(database::start_writing(app, asset, epoch)?) } else { None };
     // Asked again at the same epoch, a stopped app's assets are all live already: this alone starts it again.
-    app.change_state(|state| {
+    let noted = app.change_state(|state| {
         state.may_start(asset, epoch).map_err(gate)?;
         state.started(asset);
         Ok(())
-    })?;
+    });
+    if let Err(failure) = noted {
+        // Another site may have been given the app while this one came up.
+        if let Some(spec) = app.assignment().spec.postgres.get(asset) {
+            database::stop_if_running(app, asset, database::place(spec, &app.context.site)?)?;
+        }
+        return Err(failure);
+    }
     Ok(Done::Started { timeline: timeline.map(|timeline| timeline.0), replay_s: begun.elapsed().as_secs_f64() })
 }

@@ -7,13 +7,19 @@ use levee_model::control::{Done, Failure, Place};
 use levee_model::{AssetName, Epoch, RunId};
 
 use super::app::App;
+use super::state::Phase;
 use super::{database, live, rebuild};
 
 pub fn probe(app: &Arc<App>, run: &RunId, epoch: Epoch, asset: &AssetName, place: &Place) -> Result<Done, Failure> {
     let assignment = app.assignment();
     // No other step starts a server that has died since its own start. Through the same gate, so that it is no second
     // writer.
-    if *place == Place::Live && assignment.spec.postgres.contains_key(asset) && !database::runs(app, asset)? {
+    let is_brought_here = matches!(app.state().phase, Phase::Sealed | Phase::Writer);
+    if *place == Place::Live
+        && is_brought_here
+        && assignment.spec.postgres.contains_key(asset)
+        && !database::runs(app, asset)?
+    {
         tracing::warn!(app = %app.name, %asset, "its server does not run any more: starting it again before the probe");
         live::start(app, asset, epoch, false)?;
     }

@@ -87,6 +87,11 @@ impl AppState {
         self.assets.get(asset).cloned().unwrap_or_default()
     }
 
+    /// Whether a run is bringing the app here, and has started some of it.
+    pub fn has_begun(&self) -> bool {
+        self.phase == Phase::Sealed && self.assets.values().any(|asset| *asset == Standing::Live)
+    }
+
     /// Whether this site may start the asset for writing at this epoch.
     pub fn may_start(&self, asset: &AssetName, epoch: Epoch) -> Result<(), String> {
         if epoch != self.epoch {

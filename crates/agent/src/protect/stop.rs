@@ -75,7 +75,10 @@ pub fn stop(app: &Arc<App>, may_leave: bool) -> Result<Done, Failure> {
         last.push((asset, copied.or_else(|failure| leave_folder(app, asset, spec, may_leave, failure))?));
     }
     app.change_state(|state| {
-        state.phase = Phase::Stopped;
+        // It may have become the recovery side meanwhile.
+        if state.phase == Phase::Stopping {
+            state.phase = Phase::Stopped;
+        }
         Ok(())
     })?;
     let (mut point, mut left) = (RecoveryPoint::default(), std::collections::BTreeMap::new());
@@ -103,7 +106,11 @@ fn stop_database(app: &Arc<App>, asset: &AssetName, spec: &PostgresSpec, link: &
     let here = database::place(spec, &assignment.site)?;
     let mut stopped = stop_server(app, asset, here, link)?;
     if !may_leave && !database::control_data(app, asset)?.is_shut_down() {
-        recover(app, asset)?;
+        if let Err(failure) = recover(app, asset) {
+            // It must not open for writing by itself later.
+            database::stop_if_running(app, asset, here)?;
+            return Err(failure);
+        }
         stopped = stop_server(app, asset, here, link)?;
     }
     // What the archive knows is forgotten with its thread.

@@ -218,7 +218,9 @@ async fn the_servers_word_reaches_an_app_that_was_opened_late() {
     status(&mut link, |status| status.revision == 1).await;
     fs::write(&state, kept).unwrap();
     send(&link, writes).await;
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while confirmed() != before {
+        assert!(std::time::Instant::now() < deadline, "the gate was never opened: {}", confirmed());
         status(&mut link, |_| true).await;
     }
     east.stop().await;

@@ -4,7 +4,7 @@
 //! restart of the machine a writer is not taken at its word: another site may have taken over meanwhile,
 //! so somebody who knows has to confirm it first.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -182,9 +182,9 @@ pub fn set_aside(path: &Path, epoch: Epoch, now: Timestamp) -> Result<Option<Pat
     Ok(None)
 }
 
-/// Moves the tablespaces of a cluster out of the way as `set_aside` does: those that its data directory leads to, and those
-/// that a restore was to fill and did not come to the end of. The links in the data directory lead to their new places, so
-/// that it can still be started where it will be. Answers with the new paths.
+/// Moves the tablespaces of a cluster out of the way as `set_aside` does: those that the next restore would fill, whether
+/// the data directory leads to them or an earlier restore was cut off in them. The links in the data directory lead to their
+/// new places, so that it can still be started where it will be. Others stay where they are. Answers with the new paths.
 pub fn set_tablespaces_aside<'a>(
     data_directory: &Path,
     places: impl IntoIterator<Item = &'a PathBuf>,
@@ -192,29 +192,34 @@ pub fn set_tablespaces_aside<'a>(
     now: Timestamp,
 ) -> Result<Vec<PathBuf>> {
     let links = tablespace_links(data_directory)?;
-    let mut targets: BTreeMap<PathBuf, Option<PathBuf>> =
-        places.into_iter().map(|place| (place.clone(), None)).collect();
+    let mut targets: BTreeSet<PathBuf> = places.into_iter().cloned().collect();
     for entry in folder_entries(&restore::default_tablespaces(data_directory))? {
         // Others were set aside before.
         if entry.file_name().is_some_and(|name| name.to_string_lossy().parse::<u32>().is_ok()) {
-            targets.insert(entry, None);
+            targets.insert(entry);
         }
     }
-    for (link, target) in links {
-        targets.insert(target, Some(link));
-    }
     let mut moved = Vec::new();
-    for (target, link) in targets {
+    for target in targets {
         // An empty folder is free, and may be the point of a mount.
         if folder_entries(&target)?.is_empty() {
             continue;
         }
-        let Some(aside) = set_aside(&target, epoch, now)? else { continue };
-        if let Some(link) = link {
+        let aside = match set_aside(&target, epoch, now) {
+            Ok(Some(aside)) => aside,
+            Ok(None) => continue,
+            // The point of a mount cannot be renamed. Nothing is to wait for that but the next restore, which will name it.
+            Err(Error::File { source, .. }) if source.kind() == std::io::ErrorKind::ResourceBusy => {
+                tracing::warn!(tablespace = %target.display(), "it is the point of a mount, and stays: empty it by hand");
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        for (link, _) in links.iter().filter(|(_, leads_to)| *leads_to == target) {
             let beside = link.with_added_extension("tmp");
             let error = |source| Error::File { doing: "linking", path: link.clone(), source };
             let _ = fs::remove_file(&beside);
-            std::os::unix::fs::symlink(&aside, &beside).and_then(|()| fs::rename(&beside, &link)).map_err(error)?;
+            std::os::unix::fs::symlink(&aside, &beside).and_then(|()| fs::rename(&beside, link)).map_err(error)?;
         }
         moved.push(aside);
     }

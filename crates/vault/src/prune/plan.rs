@@ -6,7 +6,7 @@ use std::sync::Arc;
 use levee_store::FileType;
 use serde::Serialize;
 
-use super::{MaxUnused, Prune, PruneOptions};
+use super::{MaxUnused, Prune, PruneOptions, StoredPacks};
 use crate::blob_table::Flag;
 use crate::pack::{PackedBlob, pack_bytes};
 use crate::reach::Reach;
@@ -291,9 +291,17 @@ fn choose_repacks(packs: &mut PackTable, options: &PruneOptions, can_compress: b
     }
 }
 
-/// Notes which blobs stay where they are, because their pack does.
-pub(super) fn mark_kept(reach: &mut Reach<'_>, packs: &PackTable, file: &[(Id, Vec<PackedBlob>)]) {
-    for (_, blobs) in file.iter().filter(|(pack, _)| packs.fate(pack) == Fate::Keep) {
+/// Notes which blobs stay where they are, because their pack does. One that is too short may not have what it should.
+pub(super) fn mark_kept(
+    reach: &mut Reach<'_>,
+    packs: &PackTable,
+    stored: &StoredPacks,
+    file: &[(Id, Vec<PackedBlob>)],
+) {
+    let is_short =
+        |pack: &Id, blobs: &[PackedBlob]| stored.size_bytes(pack).is_some_and(|size| size < pack_bytes(blobs));
+    let stays = |(pack, blobs): &&(Id, Vec<PackedBlob>)| packs.fate(pack) == Fate::Keep && !is_short(pack, blobs);
+    for (_, blobs) in file.iter().filter(stays) {
         for blob in blobs {
             if let Some(place) = reach.table.find(blob.kind, &blob.id) {
                 reach.table.set(place, Flag::Kept);

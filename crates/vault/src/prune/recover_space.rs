@@ -1,11 +1,11 @@
 //! Freeing space where there may be none left to write an index into.
 
-use levee_store::Error::Full;
+use levee_store::Error::{Denied, Full};
 
 use super::Prune;
 use super::plan::Plan;
 use crate::index_file::Packs;
-use crate::{Error, Id, Lock, Result};
+use crate::{Error, Lock, Result};
 
 impl Prune<'_> {
     /// Deletes what nothing refers to, at once. `lock` is exclusive: nobody can come to need it meanwhile.
@@ -20,8 +20,7 @@ impl Prune<'_> {
         // What they say of packs and snapshots is over.
         let notes = std::mem::take(&mut self.marks.files).into_iter().chain(std::mem::take(&mut self.forgotten.files));
         self.remove_indexes(&notes.collect::<Vec<_>>(), &[lock])?;
-        let going = self.packs.going().map(|pack| pack.id).filter(|pack| self.stored.size_bytes(pack).is_some());
-        let going: Vec<Id> = going.collect();
+        let going = self.stored_and_going();
         let mut written = 0;
         let rebuilt = self.rebuild_index(|packs| {
             self.write_index(packs)?;
@@ -33,20 +32,25 @@ impl Prune<'_> {
                 self.remove_indexes(&outdated, &[lock])?;
                 self.delete(&going, lock)
             }
-            Err(Error::Store(Full { .. })) => {
+            // A quota is said as a refusal by some servers.
+            Err(Error::Store(Full { .. } | Denied { .. })) => {
                 // The files are made alike each time, so that those that found room need not be written again. The
                 // others wait in memory, as large as the part of the index that they stand for.
-                let mut all: Vec<Packs> = Vec::new();
+                let (mut waiting, mut number) = (Vec::<Packs>::new(), 0);
                 let outdated = self.rebuild_index(|packs| {
-                    all.push(packs.clone());
+                    if number >= written {
+                        waiting.push(packs.clone());
+                    }
+                    number += 1;
                     Ok(())
                 })?;
                 self.remove_indexes(&outdated, &[lock])?;
-                self.delete(&going, lock)?;
-                for packs in &all[written..] {
+                let deleted = self.delete(&going, lock);
+                // Also when something could not be deleted: what was removed of the index may have made room enough.
+                for packs in &waiting {
                     self.write_index(packs)?;
                 }
-                Ok(())
+                deleted
             }
             Err(error) => Err(error),
         }

@@ -38,9 +38,10 @@ impl Prune<'_> {
         let bytes = to_repack.map(|pack| pack.used_bytes).sum();
         self.progress.report(Event::Total { items: 0, bytes });
         // What stays is noted first: of what has another copy there, nothing needs to be written.
-        let (index, vault, packs, reach) = (self.index(), self.vault, &self.packs, &mut self.reach);
+        let (index, vault, packs, stored) = (self.index(), self.vault, &self.packs, &self.stored);
+        let reach = &mut self.reach;
         index.run(|file| {
-            mark_kept(reach, packs, file);
+            mark_kept(reach, packs, stored, file);
             Ok(())
         })?;
         let mut output = NewPacks::new(self.vault)?;
@@ -99,9 +100,7 @@ impl Prune<'_> {
         self.progress.report(Event::Bytes(bytes as u64));
         Ok(())
     }
-}
 
-impl Prune<'_> {
     /// Writes anew what was claimed from a pack that cannot be read and has another copy: the pack with that copy may go,
     /// and hold the only sound one.
     fn write_other_copies(&self, claimed: &[PackedBlob], output: &mut NewPacks<'_>) -> Result<()> {

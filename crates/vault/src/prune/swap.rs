@@ -98,7 +98,7 @@ impl Prune<'_> {
             if let Some(facts) = self.packs.find_mut(&pack) {
                 facts.fate = Fate::Keep;
             }
-            super::plan::mark_kept(&mut self.reach, &self.packs, &[(pack, blobs)]);
+            super::plan::mark_kept(&mut self.reach, &self.packs, &self.stored, &[(pack, blobs)]);
         }
         let roots = self.roots(&snapshots)?;
         let mut newly_used: HashSet<(BlobKind, Id)> = HashSet::new();

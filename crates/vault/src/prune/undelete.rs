@@ -95,14 +95,17 @@ pub fn undelete(
     if options.packs {
         report.packs_readopted = prune.adopt_everything()?;
     }
-    let has_lost = !prune.lost_blobs()?.is_empty();
+    let mut lost = if chosen.is_empty() { HashMap::new() } else { prune.lost_blobs()? };
     for entry in chosen {
         let readopted_before = prune.report.packs_readopted;
         let root: Vec<_> = entry.snapshot.tree.map(|tree| (BlobKind::Tree, tree)).into_iter().collect();
         let outcome = prune.walk_and_adopt(root.clone()).and_then(|()| {
-            if has_lost {
-                // Again, since what was adopted may have brought other copies.
-                prune.refuse_lost(root, &prune.lost_blobs()?)?;
+            if !lost.is_empty() {
+                // What was adopted may have brought other copies.
+                if prune.report.packs_readopted > readopted_before {
+                    lost = prune.lost_blobs()?;
+                }
+                prune.refuse_lost(root, &lost)?;
             }
             let Some(lock) = &lock else { return Ok(()) };
             lock.check()?;

@@ -148,7 +148,7 @@ fn prepare_existing(
     let Some(existing) = existing else { return Ok(None) };
     if keeps(context, &existing, node, size) {
         report_unchanged(context, path, node);
-        return Ok(Some(kept(context)));
+        return Ok(Some(kept(&existing, node, size)));
     }
     if FileType::from_raw_mode(existing.st_mode) == FileType::RegularFile {
         let file = target.open_file(path, OFlags::RDONLY)?;
@@ -176,22 +176,25 @@ fn prepare_existing(
 
 /// Whether what is there is to be left as it is.
 fn keeps(context: &Context<'_>, existing: &Stat, node: &Node, size: u64) -> bool {
-    let is_file = FileType::from_raw_mode(existing.st_mode) == FileType::RegularFile;
     let mtime = FileTime::new(existing.st_mtime, existing.st_mtime_nsec as u32);
     match context.options.overwrite {
         Overwrite::Always => false,
-        Overwrite::IfChanged => is_file && existing.st_size as u64 == size && mtime == node.mtime,
+        Overwrite::IfChanged => looks_alike(existing, node, size),
         Overwrite::IfNewer => mtime >= node.mtime,
         Overwrite::Never => true,
     }
 }
 
-/// What a file is that was kept. With `IfChanged` its size and time say that it is what the snapshot has.
-fn kept(context: &Context<'_>) -> Prepared {
-    match context.options.overwrite {
-        Overwrite::Always | Overwrite::IfChanged => Prepared::Done,
-        Overwrite::IfNewer | Overwrite::Never => Prepared::KeptOther,
-    }
+/// Whether size and time say that a file is what the snapshot has.
+fn looks_alike(existing: &Stat, node: &Node, size: u64) -> bool {
+    let is_file = FileType::from_raw_mode(existing.st_mode) == FileType::RegularFile;
+    let mtime = FileTime::new(existing.st_mtime, existing.st_mtime_nsec as u32);
+    is_file && existing.st_size as u64 == size && mtime == node.mtime
+}
+
+/// What a file is that was kept. One that looks alike may be from a restore before this one.
+fn kept(existing: &Stat, node: &Node, size: u64) -> Prepared {
+    if looks_alike(existing, node, size) { Prepared::Done } else { Prepared::KeptOther }
 }
 
 /// Says what a restore would do.
@@ -208,7 +211,7 @@ fn compare_only(
     if let Some(existing) = existing {
         if keeps(context, &existing, node, size) {
             report_unchanged(context, path, node);
-            return Ok(kept(context));
+            return Ok(kept(&existing, node, size));
         }
         if FileType::from_raw_mode(existing.st_mode) == FileType::RegularFile {
             let file = context.target.open_file(path, OFlags::RDONLY)?;

@@ -154,10 +154,17 @@ impl VolumeStore {
         let Some(last) = content.volumes.last_mut() else { return Ok(()) };
         let offset = last.end + RECORD_HEADER_BYTES;
         // The header comes last: without it the rest is not there.
-        last.file.write_all_at(data, offset)?;
-        last.file.sync_data()?;
-        last.file.write_all_at(&header, last.end)?;
-        last.file.sync_data()?;
+        let write = || {
+            last.file.write_all_at(data, offset)?;
+            last.file.sync_data()?;
+            last.file.write_all_at(&header, last.end)?;
+            last.file.sync_data()
+        };
+        if let Err(error) = write() {
+            // Another record may still find room in a later volume, and only the last one may end in half a record.
+            let _ = last.file.set_len(last.end);
+            return Err(error);
+        }
         last.end = offset + data.len() as u64;
         let place = Place { offset, length: data.len() as u64 };
         content.files.insert((file_type, name), (number, place));

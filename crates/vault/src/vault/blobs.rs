@@ -39,8 +39,10 @@ impl Vault {
             let read = self.store().read_range(FileType::Data, &pack.to_hex(), offset, length);
             match read.map_err(Error::from).and_then(open) {
                 Ok(plaintext) => return Ok(plaintext),
-                // Another pack may hold a sound copy.
-                Err(error) => failure = error,
+                // Another pack may hold a sound copy. One that can't be asked for now may be sound: no other's damage hides
+                // that.
+                Err(error) if failure.is_damage() => failure = error,
+                Err(_) => {}
             }
         }
         Err(failure)

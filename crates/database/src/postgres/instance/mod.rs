@@ -8,6 +8,7 @@ mod control_data;
 mod os_user;
 
 use std::fs::{self, OpenOptions};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -396,13 +397,21 @@ fn is_server_of(pid: i32, data_directory: &Path) -> bool {
     if has_ended_unheard(process) {
         return false;
     }
-    match fs::read_link(format!("/proc/{pid}/cwd")) {
-        Ok(folder) => fs::canonicalize(data_directory).is_ok_and(|data_directory| folder == data_directory),
+    match works_in(pid, data_directory) {
+        Ok(works_there) => works_there,
         // One that is about to end has none any more.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
         // Another user's process shows no folder; then its number is all there is.
         Err(_) => true,
     }
+}
+
+/// Whether a process has this folder as its own. By device and inode: the path that it sees for itself is another folder's,
+/// when it lives in a container.
+fn works_in(pid: i32, folder: &Path) -> std::io::Result<bool> {
+    let of = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    let works_in = of(fs::metadata(format!("/proc/{pid}/cwd"))?);
+    Ok(fs::metadata(folder).is_ok_and(|folder| of(folder) == works_in))
 }
 
 /// Whether a process has ended and its parent has not waited for it, so that its number is still taken.
@@ -414,7 +423,6 @@ fn has_ended_unheard(process: Pid) -> bool {
 /// The processes of PostgreSQL that have this data directory as their folder. A shell that an operator has there does not
 /// count.
 fn processes_in(data_directory: &Path) -> Result<Vec<Pid>> {
-    let Ok(data_directory) = fs::canonicalize(data_directory) else { return Ok(Vec::new()) };
     let error = |source| Error::File { doing: "looking for processes in", path: "/proc".into(), source };
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").map_err(error)? {
@@ -423,8 +431,10 @@ fn processes_in(data_directory: &Path) -> Result<Vec<Pid>> {
             continue;
         };
         // One that has ended in the meantime, and another user's, show no folder.
-        let is_there = fs::read_link(entry.path().join("cwd")).is_ok_and(|folder| folder == data_directory);
-        if is_there && fs::read_to_string(entry.path().join("comm")).is_ok_and(|name| name.trim_end() == "postgres") {
+        let is_postgres = |name: String| matches!(name.trim_end(), "postgres" | "postmaster");
+        if fs::read_to_string(entry.path().join("comm")).is_ok_and(is_postgres)
+            && works_in(pid.as_raw_nonzero().get(), data_directory).unwrap_or(false)
+        {
             found.push(pid);
         }
     }
