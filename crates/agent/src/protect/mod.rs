@@ -280,6 +280,10 @@ impl Supervisor {
     pub fn repository(&self, peer: &PeerIdentity, app: &AppName) -> Result<(Arc<dyn Store>, Access), Failure> {
         let app = self.app(app)?;
         self.check_writer(&app, peer)?;
+        // Nothing is written into another repository that was put in this one's place.
+        if app.copies.exists() {
+            app.copies.vault()?;
+        }
         Ok((app.copies.receiving(&peer.agent), Access::Append))
     }
 

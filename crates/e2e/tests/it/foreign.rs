@@ -26,7 +26,8 @@ fn a_foreign_repository_is_named_and_left_as_it_is() {
     world.try_start(Site::West);
     wait_problem(&world, &["west: ", "wrong password", "another repository", "put back"]);
     assert_eq!(world.operator(&["status"]).status.code(), Some(2));
-    assert_eq!(content(&repository), before);
+    let after = content(&repository);
+    assert!(after == before, "{:?} became {:?}", before.keys(), after.keys());
 
     world.kill(Process::Agent(Site::West));
     fs::rename(&repository, repository.with_file_name("theirs")).unwrap();

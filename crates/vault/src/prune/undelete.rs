@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use levee_store::FileType;
 use serde::Serialize;
 
+use super::index_scan::IndexScan;
 use super::{Prune, PruneOptions};
 use crate::forgotten::KnownForgotten;
 use crate::index_file::{self, BLOBS_PER_FILE};
@@ -155,8 +156,26 @@ fn choose(vault: &Vault, selection: &SnapshotSelection) -> Result<Vec<ForgottenS
 impl Prune<'_> {
     /// Blobs that the index knows only in packs that are gone or too short, each with such a pack.
     fn lost_blobs(&self) -> Result<HashMap<(BlobKind, Id), Id>> {
+        let mut gone = HashSet::new();
+        look_while_index_files_go(|| {
+            // What was written here may be in no list yet, and what was read before may be gone by now.
+            let mut files = self.index().files;
+            files.extend(self.vault.list_ids(FileType::Index)?);
+            files.retain(|file| !gone.contains(&file.to_hex()));
+            files.sort();
+            files.dedup();
+            let found = self.find_lost_blobs(&files);
+            if let Err(Error::Store(levee_store::Error::NotFound { file_type: FileType::Index, name, .. })) = &found {
+                gone.insert(name.clone());
+            }
+            found
+        })
+    }
+
+    fn find_lost_blobs(&self, files: &[Id]) -> Result<HashMap<(BlobKind, Id), Id>> {
         let (mut broken, mut lost) = (HashSet::new(), HashMap::new());
-        self.index().run(|file| {
+        let index = || IndexScan { files: files.to_vec(), ..self.index() };
+        index().run(|file| {
             for (pack, blobs) in file {
                 let needed = pack_bytes(blobs);
                 if self.stored.size_bytes(pack).is_some_and(|size| size >= needed) {
@@ -175,7 +194,7 @@ impl Prune<'_> {
             Ok(())
         })?;
         if !lost.is_empty() {
-            self.index().run(|file| {
+            index().run(|file| {
                 for (_, blobs) in file.iter().filter(|(pack, _)| !broken.contains(pack)) {
                     for blob in blobs {
                         lost.remove(&(blob.kind, blob.id));
