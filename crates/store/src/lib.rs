@@ -5,6 +5,7 @@
 mod address;
 pub mod conformance;
 mod error;
+mod forward;
 pub mod limit;
 mod link;
 mod local;

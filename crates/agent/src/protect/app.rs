@@ -143,9 +143,7 @@ impl App {
             }
             Turn::Demote => {
                 tracing::info!(app = %self.name, %epoch, ?role, "another site writes this app now");
-                self.end_tasks();
-                let demoted = demote::demote(self, epoch);
-                self.ended_writing(demoted);
+                self.ended_writing(self.demote());
             }
         }
         self.reconcile();
@@ -156,11 +154,13 @@ impl App {
         let assignment = self.assignment();
         let is_left = self.lock_state().turn(assignment.role, assignment.epoch) == Turn::Demote;
         if is_left && self.may_try_again() {
-            self.end_writing(|app| {
-                app.end_tasks();
-                demote::demote(app, app.assignment().epoch)
-            });
+            self.end_writing(Self::demote);
         }
+    }
+
+    fn demote(self: &Arc<Self>) -> Result<(), Failure> {
+        self.end_tasks();
+        demote::demote(self, self.assignment().epoch)
     }
 
     /// Ends the writing here beside everything else: a server may take minutes to stop, and other apps must not wait for it.

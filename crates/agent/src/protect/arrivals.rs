@@ -15,7 +15,7 @@ use std::sync::{Mutex, PoisonError};
 
 use jiff::Timestamp;
 use levee_model::AgentId;
-use levee_store::{Entry, FileType, LocalStore, Result, Store};
+use levee_store::{FileType, LocalStore, Result, Store};
 use levee_vault::SnapshotId;
 use levee_vault::forget::Arrival;
 
@@ -126,9 +126,7 @@ pub struct ReceivingStore {
 }
 
 impl Store for ReceivingStore {
-    fn create(&self) -> Result<()> {
-        self.store.create()
-    }
+    levee_store::forward!(store: create, write_tree_pack, read, read_range, size_bytes, list, remove, location);
 
     fn write(&self, file_type: FileType, name: &str, content: &[u8]) -> Result<()> {
         self.store.write(file_type, name, content)?;
@@ -138,34 +136,6 @@ impl Store for ReceivingStore {
             tracing::warn!(snapshot = name, %error, "who sent a snapshot could not be noted; the time of its file counts");
         }
         Ok(())
-    }
-
-    fn write_tree_pack(&self, name: &str, content: &[u8]) -> Result<()> {
-        self.store.write_tree_pack(name, content)
-    }
-
-    fn read(&self, file_type: FileType, name: &str) -> Result<Vec<u8>> {
-        self.store.read(file_type, name)
-    }
-
-    fn read_range(&self, file_type: FileType, name: &str, offset: u64, length: usize) -> Result<Vec<u8>> {
-        self.store.read_range(file_type, name, offset, length)
-    }
-
-    fn size_bytes(&self, file_type: FileType, name: &str) -> Result<u64> {
-        self.store.size_bytes(file_type, name)
-    }
-
-    fn list(&self, file_type: FileType) -> Result<Vec<Entry>> {
-        self.store.list(file_type)
-    }
-
-    fn remove(&self, file_type: FileType, name: &str) -> Result<()> {
-        self.store.remove(file_type, name)
-    }
-
-    fn location(&self) -> String {
-        self.store.location()
     }
 }
 

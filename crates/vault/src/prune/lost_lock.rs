@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
-use levee_store::{Entry, FileType, LocalStore, Result as StoreResult, Store};
+use levee_store::{FileType, LocalStore, Result as StoreResult, Store};
 
 use super::{DELETIONS_AT_ONCE, Prune, PruneOptions};
 use crate::{Error, Id, Lock, LockMode, Password, Vault};
@@ -18,37 +18,11 @@ struct Losing {
 }
 
 impl Store for Losing {
-    fn create(&self) -> StoreResult<()> {
-        self.store.create()
-    }
-
-    fn write(&self, file_type: FileType, name: &str, content: &[u8]) -> StoreResult<()> {
-        self.store.write(file_type, name, content)
-    }
-
-    fn read(&self, file_type: FileType, name: &str) -> StoreResult<Vec<u8>> {
-        self.store.read(file_type, name)
-    }
-
-    fn read_range(&self, file_type: FileType, name: &str, offset: u64, length: usize) -> StoreResult<Vec<u8>> {
-        self.store.read_range(file_type, name, offset, length)
-    }
-
-    fn size_bytes(&self, file_type: FileType, name: &str) -> StoreResult<u64> {
-        self.store.size_bytes(file_type, name)
-    }
-
-    fn list(&self, file_type: FileType) -> StoreResult<Vec<Entry>> {
-        self.store.list(file_type)
-    }
+    levee_store::forward!(store: create, write, read, read_range, size_bytes, list, location);
 
     fn remove(&self, file_type: FileType, name: &str) -> StoreResult<()> {
         self.loser.get().into_iter().for_each(|lose| lose());
         self.store.remove(file_type, name)
-    }
-
-    fn location(&self) -> String {
-        self.store.location()
     }
 }
 

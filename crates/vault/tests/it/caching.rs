@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use levee_store::{Entry, FileType, Result as StoreResult, Store};
+use levee_store::{FileType, Result as StoreResult, Store};
 use levee_vault::repair::{RepairOptions, repair_index};
 use levee_vault::{Cache, CheckOptions, Vault, clean_caches, list_caches};
 
@@ -18,13 +18,7 @@ struct Counting {
 }
 
 impl Store for Counting {
-    fn create(&self) -> StoreResult<()> {
-        self.store.create()
-    }
-
-    fn write(&self, file_type: FileType, name: &str, content: &[u8]) -> StoreResult<()> {
-        self.store.write(file_type, name, content)
-    }
+    levee_store::forward!(store: create, write, size_bytes, list, remove, location);
 
     fn read(&self, file_type: FileType, name: &str) -> StoreResult<Vec<u8>> {
         self.reads.fetch_add(1, Ordering::Relaxed);
@@ -34,22 +28,6 @@ impl Store for Counting {
     fn read_range(&self, file_type: FileType, name: &str, offset: u64, length: usize) -> StoreResult<Vec<u8>> {
         self.reads.fetch_add(1, Ordering::Relaxed);
         self.store.read_range(file_type, name, offset, length)
-    }
-
-    fn size_bytes(&self, file_type: FileType, name: &str) -> StoreResult<u64> {
-        self.store.size_bytes(file_type, name)
-    }
-
-    fn list(&self, file_type: FileType) -> StoreResult<Vec<Entry>> {
-        self.store.list(file_type)
-    }
-
-    fn remove(&self, file_type: FileType, name: &str) -> StoreResult<()> {
-        self.store.remove(file_type, name)
-    }
-
-    fn location(&self) -> String {
-        self.store.location()
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use jiff::Timestamp;
-use levee_store::{Entry, Error, FileType, Result, Store};
+use levee_store::{Error, FileType, Result, Store};
 use levee_vault::repair::{RepairOptions, repair_index};
 use levee_vault::{Chunking, NodeMeta, PruneOptions, SnapshotId, SnapshotOptions, SnapshotWriter, Vault};
 
@@ -19,9 +19,7 @@ struct FullStore {
 }
 
 impl Store for FullStore {
-    fn create(&self) -> Result<()> {
-        self.store.create()
-    }
+    levee_store::forward!(store: create, read, read_range, size_bytes, list, location);
 
     fn write(&self, file_type: FileType, name: &str, content: &[u8]) -> Result<()> {
         if file_type == FileType::Index {
@@ -33,31 +31,11 @@ impl Store for FullStore {
         self.store.write(file_type, name, content)
     }
 
-    fn read(&self, file_type: FileType, name: &str) -> Result<Vec<u8>> {
-        self.store.read(file_type, name)
-    }
-
-    fn read_range(&self, file_type: FileType, name: &str, offset: u64, length: usize) -> Result<Vec<u8>> {
-        self.store.read_range(file_type, name, offset, length)
-    }
-
-    fn size_bytes(&self, file_type: FileType, name: &str) -> Result<u64> {
-        self.store.size_bytes(file_type, name)
-    }
-
-    fn list(&self, file_type: FileType) -> Result<Vec<Entry>> {
-        self.store.list(file_type)
-    }
-
     fn remove(&self, file_type: FileType, name: &str) -> Result<()> {
         let freed = self.store.size_bytes(file_type, name)?;
         self.store.remove(file_type, name)?;
         self.free_bytes.fetch_add(freed, Ordering::SeqCst);
         Ok(())
-    }
-
-    fn location(&self) -> String {
-        self.store.location()
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
-use levee_store::{Entry, Error, FileType, LocalStore, Result, Store};
+use levee_store::{Error, FileType, LocalStore, Result, Store};
 
 /// A bound, and what counts towards it.
 #[derive(Debug)]
@@ -62,9 +62,7 @@ impl Counted {
 }
 
 impl Store for Counted {
-    fn create(&self) -> Result<()> {
-        self.inner.create()
-    }
+    levee_store::forward!(inner: create, read, read_range, size_bytes, list, location);
 
     fn write(&self, file_type: FileType, name: &str, content: &[u8]) -> Result<()> {
         if self.inner.size_bytes(file_type, name).is_ok() {
@@ -82,31 +80,11 @@ impl Store for Counted {
         written
     }
 
-    fn read(&self, file_type: FileType, name: &str) -> Result<Vec<u8>> {
-        self.inner.read(file_type, name)
-    }
-
-    fn read_range(&self, file_type: FileType, name: &str, offset: u64, length: usize) -> Result<Vec<u8>> {
-        self.inner.read_range(file_type, name, offset, length)
-    }
-
-    fn size_bytes(&self, file_type: FileType, name: &str) -> Result<u64> {
-        self.inner.size_bytes(file_type, name)
-    }
-
-    fn list(&self, file_type: FileType) -> Result<Vec<Entry>> {
-        self.inner.list(file_type)
-    }
-
     fn remove(&self, file_type: FileType, name: &str) -> Result<()> {
         let size = self.inner.size_bytes(file_type, name)?;
         self.inner.remove(file_type, name)?;
         self.quota.release(size);
         Ok(())
-    }
-
-    fn location(&self) -> String {
-        self.inner.location()
     }
 }
 
