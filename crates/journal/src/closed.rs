@@ -266,6 +266,14 @@ impl ClosedReader {
         }
     }
 
+    /// Reads what follows the log, so that every byte of the file has been authenticated.
+    pub(crate) fn end(mut self) -> Result<()> {
+        let after = io::copy(&mut self.input, &mut io::sink());
+        after
+            .map(drop)
+            .map_err(|error| Error::damaged(&self.path, self.given, format!("its end can't be read: {error}")))
+    }
+
     fn frame(&mut self, magic: &[u8]) -> Result<Vec<u8>> {
         let (path, given) = (&self.path, self.given);
         let error = |error: io::Error| Error::damaged(path, given, format!("a frame does not decompress: {error}"));

@@ -91,8 +91,13 @@ impl Error {
         Error::Damaged { path: path.to_path_buf(), offset, reason: reason.into() }
     }
 
-    /// Whether a file had gone between listing and opening it, which a closing tail does.
-    pub(crate) fn is_not_found(&self) -> bool {
+    /// Whether the disk could not give what is on it.
+    pub(crate) fn is_of_the_disk(&self) -> bool {
+        matches!(self, Error::Io { source, .. } if source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()))
+    }
+
+    /// Whether a file had gone between listing and opening it, which a closing tail does, and a trimmed segment.
+    pub fn is_not_found(&self) -> bool {
         matches!(self, Error::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 }

@@ -26,6 +26,7 @@ pub(crate) const CLOSED_SUFFIX: &str = ".zst.age";
 pub(crate) const TAIL_SUFFIX: &str = ".tail";
 pub(crate) const ENDED_SUFFIX: &str = ".ended";
 pub(crate) const MARKS_SUFFIX: &str = ".marks";
+const HISTORY_SUFFIX: &str = ".history";
 /// A file that is not yet what its name will say.
 pub(crate) const UNFINISHED_SUFFIXES: [&str; 2] = [".tmp", ".new"];
 
@@ -115,6 +116,13 @@ fn parse_tail(path: &Path, name: &str) -> Option<TailName> {
     Some(TailName { path: path.to_path_buf(), start: position(start)?, ended })
 }
 
+/// The segment that a file of this name holds: its start, and its end when it is closed.
+pub(crate) fn segment_of(name: &str) -> Option<(Lsn, Option<Lsn>)> {
+    let path = Path::new(name);
+    let closed = parse_closed(path, name).map(|closed| (closed.start, Some(closed.end)));
+    closed.or_else(|| parse_tail(path, name).map(|tail| (tail.start, None)))
+}
+
 fn parse_marks(path: &Path, name: &str) -> Option<MarksName> {
     let (_native, range) = name.strip_suffix(MARKS_SUFFIX)?.split_once('.')?;
     let (start, end) = range.split_once('-')?;
@@ -168,6 +176,14 @@ pub(crate) fn timelines(dir: &Path, system_identifier: SystemIdentifier) -> Resu
     let mut timelines: Vec<TimelineId> = names(&folder)?.iter().filter_map(timeline).collect();
     timelines.sort();
     Ok(timelines)
+}
+
+/// The history files of a system.
+pub(crate) fn histories(dir: &Path, system_identifier: SystemIdentifier) -> Result<Vec<PathBuf>> {
+    let folder = system_folder(dir, system_identifier);
+    let mut names: Vec<String> = names(&folder)?.into_iter().filter(|name| name.ends_with(HISTORY_SUFFIX)).collect();
+    names.sort();
+    Ok(names.into_iter().map(|name| folder.join(name)).collect())
 }
 
 fn names(folder: &Path) -> Result<Vec<String>> {

@@ -16,6 +16,7 @@
 
 mod background;
 mod closed;
+mod copying;
 mod durable;
 mod epoch;
 mod error;
@@ -32,9 +33,11 @@ mod read;
 mod records;
 mod retention;
 mod source_clock;
+mod stored;
 mod tail;
 mod writer;
 
+pub use copying::{FileToCopy, SegmentPlace};
 pub use error::{Error, Result};
 pub use find_marks::{FindMarks, MarkFinder};
 pub use journal::LogJournal;
@@ -43,4 +46,5 @@ pub use lineage::{Extent, Lineage};
 pub use marks::{Mark, MarkBlock, MarkKind, TimeCandidate, TimeLookup};
 pub use read::{LogReader, SegmentBytes};
 pub use retention::{KeepRange, Pin, TrimReport};
+pub use stored::{ClosedSegment, RereadSegment};
 pub use writer::LogWriter;

@@ -1,37 +1,20 @@
-use std::process::Command;
-
 use levee_journal::{Error, Identity};
 use levee_model::postgres::Lsn;
+use levee_testing::disk::SmallDisk;
 
 use crate::{SEGMENT, START, SYSTEM, TIMELINE, lineage, log, open};
 
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    /// A file system of 6 MiB; `None` where mounting is not allowed.
-    fn mount() -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=6m", "tmpfs"]).arg(dir.path()).output();
-        mount.is_ok_and(|output| output.status.success()).then_some(Self(dir))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0.path()).status();
-    }
-}
-
 #[test]
 fn a_full_disk_acknowledges_nothing_and_goes_on_when_there_is_room() {
-    let Some(disk) = SmallDisk::mount() else {
-        eprintln!("skipped: mounting a small file system needs root");
+    if !SmallDisk::is_possible() {
         return;
-    };
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let _disk = SmallDisk::mount(folder.path(), 6);
     let identity = Identity::generate();
-    let journal = open(&disk.0.path().join("journal"), &identity);
+    let journal = open(&folder.path().join("journal"), &identity);
     let mut acknowledged = START;
-    let ballast = disk.0.path().join("ballast");
+    let ballast = folder.path().join("ballast");
     std::fs::write(&ballast, vec![1; 2 << 20]).unwrap();
     let mut writer = journal.writer(lineage(1), START).unwrap();
     let error = loop {

@@ -1,11 +1,13 @@
 //! The journal's behaviour, through its public interface and through stock `age` and `zstd`.
 
+mod copying;
 mod damage;
 mod epochs;
 mod full_disk;
 mod kill;
 mod latency;
 mod marks;
+mod rereading;
 mod retention;
 mod stock_tools;
 mod writing;
