@@ -2,10 +2,16 @@
 //!
 //! It panics at the first thing that isn't so.
 
+mod credentials;
+mod sizes;
+
 use std::sync::Barrier;
 use std::thread;
 
 use crate::{Entry, Error, FileType, Store, content_name};
+
+pub use credentials::check_expired_credentials;
+pub use sizes::check_wrong_sizes;
 
 /// The kinds of file that are named by their content.
 const NAMED: [FileType; 5] = [FileType::Data, FileType::Index, FileType::Key, FileType::Lock, FileType::Snapshot];

@@ -1,3 +1,5 @@
+use levee_model::InvalidAddress;
+
 use crate::FileType;
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -20,13 +22,13 @@ pub enum Error {
     #[error("{location}: no space left while writing {file_type}/{name}; free some space and run it again")]
     Full { location: String, file_type: FileType, name: String },
     /// The folder stands, but the repository in it does not: as on a bare mount point.
-    #[error(
-        "{location}: the repository is not here any more: its folder has no `config`; see whether the disk that it is on is mounted"
-    )]
-    Vanished { location: String },
-    /// How a vault was named.
+    #[error("{location}: the repository is not here any more: {reason}; see whether the disk that it is on is mounted")]
+    Vanished { location: String, reason: &'static str },
+    #[error(transparent)]
+    Address(#[from] InvalidAddress),
+    /// What opens a store of this kind was not all given.
     #[error("a vault at {scheme}…: {reason}")]
-    Address { scheme: String, reason: String },
+    Credentials { scheme: String, reason: String },
     /// Certificates, passwords, an unknown peer: trying again will not help.
     #[error("{location}: {reason}")]
     Unauthorized { location: String, reason: String },

@@ -2,15 +2,16 @@
 //!
 //! Synchronous outside; a store that speaks to a network keeps a private runtime inside.
 
-mod address;
 pub mod conformance;
 mod error;
+mod extent;
 mod forward;
 pub mod limit;
 mod link;
 mod local;
 mod name;
 pub mod object_store;
+mod opening;
 mod operation;
 mod parallelism;
 pub mod rest_server;
@@ -19,15 +20,16 @@ mod retry;
 mod sftp_store;
 mod standing;
 mod thaw;
-mod trust;
+pub mod trust;
 
 use std::fmt;
 
-pub use address::{Address, BucketAddress, ContainerAddress, SftpAddress};
 pub use error::{Error, Result};
+pub use levee_model::{Address, BucketAddress, ContainerAddress, InvalidAddress, SftpAddress};
 pub use local::{LocalStore, Received};
 pub use name::content_name;
 pub use object_store::ObjectStore;
+pub use opening::Opening;
 pub use parallelism::Parallelism;
 pub use rest_store::{RestOptions, RestStore};
 pub use retry::{RetryPolicy, RetryStore};

@@ -5,18 +5,20 @@
 
 mod direct;
 mod durable;
+mod identity;
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 
+use crate::operation::NO_CONFIG;
 use crate::standing::Standing;
 use crate::{Entry, Error, FileType, Parallelism, Result, Store, name};
+use identity::Identity;
 
 /// A file that stands in a repository, with the time at which this machine received it.
 ///
@@ -29,23 +31,23 @@ pub struct Received {
     pub received_at: Timestamp,
 }
 
-/// There is a folder, but no repository in it.
+/// There is a folder, but not the repository that was in it, for this reason.
 #[derive(Debug, thiserror::Error)]
-#[error("there is no config")]
-struct HasVanished;
+#[error("{0}")]
+struct HasVanished(&'static str);
 
 /// A repository in a local folder.
 #[derive(Clone, Debug)]
 pub struct LocalStore {
     dir: PathBuf,
-    /// There was a configuration here since this was made: a repository stands, and does not go by itself.
-    has_config: Arc<AtomicBool>,
+    /// The repository whose configuration was seen here since this was made: it stands, and does not go by itself.
+    identity: Arc<Mutex<Option<Identity>>>,
 }
 
 impl LocalStore {
     /// Nothing is read or made until an operation asks for it.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into(), has_config: Arc::default() }
+        Self { dir: dir.into(), identity: Arc::default() }
     }
 
     pub fn dir(&self) -> &Path {
@@ -87,8 +89,15 @@ impl LocalStore {
 
     fn io_error(&self, action: &'static str, file_type: FileType, name: &str, source: io::Error) -> Error {
         let (location, name) = (self.location(), name.to_string());
+        let source = match source.kind() {
+            // What another folder does not have says nothing about the repository.
+            ErrorKind::NotFound => self.require_same_repository().err().unwrap_or(source),
+            _ => source,
+        };
+        if let Some(HasVanished(reason)) = source.get_ref().and_then(|inner| inner.downcast_ref()) {
+            return Error::Vanished { location, reason };
+        }
         match source.kind() {
-            _ if source.get_ref().is_some_and(|inner| inner.is::<HasVanished>()) => Error::Vanished { location },
             ErrorKind::NotFound => Error::NotFound { location, file_type, name },
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::Full { location, file_type, name },
             _ => Error::Io { location, action, file_type, name, source },
@@ -128,16 +137,37 @@ impl LocalStore {
         Ok(standing)
     }
 
-    fn note_config(&self, file_type: FileType) {
-        if file_type == FileType::Config {
-            self.has_config.store(true, Ordering::Relaxed);
+    /// Whether the configuration of a repository was seen here.
+    pub fn knows_repository(&self) -> bool {
+        self.identity().is_some()
+    }
+
+    fn identity(&self) -> MutexGuard<'_, Option<Identity>> {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_config(&self, file_type: FileType, config: &[u8]) {
+        let mut identity = self.identity();
+        if file_type == FileType::Config && identity.is_none() {
+            // Where this fails the next operation does, too.
+            *identity = Identity::of(&self.dir, config).ok();
+        }
+    }
+
+    /// An error when the path leads to something else than the repository that was found there.
+    fn require_same_repository(&self) -> io::Result<()> {
+        let mut identity = self.identity();
+        let Some(identity) = &mut *identity else { return Ok(()) };
+        match identity.stands_in(&self.dir)? {
+            true => Ok(()),
+            false => Err(io::Error::other(HasVanished("another folder is in its place"))),
         }
     }
 
     /// An error when no repository stands in the folder.
     fn require_config(&self) -> io::Result<()> {
         fs::metadata(self.path(FileType::Config, "")).map(drop).map_err(|error| match error.kind() {
-            ErrorKind::NotFound if self.dir.is_dir() => io::Error::other(HasVanished),
+            ErrorKind::NotFound if self.dir.is_dir() => io::Error::other(HasVanished(NO_CONFIG)),
             _ => error,
         })
     }
@@ -160,8 +190,9 @@ impl LocalStore {
             }
             _ => walk_folder(&self.folder(file_type, ""))?,
         }
+        self.require_same_repository()?;
         // Nothing there is an answer only where there is a repository.
-        if is_missing && self.has_config.load(Ordering::Relaxed) { self.require_config() } else { Ok(()) }
+        if is_missing && self.knows_repository() { self.require_config() } else { Ok(()) }
     }
 }
 
@@ -182,9 +213,18 @@ impl Store for LocalStore {
 
     fn write(&self, file_type: FileType, name: &str, content: &[u8]) -> Result<()> {
         self.checked_path("write", file_type, name)?;
-        match self.publish(file_type, name, content) {
+        // Looked at afterwards, too: the disk may go while the file is written, and nothing is reported as stored that is
+        // not in the repository.
+        let published = self
+            .require_same_repository()
+            .and_then(|()| self.publish(file_type, name, content))
+            .and_then(|standing| self.require_same_repository().map(|()| standing));
+        match published {
             Ok(Standing::Same | Standing::Damaged) => {
-                self.note_config(file_type);
+                self.note_config(file_type, content);
+                if let Some(identity) = &mut *self.identity() {
+                    identity.note_written(self.path(file_type, name));
+                }
                 Ok(())
             }
             Ok(Standing::Conflict) if file_type == FileType::Config => Err(Error::Denied {
@@ -204,7 +244,7 @@ impl Store for LocalStore {
     fn read(&self, file_type: FileType, name: &str) -> Result<Vec<u8>> {
         let path = self.checked_path("read", file_type, name)?;
         let content = fs::read(path).map_err(|source| self.io_error("read", file_type, name, source))?;
-        self.note_config(file_type);
+        self.note_config(file_type, &content);
         Ok(content)
     }
 
@@ -258,9 +298,14 @@ impl Store for LocalStore {
     fn remove(&self, file_type: FileType, name: &str) -> Result<()> {
         let path = self.checked_path("remove", file_type, name)?;
         // Synced, because what is removed next may rest on this being gone.
-        fs::remove_file(path)
+        self.require_same_repository()
+            .and_then(|()| fs::remove_file(&path))
             .and_then(|()| durable::sync_folder(&self.folder(file_type, name)))
-            .map_err(|source| self.io_error("remove", file_type, name, source))
+            .map_err(|source| self.io_error("remove", file_type, name, source))?;
+        if let Some(identity) = &mut *self.identity() {
+            identity.note_removed(&path);
+        }
+        Ok(())
     }
 
     fn parallelism(&self) -> Parallelism {

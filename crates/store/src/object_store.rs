@@ -120,12 +120,21 @@ impl ObjectStore {
     }
 
     fn stat(&self, operation: &Operation<'_>, path: &str) -> Result<opendal::Metadata> {
-        self.runtime.block_on(self.operator.stat(path)).map_err(|error| operation.failure(&error))
+        self.runtime.block_on(self.operator.stat(path)).map_err(|error| match operation.failure(&error) {
+            // An answer to HEAD has no body that would say why: S3 says so of a token that has expired. One to GET has.
+            failure @ Error::Denied { .. } => {
+                let first_byte = options::ReadOptions { range: (0..1).into(), ..Default::default() };
+                let read = self.runtime.block_on(self.operator.read_options(path, first_byte));
+                read.map_or_else(|error| operation.failure(&error), |_| failure)
+            }
+            failure => failure,
+        })
     }
 
     fn read_path(&self, operation: &Operation<'_>, path: &str) -> Result<Vec<u8>> {
         let read = self.runtime.block_on(self.operator.read(path));
-        read.map(|content| content.to_vec()).map_err(|error| operation.failure(&error))
+        let content = read.map_err(|error| operation.failure(&error))?.to_vec();
+        operation.whole(content, || self.stat(operation, path).map(|metadata| metadata.content_length()))
     }
 
     /// Makes the folders that are missing, and only those, so that an attempt after a failure goes on where that
@@ -161,12 +170,7 @@ impl ObjectStore {
             },
             (Publishing::Moved, _) => self.runtime.block_on(async {
                 let temporary = format!("{TEMPORARY_FOLDER}/{}", temporary_name());
-                self.operator.write(&temporary, body).await?;
-                let size_bytes = self.operator.stat(&temporary).await?.content_length();
-                if size_bytes != content.len() as u64 {
-                    return Err(failure::wrong_size(size_bytes, content.len()));
-                }
-                let moved = self.operator.rename(&temporary, path).await;
+                let moved = self.upload_and_move(&temporary, path, body).await;
                 if moved.is_err() {
                     // What is left over is never listed, and the failure itself is what counts.
                     let _ = self.operator.delete(&temporary).await;
@@ -194,6 +198,16 @@ impl ObjectStore {
             return Err(operation.failure(&failure::wrong_size(size_bytes, content.len())));
         }
         Ok(true)
+    }
+
+    async fn upload_and_move(&self, temporary: &str, path: &str, body: Bytes) -> opendal::Result<()> {
+        let expected = body.len();
+        self.operator.write(temporary, body).await?;
+        let size_bytes = self.operator.stat(temporary).await?.content_length();
+        if size_bytes != expected as u64 {
+            return Err(failure::wrong_size(size_bytes, expected));
+        }
+        self.operator.rename(temporary, path).await
     }
 
     /// Something stands where a file was to be written: the same, something damaged, or a contradiction.

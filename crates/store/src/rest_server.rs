@@ -204,7 +204,11 @@ fn failure(error: &Error) -> Response {
         Error::Denied { reason, .. } => Response::text(403, reason),
         Error::Frozen { .. } => Response::text(403, "it lies in an archive class: its owner has to thaw it first"),
         Error::Full { .. } => Response::text(507, "no space left in the repository"),
-        Error::Vanished { .. } | Error::Address { .. } | Error::Unauthorized { .. } | Error::Unreachable { .. } => {
+        Error::Vanished { .. }
+        | Error::Address(_)
+        | Error::Credentials { .. }
+        | Error::Unauthorized { .. }
+        | Error::Unreachable { .. } => {
             tracing::warn!("{error}");
             Response::text(502, "the store behind this server cannot be reached")
         }

@@ -5,13 +5,15 @@ mod answer;
 use std::fmt;
 use std::io::{Cursor, Read};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 
 use reqwest::blocking::{Body, Client, RequestBuilder, Response};
 use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, RANGE};
-use reqwest::{Method, StatusCode, Url};
+use reqwest::{Method, Url};
 use serde::Deserialize;
 
+use crate::extent;
 use crate::limit::{Bandwidth, Limited};
 use crate::link::{ANSWER_TIMEOUT, CONNECT_TIMEOUT, FILE_BYTES_MAX, IDLE_CONNECTIONS_MAX, SILENCE_MAX, time_for};
 use crate::operation::{Operation, listed_config};
@@ -126,7 +128,16 @@ impl RestStore {
         }
     }
 
-    fn read_body(&self, operation: &Operation<'_>, response: Response, bytes_max: u64) -> Result<Vec<u8>> {
+    /// The body of an answer to a request for a part of a file, or for all there is.
+    fn read_body(
+        &self,
+        operation: &Operation<'_>,
+        response: Response,
+        asked: Option<Range<u64>>,
+        bytes_max: u64,
+    ) -> Result<Vec<u8>> {
+        extent::check(asked.as_ref(), response.status(), response.headers())
+            .map_err(|reason| operation.unreachable(reason))?;
         let expected = response.content_length();
         let too_long = || operation.unreachable(format!("the answer is longer than {bytes_max} bytes"));
         if expected.is_some_and(|expected| expected > bytes_max) {
@@ -177,7 +188,8 @@ impl Store for RestStore {
     fn read(&self, file_type: FileType, name: &str) -> Result<Vec<u8>> {
         let operation = self.operation("read", file_type, name)?;
         let response = operation.send(self.request(Method::GET, &operation).timeout(time_for(FILE_BYTES_MAX)))?;
-        self.read_body(&operation, response, FILE_BYTES_MAX)
+        let content = self.read_body(&operation, response, None, FILE_BYTES_MAX)?;
+        operation.whole(content, || self.size_bytes(file_type, name))
     }
 
     fn read_range(&self, file_type: FileType, name: &str, offset: u64, length: usize) -> Result<Vec<u8>> {
@@ -196,10 +208,7 @@ impl Store for RestStore {
             .header(RANGE, format!("bytes={offset}-{}", end - 1))
             .timeout(time_for(length as u64));
         let response = operation.send(request)?;
-        if response.status() != StatusCode::PARTIAL_CONTENT {
-            return Err(operation.unreachable("the server doesn't answer with the range that was asked for".into()));
-        }
-        let content = self.read_body(&operation, response, length as u64)?;
+        let content = self.read_body(&operation, response, Some(offset..end), length as u64)?;
         if content.len() != length {
             return Err(damaged(format!("{} bytes came instead of {length} from {offset}", content.len())));
         }
@@ -223,7 +232,7 @@ impl Store for RestStore {
             self.request(Method::GET, &operation).header(ACCEPT, LISTING_V2).timeout(time_for(LISTING_BYTES_MAX));
         let response = operation.send(request)?;
         let has_sizes = response.headers().get(CONTENT_TYPE).is_some_and(|value| value == LISTING_V2);
-        let body = self.read_body(&operation, response, LISTING_BYTES_MAX)?;
+        let body = self.read_body(&operation, response, None, LISTING_BYTES_MAX)?;
         let unreadable = |error: serde_json::Error| operation.unreachable(format!("the listing is not valid: {error}"));
         let mut entries = if has_sizes {
             let listed: Option<Vec<ListedFile>> = serde_json::from_slice(&body).map_err(unreadable)?;

@@ -16,7 +16,7 @@ use tokio::runtime::Runtime;
 
 use crate::limit::Bandwidth;
 use crate::link::start_runtime;
-use crate::operation::listed_config;
+use crate::operation::{NO_CONFIG, listed_config};
 use crate::standing::Standing;
 use crate::{Entry, Error, FileType, Received, Result, SftpAddress, Store, name};
 use connection::{Connection, Failure};
@@ -73,7 +73,7 @@ impl Operation<'_> {
             Failure::NotFound => Error::NotFound { location, file_type, name },
             Failure::Denied(reason) => Error::Denied { location, action, file_type, name, reason },
             Failure::Full => Error::Full { location, file_type, name },
-            Failure::Vanished => Error::Vanished { location },
+            Failure::Vanished => Error::Vanished { location, reason: NO_CONFIG },
             Failure::Damaged(reason) => Error::Damaged { location, file_type, name, reason },
             Failure::Unauthorized(reason) => Error::Unauthorized { location, reason },
             Failure::Exists => Error::Denied { location, action, file_type, name, reason: "it exists".into() },

@@ -1,11 +1,12 @@
-//! Whom a client trusts when its owner doesn't say.
+//! Whom a client trusts, and what it shows.
 
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::pki_types::CertificateDer;
+use rustls::client::WantsClientCert;
 use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 
 use crate::{Error, Result};
 
@@ -16,6 +17,39 @@ const BUNDLES: [&str; 4] = [
     "/etc/ssl/ca-bundle.pem",
     "/etc/ssl/cert.pem",
 ];
+
+/// Trusts the authorities of a PEM file and nobody else, and shows the certificate of another one, with its key.
+pub fn client_config(authorities: &Path, own: Option<&Path>) -> Result<Arc<ClientConfig>> {
+    let failed = |path: &Path, reason: String| Error::Unauthorized { location: path.display().to_string(), reason };
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(authorities)? {
+        let added = roots.add(certificate);
+        added.map_err(|error| failed(authorities, format!("cannot trust what it holds: {error}")))?;
+    }
+    let builder = builder(&authorities.display().to_string(), roots)?;
+    let config = match own {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let key = PrivateKeyDer::from_pem_file(path)
+                .map_err(|error| failed(path, format!("cannot read its private key: {error}")))?;
+            builder
+                .with_client_auth_cert(certificates(path)?, key)
+                .map_err(|error| failed(path, format!("the certificate and the key in it don't fit: {error}")))?
+        }
+    };
+    Ok(Arc::new(config))
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    let failed = |reason: String| Error::Unauthorized { location: path.display().to_string(), reason };
+    let certificates = CertificateDer::pem_file_iter(path)
+        .and_then(|found| found.collect::<std::result::Result<Vec<_>, _>>())
+        .map_err(|error| failed(format!("cannot read the certificates: {error}")))?;
+    if certificates.is_empty() {
+        return Err(failed("there is no certificate in it".into()));
+    }
+    Ok(certificates)
+}
 
 /// The authorities that the machine trusts.
 pub(crate) fn machine_roots(location: &str) -> Result<Arc<ClientConfig>> {
@@ -36,8 +70,12 @@ pub(crate) fn nobody(location: &str) -> Result<Arc<ClientConfig>> {
 }
 
 fn config(location: &str, roots: RootCertStore) -> Result<Arc<ClientConfig>> {
+    Ok(Arc::new(builder(location, roots)?.with_no_client_auth()))
+}
+
+fn builder(location: &str, roots: RootCertStore) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>> {
     let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| Error::Unauthorized { location: location.into(), reason: error.to_string() })?;
-    Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
+    Ok(builder.with_root_certificates(roots))
 }

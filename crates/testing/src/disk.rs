@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::leave_out;
 use crate::process::{run, try_run};
 
 /// How much is written at once when the rest is filled up.
@@ -25,11 +26,23 @@ impl SmallDisk {
         SmallDisk { folder: folder.into() }
     }
 
-    /// Whether this machine lets us mount one.
+    /// Whether this machine lets us mount one. Where it does not, the test is noted as left out.
     pub fn is_possible() -> bool {
-        let Ok(folder) = tempfile::tempdir() else { return false };
-        let mount = try_run(Command::new("mount").args(["-t", "tmpfs", "levee-test"]).arg(folder.path()));
-        mount.is_ok() && try_run(Command::new("umount").arg(folder.path())).is_ok()
+        let tried = tempfile::tempdir().is_ok_and(|folder| {
+            let mount = try_run(Command::new("mount").args(["-t", "tmpfs", "levee-test"]).arg(folder.path()));
+            mount.is_ok() && try_run(Command::new("umount").arg(folder.path())).is_ok()
+        });
+        if !tried {
+            leave_out("this machine mounts nothing");
+        }
+        tried
+    }
+
+    /// Takes the right to write away, or gives it back.
+    #[track_caller]
+    pub fn set_read_only(&self, is_read_only: bool) {
+        let options = if is_read_only { "remount,ro" } else { "remount,rw" };
+        run(Command::new("mount").args(["-o", options]).arg(&self.folder));
     }
 
     fn ballast(&self) -> PathBuf {
@@ -74,7 +87,6 @@ mod tests {
     #[test]
     fn a_disk_is_full_until_it_is_freed() {
         if !SmallDisk::is_possible() {
-            eprintln!("left out: this machine mounts nothing");
             return;
         }
         let folder = tempfile::tempdir().unwrap();

@@ -134,6 +134,21 @@ impl Binary {
         Child::spawn(&format!("agent {}", place.name), &mut self.agent_command(place), log)
     }
 
+    /// Serves the repositories below a folder at a port of this machine, and waits until it does.
+    #[track_caller]
+    pub fn serve_vaults(&self, folder: &Path, port: u16, arguments: &[&str], log: &Path) -> Child {
+        let mut command = self.command();
+        command.args(["vault", "serve", "--listen", &format!("127.0.0.1:{port}"), "--path"]).arg(folder);
+        let serving = |log: &Path| std::fs::read_to_string(log).unwrap_or_default().matches("serving").count();
+        // A log goes on from an earlier start.
+        let before = serving(log);
+        let child = Child::spawn("levee vault serve", command.args(arguments), log);
+        if poll(READY_MAX, || (serving(log) > before).then_some(())).is_none() {
+            panic!("levee vault serve did not come up:\n{}", child.log_tail(30));
+        }
+        child
+    }
+
     fn agent_command(&self, place: &AgentPlace) -> Command {
         let port = |port: u16| port.to_string();
         let mut command = self.command();

@@ -31,9 +31,20 @@ impl Restic {
     /// kept in the cache. `None` only when the machine is offline by `LEVEE_TESTS_OFFLINE=1`.
     pub fn newest() -> Option<Restic> {
         match install_newest() {
-            Ok(program) => Some(Restic::at(program)),
+            Ok(program) => {
+                let newest = Restic::at(program);
+                // What is held against the distribution's own must be another one.
+                let minor = newest.version.split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok());
+                assert!(
+                    minor >= Some(19),
+                    "{} is restic {}, not 0.19 or later",
+                    newest.program.display(),
+                    newest.version
+                );
+                Some(newest)
+            }
             Err(message) if is_offline() => {
-                eprintln!("the newest restic is left out: {message}");
+                crate::leave_out(&format!("the newest restic is not to be had: {message}"));
                 None
             }
             Err(message) => panic!(

@@ -21,6 +21,17 @@ pub struct Sshd {
 impl Sshd {
     #[track_caller]
     pub fn start() -> Sshd {
+        Self::start_with(None)
+    }
+
+    /// One that serves as SFTP whatever a port of this machine says to its connections.
+    #[track_caller]
+    pub fn start_before(sftp_port: u16) -> Sshd {
+        Self::start_with(Some(sftp_port))
+    }
+
+    #[track_caller]
+    fn start_with(sftp_port: Option<u16>) -> Sshd {
         let site = TempSite::new("sshd");
         let folder = site.path();
         for key in ["host", "client"] {
@@ -34,10 +45,21 @@ impl Sshd {
         write(folder, "known_hosts", &format!("[127.0.0.1]:{port} {}", read("host.pub")));
         write(folder, "authorized_keys", &read("client.pub"));
         let at = folder.display();
+        let sftp = match sftp_port {
+            None => "internal-sftp".to_string(),
+            Some(sftp_port) => {
+                write(
+                    folder,
+                    "sftp",
+                    &format!("exec 3<>/dev/tcp/127.0.0.1/{sftp_port}\ncat <&3 &\ncat >&3\nkill $!\n"),
+                );
+                format!("/bin/bash {at}/sftp")
+            }
+        };
         let config = format!(
             "Port {port}\nListenAddress 127.0.0.1\nHostKey {at}/host\nAuthorizedKeysFile {at}/authorized_keys\n\
              PidFile {at}/sshd.pid\nStrictModes no\nPasswordAuthentication no\nPermitRootLogin yes\nUsePAM no\n\
-             MaxStartups 100\nSubsystem sftp internal-sftp\n"
+             MaxStartups 100\nSubsystem sftp {sftp}\n"
         );
         write(folder, "sshd_config", &config);
         if users::is_root() {
@@ -81,6 +103,17 @@ impl Sshd {
 
     fn file(&self, name: &str) -> PathBuf {
         self.site.path().join(name)
+    }
+
+    /// Lets nobody in from now on, with the key of the tests or without; who is in stays.
+    pub fn forget_client(&self) {
+        write(self.site.path(), "authorized_keys", "");
+    }
+
+    /// Lets the key of the tests in again.
+    pub fn know_client(&self) {
+        let key = fs::read_to_string(self.file("client.pub")).expect("ssh-keygen has written it");
+        write(self.site.path(), "authorized_keys", &key);
     }
 
     /// Cuts every connection; the server goes on.

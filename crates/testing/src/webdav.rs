@@ -29,7 +29,7 @@ impl WebDav {
         let site = TempSite::new("webdav");
         let (folder, port) = (site.path(), free_port());
         fs::create_dir_all(site.folder("files").join("vaults")).expect("our own folder");
-        write(folder, "users", &format!("{USER}:{{PLAIN}}{PASSWORD}\n"));
+        write(folder, "users", &user_with(PASSWORD));
         let at = folder.display();
         let config = format!(
             "load_module {MODULE};\nuser root;\ndaemon off;\npid {at}/nginx.pid;\nworker_processes 1;\n\
@@ -54,6 +54,11 @@ impl WebDav {
         self.port
     }
 
+    /// Lets [`USER`] in with this password from now on, and with no other.
+    pub fn set_password(&self, password: &str) {
+        write(self.site.path(), "users", &user_with(password));
+    }
+
     /// The URL of a folder that is there, below which more may be made.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}/vaults", self.port)
@@ -63,6 +68,11 @@ impl WebDav {
     pub fn folder(&self) -> std::path::PathBuf {
         self.site.path().join("files/vaults")
     }
+}
+
+/// A line of the file that nginx reads at each request.
+fn user_with(password: &str) -> String {
+    format!("{USER}:{{PLAIN}}{password}\n")
 }
 
 fn write(folder: &Path, name: &str, content: &str) {

@@ -153,16 +153,19 @@ pub fn list_caches(caches: &Path) -> Result<Vec<CacheInfo>> {
     Ok(infos)
 }
 
-/// Removes caches that were not used for so long, and gives what was removed.
+/// The caches that were not used for so long.
+pub fn unused_caches(caches: &Path, unused_for: Duration, now: SystemTime) -> Result<Vec<CacheInfo>> {
+    let is_old = |info: &CacheInfo| now.duration_since(info.last_used).is_ok_and(|age| age > unused_for);
+    Ok(list_caches(caches)?.into_iter().filter(is_old).collect())
+}
+
+/// Removes the caches that were not used for so long, and gives what was removed.
 pub fn clean_caches(caches: &Path, unused_for: Duration, now: SystemTime) -> Result<Vec<CacheInfo>> {
-    let mut removed = Vec::new();
-    for info in list_caches(caches)? {
-        if now.duration_since(info.last_used).is_ok_and(|age| age > unused_for) {
-            fs::remove_dir_all(&info.folder).map_err(failed("remove", &info.folder))?;
-            removed.push(info);
-        }
+    let unused = unused_caches(caches, unused_for, now)?;
+    for info in &unused {
+        fs::remove_dir_all(&info.folder).map_err(failed("remove", &info.folder))?;
     }
-    Ok(removed)
+    Ok(unused)
 }
 
 fn size_of(folder: &Path) -> u64 {

@@ -41,6 +41,8 @@ mod index_file;
 mod index_marks;
 mod key_file;
 mod lock;
+#[cfg(test)]
+mod losing_store;
 #[cfg(any(test, feature = "measure"))]
 pub mod measure;
 mod mount;
@@ -82,7 +84,7 @@ mod vault;
 
 pub use archive::{ArchiveFormat, dump_archive};
 pub use backup::{BackupOptions, Marker, backup};
-pub use cache::{Cache, CacheInfo, clean_caches, list_caches};
+pub use cache::{Cache, CacheInfo, clean_caches, list_caches, unused_caches};
 pub use check::{CheckOptions, CheckReport, check};
 pub use chunker::Chunking;
 pub use compress::Compression;
@@ -99,7 +101,7 @@ pub use image::{
     restore_image,
 };
 pub use key_file::{KeyFile, KeyInfo, MasterKey, Password};
-pub use lock::{Lock, LockMode, RESTORE_LOCK_PATIENCE, SWAP_PATIENCE, unlock};
+pub use lock::{Lock, LockMode, RESTORE_LOCK_PATIENCE, SWAP_PATIENCE, locks_to_remove, unlock};
 pub use mount::{MountOptions, Mounted, mount};
 pub use node::{ExtendedAttribute, Node, NodeKind};
 pub use problem::{Problem, Problems};
@@ -116,7 +118,7 @@ pub use snapshot::{Snapshot, SnapshotSummary};
 pub use snapshot_writer::{NodeMeta, SnapshotOptions, SnapshotWriter};
 pub use stats::{Stats, StatsMode, stats};
 pub use summary::BackupSummary;
-pub use tag::{Replaced, TagChange, tag};
+pub use tag::{Replaced, TagChange, TagOptions, tag};
 pub use thaw::{Thaw, ThawState};
 pub use tree::Tree;
 pub use vault::{DamagedSnapshot, ListedSnapshots, Vault};

@@ -342,18 +342,26 @@ fn refuse_if_locked(vault: &Vault, mode: LockMode, own: &[Option<Id>]) -> Result
     Ok(())
 }
 
-/// Removes stale locks, or all of them, and says how many. Unreadable ones go only with all.
-pub fn unlock(vault: &Vault, all: bool) -> Result<usize> {
+/// Stale locks, or all of them. Unreadable ones are stale to nobody.
+pub fn locks_to_remove(vault: &Vault, all: bool) -> Result<Vec<Id>> {
     let (now, hostname) = (Timestamp::now(), Whoami::now().hostname);
-    let mut removed = 0;
+    let mut found = Vec::new();
     for id in vault.list_ids(FileType::Lock)? {
-        let goes = all || read_lock(vault, &id)?.is_some_and(|lock| lock.is_stale(now, &hostname));
-        if goes {
-            match vault.store().remove(FileType::Lock, &id.to_hex()) {
-                Ok(()) => removed += 1,
-                Err(levee_store::Error::NotFound { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
+        if all || read_lock(vault, &id)?.is_some_and(|lock| lock.is_stale(now, &hostname)) {
+            found.push(id);
+        }
+    }
+    Ok(found)
+}
+
+/// Removes stale locks, or all of them, and says how many.
+pub fn unlock(vault: &Vault, all: bool) -> Result<usize> {
+    let mut removed = 0;
+    for id in locks_to_remove(vault, all)? {
+        match vault.store().remove(FileType::Lock, &id.to_hex()) {
+            Ok(()) => removed += 1,
+            Err(levee_store::Error::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(removed)

@@ -6,6 +6,9 @@ use levee_store::FileType;
 
 use crate::{BlobKind, Id, NodeKind, Result, SnapshotId, Vault};
 
+/// For more packs than this one listing is less than asking for each.
+const ASKED_ONE_BY_ONE_MAX: usize = 64;
+
 impl Vault {
     /// Opens a snapshot: reads its whole tree, finds every blob of every file in the index, and every pack
     /// that holds one in the store, long enough for what the index says of it.
@@ -28,9 +31,18 @@ impl Vault {
                 }
             }
         }
+        let listed = match packs.len() > ASKED_ONE_BY_ONE_MAX {
+            true => self.store().list(FileType::Data)?,
+            false => Vec::new(),
+        };
+        let listed: HashMap<&str, u64> = listed.iter().map(|entry| (entry.name.as_str(), entry.size_bytes)).collect();
         for (pack, end) in packs {
             let name = pack.to_hex();
-            let size = self.store().size_bytes(FileType::Data, &name)?;
+            let size = match listed.get(name.as_str()) {
+                Some(size) => *size,
+                // A listing may come late, and whoever asks for what is not there hears it by name.
+                None => self.store().size_bytes(FileType::Data, &name)?,
+            };
             if size < end {
                 let reason = format!("it has {size} bytes, and the index names blobs up to byte {end}");
                 return Err(self.damaged(FileType::Data, &name, reason));

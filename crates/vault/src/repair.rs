@@ -5,6 +5,8 @@
 //! until a prune removes it after its time of grace.
 
 mod index;
+#[cfg(test)]
+mod lost_lock;
 mod packs;
 mod snapshots;
 

@@ -13,8 +13,8 @@ use crate::chunker::Chunker;
 use crate::file_time::LocalTime;
 use crate::session::{ClosedContent, Content, Session, SessionOptions};
 use crate::{
-    BackupSummary, Chunking, Compression, Error, FileTime, Id, ItemChange, Lock, LockMode, Node, NodeKind, Result,
-    Snapshot, SnapshotId, Tree, Vault,
+    BackupSummary, BlobKind, Chunking, Compression, Error, FileTime, Id, ItemChange, Lock, LockMode, Node, NodeKind,
+    Result, Snapshot, SnapshotId, Tree, Vault,
 };
 
 /// What a snapshot is to say about itself.
@@ -149,6 +149,22 @@ impl SnapshotWriter {
         self.summary.total_bytes += bytes;
         self.insert(path, &names, |name| Entry::File(Node { name, ..node }, stored.close()))?;
         Ok(bytes)
+    }
+
+    /// Takes a file over as it stands in another snapshot of this vault. False when not all of its data are here to stay:
+    /// then it is to be stored anew.
+    pub fn known_file(&mut self, path: &Path, known: &Node) -> Result<bool> {
+        let names = names_of(path)?;
+        for blob in known.blobs() {
+            if !self.vault.has_blob_to_stay(BlobKind::Data, blob)? {
+                return Ok(false);
+            }
+        }
+        self.insert(path, &names, |name| Entry::Other(Node { name, ..known.clone() }))?;
+        self.summary.files_unmodified += 1;
+        self.summary.total_files += 1;
+        self.summary.total_bytes += known.size;
+        Ok(true)
     }
 
     /// Stores a symbolic link.

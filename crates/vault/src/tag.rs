@@ -30,37 +30,56 @@ impl TagChange {
     }
 }
 
-/// A snapshot, and the one that stands in its place now.
+/// Which tags to change, and how.
+#[derive(Clone, Debug)]
+pub struct TagOptions {
+    pub selection: SnapshotSelection,
+    pub change: TagChange,
+    /// How long to wait for others' locks.
+    pub patience: Duration,
+    /// Only say what would be done.
+    pub dry_run: bool,
+}
+
+impl TagOptions {
+    /// On all snapshots, at once or not at all.
+    pub fn new(change: TagChange) -> Self {
+        Self { selection: SnapshotSelection::default(), change, patience: Duration::ZERO, dry_run: false }
+    }
+}
+
+/// A snapshot, and the one that stands in its place now; `new` is `None` in a dry run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Replaced {
     pub old: SnapshotId,
-    pub new: SnapshotId,
+    pub new: Option<SnapshotId>,
 }
 
 /// Changes the tags of the chosen snapshots; `changed` hears of each as it is done. A snapshot never
 /// changes: a new one takes its place, and says which one it was at first.
-pub fn tag(
-    vault: &Vault,
-    selection: &SnapshotSelection,
-    change: &TagChange,
-    patience: Duration,
-    mut changed: impl FnMut(Replaced),
-) -> Result<usize> {
-    let lock = Lock::take_within(vault, LockMode::Exclusive, patience)?;
+pub fn tag(vault: &Vault, options: &TagOptions, mut changed: impl FnMut(Replaced)) -> Result<usize> {
+    let lock = match options.dry_run {
+        true => None,
+        false => Some(Lock::take_within(vault, LockMode::Exclusive, options.patience)?),
+    };
     let mut count = 0;
-    for (old, snapshot) in vault.select(selection)? {
-        let tags = change.apply(&snapshot.tags);
+    for (old, snapshot) in vault.select(&options.selection)? {
+        let tags = options.change.apply(&snapshot.tags);
         if tags == snapshot.tags {
             continue;
         }
+        count += 1;
+        let Some(lock) = &lock else {
+            changed(Replaced { old, new: None });
+            continue;
+        };
         let mut fields = vault.snapshot_fields(&old)?;
         set_tags(&mut fields, &tags);
         set_id(&mut fields, "original", snapshot.original.unwrap_or(old.0));
         lock.check()?;
         let new = vault.write_snapshot_fields(&fields)?;
         vault.remove_snapshot(&old)?;
-        changed(Replaced { old, new });
-        count += 1;
+        changed(Replaced { old, new: Some(new) });
     }
     Ok(count)
 }

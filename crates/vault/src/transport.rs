@@ -65,6 +65,20 @@ pub fn export(
     Ok((report, custody))
 }
 
+/// What an export into a folder would write there. Nothing is written, and no folder is made.
+pub fn plan_export(vault: &Vault, folder: &Path, options: &CopyOptions, progress: &dyn Progress) -> Result<CopyReport> {
+    let folders = if folder.is_dir() { vec![folder.to_path_buf()] } else { Vec::new() };
+    if let Some(earlier) = Custody::read_if_there(folder)? {
+        earlier.require_volumes(folder)?;
+    }
+    let store: Arc<dyn Store> = Arc::new(VolumeStore::for_reading(&folders)?);
+    let transport = match Vault::open_with_master_key(store.clone(), vault.master_key().clone()) {
+        Err(Error::NoRepository { .. }) => Vault::unstored(store, vault.master_key())?,
+        other => other?,
+    };
+    copy(vault, &transport, &CopyOptions { dry_run: true, ..options.clone() }, progress)
+}
+
 /// Keeps other exports out of a folder, which is made when it isn't there, until what it gives is dropped: two that
 /// append to one volume would write over each other.
 fn claim(folder: &Path) -> Result<File> {

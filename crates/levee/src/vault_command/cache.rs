@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::bail;
 use clap::Args;
 use jiff::Timestamp;
-use levee_vault::{Cache, CacheInfo, Vault, clean_caches, list_caches};
+use levee_vault::{Cache, CacheInfo, Vault, clean_caches, list_caches, unused_caches};
 use serde::Serialize;
 
 use super::ended;
@@ -52,6 +52,9 @@ pub struct Arguments {
     /// Remove caches that were not used for long
     #[arg(long)]
     cleanup: bool,
+    /// Only say which would be removed
+    #[arg(short = 'n', long, requires = "cleanup")]
+    dry_run: bool,
     /// How many days without use are long
     #[arg(long, value_name = "DAYS", default_value_t = 30)]
     max_age: u32,
@@ -79,8 +82,12 @@ pub fn run(cache: &CacheArguments, arguments: Arguments, output: Output) -> anyh
         size: (!arguments.no_size).then_some(info.size_bytes),
     };
     if arguments.cleanup {
-        let removed: Vec<_> = clean_caches(&folder, max_age, now).map_err(ended)?.into_iter().map(listed).collect();
-        output.result(&removed, |removed| format!("removed {} caches in {}", removed.len(), folder.display()))?;
+        let (removed, words) = match arguments.dry_run {
+            true => (unused_caches(&folder, max_age, now), "would remove"),
+            false => (clean_caches(&folder, max_age, now), "removed"),
+        };
+        let removed: Vec<_> = removed.map_err(ended)?.into_iter().map(listed).collect();
+        output.result(&removed, |removed| format!("{words} {} caches in {}", removed.len(), folder.display()))?;
         return Ok(Exit::DONE);
     }
     let all: Vec<_> = list_caches(&folder).map_err(ended)?.into_iter().map(listed).collect();

@@ -4,7 +4,7 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::Args;
 use jiff::Timestamp;
-use levee_vault::transport::{Custody, VOLUME_BYTES_MIN, export};
+use levee_vault::transport::{Custody, VOLUME_BYTES_MIN, export, plan_export};
 use levee_vault::{CopyOptions, CopyReport};
 use serde::Serialize;
 
@@ -26,6 +26,9 @@ pub struct Arguments {
     volume_size: u64,
     #[command(flatten)]
     selection: SelectionArguments,
+    /// Only say what would be exported
+    #[arg(short = 'n', long)]
+    dry_run: bool,
     /// Wait so long for others to end, instead of giving up at once
     #[arg(long, value_name = "DURATION", default_value = "0", value_parser = parse_duration)]
     retry_lock: Duration,
@@ -34,9 +37,12 @@ pub struct Arguments {
 #[derive(Serialize)]
 struct SummaryLine<'a> {
     message_type: &'static str,
+    dry_run: bool,
     #[serde(flatten)]
     report: &'a CopyReport,
-    custody: &'a Custody,
+    /// Not in a dry run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    custody: Option<&'a Custody>,
 }
 
 pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
@@ -50,10 +56,22 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
         ..CopyOptions::default()
     };
     let display = Display::new(output, During::Copy);
+    if arguments.dry_run {
+        let result = plan_export(&vault, &arguments.target, &options, &display);
+        display.finish();
+        let report = result.map_err(ended)?;
+        let line = SummaryLine { message_type: "summary", dry_run: true, report: &report, custody: None };
+        output.result(&line, |_| {
+            let (copied, skipped, bytes) = (report.copied.len(), report.skipped.len(), report.bytes);
+            let bytes = indicatif::BinaryBytes(bytes);
+            format!("would export {copied} snapshots, {skipped} are there already; {} blobs, {bytes}", report.blobs)
+        })?;
+        return Ok(Exit::DONE);
+    }
     let result = export(&vault, &arguments.target, arguments.volume_size, &options, Timestamp::now(), &display);
     display.finish();
     let (report, custody) = result.map_err(ended)?;
-    let line = SummaryLine { message_type: "summary", report: &report, custody: &custody };
+    let line = SummaryLine { message_type: "summary", dry_run: false, report: &report, custody: Some(&custody) };
     output.result(&line, |_| {
         format!(
             "exported {} snapshots, {} were there already\n{} volumes, {} in {}; its custody record is custody.json\n\

@@ -25,7 +25,7 @@ pub struct Arguments {
     #[arg(long, env = "LEVEE_FROM_PASSWORD_FILE", value_name = "FILE")]
     from_password_file: PathBuf,
     /// Write down what was received, when and by whom, in a file
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
     receipt: Option<PathBuf>,
     #[command(flatten)]
     selection: SelectionArguments,

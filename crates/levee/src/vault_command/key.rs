@@ -20,6 +20,9 @@ pub enum KeyVerb {
     Remove {
         /// The first digits of its id
         id: String,
+        /// Only say which would be removed
+        #[arg(short = 'n', long)]
+        dry_run: bool,
     },
     /// Replace the password that the vault is opened with
     Passwd(NewKey),
@@ -53,12 +56,16 @@ pub fn run(place: &Place, verb: KeyVerb, output: Output) -> anyhow::Result<Exit>
         KeyVerb::List => list(&vault, output)?,
         KeyVerb::Add(new) => {
             let id = add(&vault, new)?;
-            changed(output, "key_added", &id, "added key")?;
+            changed(output, "key_added", false, &id, "added key")?;
         }
-        KeyVerb::Remove { id } => {
+        KeyVerb::Remove { id, dry_run } => {
             let id = find(&vault, &id)?;
-            vault.remove_key(&id).map_err(ended)?;
-            changed(output, "key_removed", &id, "removed key")?;
+            let (removed, words) = match dry_run {
+                true => (vault.require_other_key(&id), "would remove key"),
+                false => (vault.remove_key(&id), "removed key"),
+            };
+            removed.map_err(ended)?;
+            changed(output, "key_removed", dry_run, &id, words)?;
         }
         KeyVerb::Passwd(new) => passwd(place, &vault, new, output)?,
     }
@@ -98,11 +105,13 @@ fn list(vault: &Vault, output: Output) -> anyhow::Result<()> {
 #[derive(Serialize)]
 struct Changed {
     message_type: &'static str,
+    dry_run: bool,
     id: String,
 }
 
-fn changed(output: Output, message_type: &'static str, id: &Id, words: &str) -> anyhow::Result<()> {
-    output.result(&Changed { message_type, id: id.to_hex() }, |changed| format!("{words} {}", &changed.id[..8]))
+fn changed(output: Output, message_type: &'static str, dry_run: bool, id: &Id, words: &str) -> anyhow::Result<()> {
+    let line = Changed { message_type, dry_run, id: id.to_hex() };
+    output.result(&line, |changed| format!("{words} {}", &changed.id[..8]))
 }
 
 fn add(vault: &Vault, new: NewKey) -> anyhow::Result<Id> {
@@ -121,7 +130,7 @@ fn passwd(place: &Place, vault: &Vault, new: NewKey, output: Output) -> anyhow::
     if let Some(old) = old {
         reopened.remove_key(&old.id).map_err(ended)?;
     }
-    changed(output, "key_added", &id, "the password was changed; the new key is")
+    changed(output, "key_added", false, &id, "the password was changed; the new key is")
 }
 
 fn find(vault: &Vault, prefix: &str) -> anyhow::Result<Id> {

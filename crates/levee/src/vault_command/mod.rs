@@ -5,7 +5,6 @@ mod backup;
 mod cache;
 mod check;
 mod copy;
-mod credentials;
 mod diff;
 mod dump;
 mod export;

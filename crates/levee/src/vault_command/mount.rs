@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context;
 use clap::Args;
 use levee_vault::MountOptions;
+use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::place::Place;
@@ -40,6 +41,14 @@ pub struct Arguments {
     at: PathBuf,
 }
 
+/// From `mounted` on the files can be read; after `unmounted` nothing is held any more.
+#[derive(Serialize)]
+struct Told<'a> {
+    message_type: &'static str,
+    vault: &'a str,
+    mount_point: &'a str,
+}
+
 pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
     // The signals that end other commands unmount first.
     let is_over = Arc::new(AtomicBool::new(false));
@@ -60,11 +69,14 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
         no_lock: arguments.no_lock,
     };
     let mounted = levee_vault::mount(&vault, &arguments.at, &options).map_err(ended)?;
-    output.note(&format!(
-        "{} is mounted at {}; end with Ctrl-C, or with umount",
-        vault.location(),
-        arguments.at.display()
-    ));
+    let (location, mount_point) = (vault.location(), arguments.at.display().to_string());
+    output.note(&format!("{location} is mounted at {mount_point}; end with Ctrl-C, or with umount"));
+    let tell = |message_type: &'static str| match output.is_json() {
+        true => output.result(&Told { message_type, vault: &location, mount_point: &mount_point }, |_| String::new()),
+        false => Ok(()),
+    };
+    tell("mounted")?;
     mounted.wait(|| is_over.load(Ordering::Relaxed)).map_err(ended)?;
+    tell("unmounted")?;
     Ok(Exit::DONE)
 }

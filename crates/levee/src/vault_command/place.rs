@@ -2,30 +2,15 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
 use levee_store::limit::{Bandwidth, Timetable};
-use levee_store::object_store::{LOCKED_DAYS_MAX, TransportOptions};
-use levee_store::{
-    Address, Error, FileType, LocalStore, ObjectStore, RestOptions, RestStore, RetryPolicy, RetryStore, SftpOptions,
-    SftpStore, Store,
-};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use levee_store::object_store::LOCKED_DAYS_MAX;
+use levee_store::{Address, ObjectStore, Opening, RetryStore, Store, trust};
+use rustls::ClientConfig;
 
 use super::cache::CacheArguments;
-use super::credentials;
-
-/// A server that cannot be reached at all is more likely a mistake in its address than an outage.
-const FIRST_CONTACT: RetryPolicy = RetryPolicy {
-    attempts_max: 4,
-    time_max: Duration::from_secs(10),
-    delay_first: Duration::from_millis(200),
-    delay_max: Duration::from_secs(1),
-};
 
 /// Where the vault is, and what is shown to it.
 #[derive(Clone, Args)]
@@ -105,26 +90,15 @@ impl Place {
     }
 
     pub fn store(&self) -> anyhow::Result<Arc<dyn Store>> {
+        let address = self.address()?;
         let bandwidth = Bandwidth::new(self.limit_upload.clone(), self.limit_download.clone());
-        match self.address()? {
-            Address::Folder(path) => Ok(Arc::new(LocalStore::new(path))),
-            Address::Rest(url) => {
-                let options = RestOptions { base_url: credentials::rest(url), tls: self.tls()?, resolve: None };
-                Ok(Arc::new(contacted(RestStore::new(options)?.with_bandwidth(bandwidth))?))
-            }
-            Address::Sftp(address) => {
-                let arguments = self.sftp_args.as_deref().unwrap_or_default();
-                let arguments = arguments.split_whitespace().map(String::from).collect();
-                Ok(Arc::new(contacted(SftpStore::new(SftpOptions { address, arguments, bandwidth })?)?))
-            }
-            other => Ok(Arc::new(self.object_store(other, bandwidth)?)),
-        }
+        Ok(self.opening(&address, bandwidth)?.store(address)?)
     }
 
     /// The vault's bucket, for what S3 alone can do.
     pub fn s3_store(&self) -> anyhow::Result<RetryStore<ObjectStore>> {
         match self.address()? {
-            address @ Address::S3(_) => self.object_store(address, Bandwidth::default()),
+            address @ Address::S3(_) => Ok(self.opening(&address, Bandwidth::default())?.object_store(address)?),
             _ => bail!("this is for vaults at s3:…: other stores have no object lock"),
         }
     }
@@ -150,18 +124,18 @@ impl Place {
         Ok(address)
     }
 
-    fn object_store(&self, address: Address, bandwidth: Bandwidth) -> anyhow::Result<RetryStore<ObjectStore>> {
-        let service = match address {
-            Address::S3(address) => credentials::s3(address, self.s3_data_class.clone(), self.s3_object_lock)?,
-            Address::Oss(address) => credentials::oss(address)?,
-            Address::Cos(address) => credentials::cos(address)?,
-            Address::Obs(address) => credentials::obs(address)?,
-            Address::Azure(address) => credentials::azure(address)?,
-            Address::Gcs(address) => credentials::gcs(address),
-            Address::WebDav(url) => credentials::webdav(url),
-            Address::Folder(_) | Address::Rest(_) | Address::Sftp(_) => bail!("this vault lies in no object store"),
-        };
-        contacted(ObjectStore::new(service, TransportOptions { tls: self.tls()?, bandwidth })?)
+    /// Nothing of what opens a store is an argument, where every user of the machine could read it.
+    fn opening(&self, address: &Address, bandwidth: Bandwidth) -> anyhow::Result<Opening<'static>> {
+        let arguments = self.sftp_args.as_deref().unwrap_or_default();
+        Ok(Opening {
+            tls: if address.has_certificates() { self.tls()? } else { None },
+            sftp_arguments: arguments.split_whitespace().map(String::from).collect(),
+            bandwidth,
+            // Of the vault, not of who opens it.
+            s3_data_class: self.s3_data_class.clone(),
+            s3_locked_for_days: self.s3_object_lock,
+            ..Opening::with(&variable)
+        })
     }
 
     fn tls(&self) -> anyhow::Result<Option<Arc<ClientConfig>>> {
@@ -171,43 +145,10 @@ impl Place {
             }
             return Ok(None);
         };
-        let mut roots = RootCertStore::empty();
-        for certificate in certificates(cacert)? {
-            roots.add(certificate).with_context(|| format!("cannot trust what {} holds", cacert.display()))?;
-        }
-        let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots);
-        let config = match &self.tls_client_cert {
-            None => builder.with_no_client_auth(),
-            Some(path) => {
-                let key = PrivateKeyDer::from_pem_file(path)
-                    .with_context(|| format!("cannot read the private key in {}", path.display()))?;
-                builder
-                    .with_client_auth_cert(certificates(path)?, key)
-                    .with_context(|| format!("the certificate and the key in {} don't fit", path.display()))?
-            }
-        };
-        Ok(Some(Arc::new(config)))
+        Ok(Some(trust::client_config(cacert, self.tls_client_cert.as_deref())?))
     }
 }
 
-/// A store that was reached once, and is patient from now on.
-fn contacted<S: Store>(store: S) -> anyhow::Result<RetryStore<S>> {
-    let store = RetryStore::new(store, FIRST_CONTACT);
-    match store.size_bytes(FileType::Config, "") {
-        Ok(_) | Err(Error::NotFound { .. }) => Ok(store.with_policy(RetryPolicy::default())),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
-    let unreadable = || format!("cannot read the certificates in {}", path.display());
-    let certificates = CertificateDer::pem_file_iter(path)
-        .and_then(|found| found.collect::<Result<Vec<_>, _>>())
-        .with_context(unreadable)?;
-    if certificates.is_empty() {
-        bail!("there is no certificate in {}", path.display());
-    }
-    Ok(certificates)
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }

@@ -15,11 +15,15 @@ pub struct Arguments {
     /// Until so many days from now nobody can remove what the vault holds
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=i64::from(LOCKED_DAYS_MAX)))]
     days: u16,
+    /// Only say what would be done
+    #[arg(short = 'n', long)]
+    dry_run: bool,
 }
 
 #[derive(Serialize)]
 struct Retained {
     message_type: &'static str,
+    dry_run: bool,
     files: u64,
     /// Packs that no snapshot refers to: their retention runs out, and a prune can free them.
     packs_left: u64,
@@ -40,6 +44,10 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
                 packs_left += 1;
                 continue;
             }
+            if arguments.dry_run {
+                files += 1;
+                continue;
+            }
             match store.attempt(|store| store.retain(file_type, &entry.name, arguments.days)) {
                 Ok(_) => files += 1,
                 // Removed since the listing, as unlocked versions may be.
@@ -48,12 +56,17 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
             }
         }
     }
-    let retained = Retained { message_type: "retained", files, packs_left, days: arguments.days };
-    output.result(&retained, |retained| {
-        format!(
-            "{} files cannot be removed for {} days from now; {} packs that nothing refers to were left as they are",
-            retained.files, retained.days, retained.packs_left
-        )
+    let Arguments { days, dry_run } = arguments;
+    let retained = Retained { message_type: "retained", dry_run, files, packs_left, days };
+    output.result(&retained, |_| match dry_run {
+        true => format!(
+            "{files} files would not be removable for {days} days from now; {packs_left} packs that nothing refers to \
+             would be left as they are"
+        ),
+        false => format!(
+            "{files} files cannot be removed for {days} days from now; {packs_left} packs that nothing refers to were \
+             left as they are"
+        ),
     })?;
     Ok(Exit::DONE)
 }

@@ -5,9 +5,10 @@ mod place;
 mod quota;
 mod users;
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
@@ -24,7 +25,7 @@ use crate::control_command::service::serve;
 use crate::exit::Exit;
 use crate::output::Output;
 use place::Asked;
-use quota::{Counted, Quota};
+use quota::{Counted, Quotas};
 use users::{Presented, Users};
 
 #[derive(Debug, Args)]
@@ -50,7 +51,10 @@ pub struct Arguments {
     /// The most that all repositories may take together, in bytes
     #[arg(long, value_name = "BYTES")]
     max_size: Option<u64>,
-    /// PEM certificates to show; without one, a certificate is made and kept in the folder
+    /// The most that the repositories of each user may take, in bytes
+    #[arg(long, value_name = "BYTES", requires = "private_repos")]
+    max_size_per_user: Option<u64>,
+    /// PEM certificates to show, read again when they are renewed; without any, one is made and kept in the folder
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
     /// The private key of the certificate, as PEM
@@ -59,8 +63,7 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
-    let Arguments { path, listen, append_only, private_repos, htpasswd_file, no_auth, max_size, tls_cert, tls_key } =
-        arguments;
+    let Arguments { path, listen, append_only, private_repos, htpasswd_file, no_auth, .. } = arguments;
     if !path.is_dir() {
         bail!("{} is no folder: make it first", path.display());
     }
@@ -71,14 +74,15 @@ pub fn run(arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
             Some(Users::open(file).context("who may come in is not known; to let in everybody, say --no-auth")?)
         }
     };
-    let identity = match (tls_cert, tls_key) {
+    let identity = match (arguments.tls_cert, arguments.tls_key) {
         (Some(certificate), Some(key)) => certificate::Identity { certificate, key },
         _ => certificate::Identity::kept_in(&path, listen)?,
     };
     let tls = identity.server_config()?;
-    let quota = max_size.map(|bytes_max| Quota::of(&path, bytes_max)).transpose()?.map(Arc::new);
+    let quotas = Quotas::of(&path, arguments.max_size, arguments.max_size_per_user)?;
     let access = if append_only { Access::Append } else { Access::Owner };
-    let repositories = Arc::new(Repositories { path: path.clone(), users, private_repos, access, quota });
+    let repositories =
+        Arc::new(Repositories { path: path.clone(), opened: Mutex::default(), users, private_repos, access, quotas });
     serve(|shutdown| async move {
         let listener =
             tokio::net::TcpListener::bind(listen).await.with_context(|| format!("cannot listen at {listen}"))?;
@@ -99,11 +103,14 @@ pub fn run(arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
 
 struct Repositories {
     path: PathBuf,
+    /// What clients have read the configuration of: there are no more than repositories. It is remembered from one
+    /// request to the next, so that a repository on a disk that goes is not taken for another one beneath it.
+    opened: Mutex<HashMap<PathBuf, LocalStore>>,
     /// `None` lets in everybody.
     users: Option<Users>,
     private_repos: bool,
     access: Access,
-    quota: Option<Arc<Quota>>,
+    quotas: Quotas,
 }
 
 impl Guarded for Repositories {
@@ -129,15 +136,34 @@ impl Guarded for Repositories {
         let Some(asked) = Asked::parse(request.uri().path()) else {
             return text(StatusCode::NOT_FOUND, "there is no such repository");
         };
-        let (path, inside) = (asked.below(&self.path), asked.inside.to_string());
-        let store = LocalStore::new(path);
-        match &self.quota {
-            None => levee_agent::rest::answer(&store, self.access, &inside, &request),
-            Some(quota) => {
-                let counted = Counted::new(store, quota.clone());
-                levee_agent::rest::answer(&counted, self.access, &inside, &request)
+        let quotas = match self.quotas.for_repository(asked.first_folder()) {
+            Ok(quotas) => quotas,
+            Err(error) => {
+                tracing::error!("{error:#}");
+                return text(StatusCode::INTERNAL_SERVER_ERROR, "the server's own store failed; its log says why");
             }
+        };
+        let repository = self.repository(&asked);
+        let store = Counted::new(repository.clone(), quotas);
+        let answer = levee_agent::rest::answer(&store, self.access, asked.inside, &request);
+        if repository.knows_repository() {
+            self.opened().insert(repository.dir().into(), repository);
         }
+        answer
+    }
+}
+
+impl Repositories {
+    fn opened(&self) -> MutexGuard<'_, HashMap<PathBuf, LocalStore>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The repository that a client has opened, or whatever stands there for one that is about to.
+    fn repository(&self, asked: &Asked<'_>) -> LocalStore {
+        let path = asked.below(&self.path);
+        let opens = matches!(asked.inside, "/" | "/config");
+        let known = if opens { None } else { self.opened().get(&path).cloned() };
+        known.unwrap_or_else(|| LocalStore::new(path))
     }
 }
 

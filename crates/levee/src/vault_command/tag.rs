@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use clap::Args;
-use levee_vault::{Replaced, SnapshotId, TagChange};
+use levee_vault::{Replaced, SnapshotId, TagChange, TagOptions};
 use serde::Serialize;
 
 use super::amounts::parse_duration;
@@ -25,6 +25,9 @@ pub struct Arguments {
     remove: Vec<String>,
     #[command(flatten)]
     selection: SelectionArguments,
+    /// Only say what would be done
+    #[arg(short = 'n', long)]
+    dry_run: bool,
     /// Wait so long for others to end, instead of giving up at once
     #[arg(long, value_name = "DURATION", default_value = "0", value_parser = parse_duration)]
     retry_lock: Duration,
@@ -35,12 +38,15 @@ pub struct Arguments {
 struct ChangedLine {
     message_type: &'static str,
     old_snapshot_id: SnapshotId,
-    new_snapshot_id: SnapshotId,
+    /// Not in a dry run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    new_snapshot_id: Option<SnapshotId>,
 }
 
 #[derive(Serialize)]
 struct SummaryLine {
     message_type: &'static str,
+    dry_run: bool,
     changed_snapshots: usize,
 }
 
@@ -54,7 +60,12 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
         (true, false) => TagChange::Edit { add, remove },
     };
     let vault = open(place)?;
-    let selection = arguments.selection.selection()?;
+    let options = TagOptions {
+        selection: arguments.selection.selection()?,
+        change,
+        patience: arguments.retry_lock,
+        dry_run: arguments.dry_run,
+    };
     let mut printed = Ok(());
     let tell = |Replaced { old, new }: Replaced| {
         if output.is_json() && printed.is_ok() {
@@ -62,12 +73,14 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
             printed = output.result(&line, |_| String::new());
         }
     };
-    let count = levee_vault::tag(&vault, &selection, &change, arguments.retry_lock, tell).map_err(ended)?;
+    let count = levee_vault::tag(&vault, &options, tell).map_err(ended)?;
     printed?;
-    let line = SummaryLine { message_type: "summary", changed_snapshots: count };
-    output.result(&line, |line| match line.changed_snapshots {
-        0 => "no snapshots were changed".into(),
-        count => format!("changed the tags of {count} snapshots"),
+    let line = SummaryLine { message_type: "summary", dry_run: options.dry_run, changed_snapshots: count };
+    output.result(&line, |line| match (line.changed_snapshots, line.dry_run) {
+        (0, true) => "no snapshots would be changed".into(),
+        (0, false) => "no snapshots were changed".into(),
+        (count, true) => format!("would change the tags of {count} snapshots"),
+        (count, false) => format!("changed the tags of {count} snapshots"),
     })?;
     Ok(Exit::DONE)
 }

@@ -2,6 +2,7 @@
 
 mod bandwidth;
 mod copies;
+mod dry_runs;
 mod exit_codes;
 mod hooks;
 mod images;
@@ -13,6 +14,7 @@ mod mounting;
 mod options;
 mod remote;
 mod restic;
+mod rustic;
 mod serve;
 mod sources;
 mod stores;

@@ -28,6 +28,10 @@ const IDENTITY_CODES: [&str; 10] = [
 const BROKEN_CODES: [&str; 5] =
     ["BadDigest", "IncompleteBody", "RequestTimeout", "SlowDown", "ConditionalRequestConflict"];
 const FULL_CODES: [&str; 3] = ["QuotaExceeded", "InsufficientStorage", "StorageFull"];
+/// What opendal says of answers that were cut on their way: a listing that is no XML, and content of another length
+/// than the head has said.
+const CUT_MESSAGES: [&str; 4] =
+    ["deserialize xml", "reader got too little data", "reader got too much data", "reader got unexpected data size"];
 /// Objects in an archive class, which has to be asked to bring them back before they are read.
 const ARCHIVED_CODES: [&str; 2] = ["InvalidObjectState", "BlobArchived"];
 
@@ -43,11 +47,12 @@ impl Operation<'_> {
         let signing_failed = error.kind() != ErrorKind::NotFound && error.message().contains("credential");
         match error.kind() {
             _ if error.message() == transport::UNAUTHORIZED || says(&IDENTITY_CODES) => {
-                Error::Unauthorized { location, reason }
+                self.refused_credentials(&reason)
             }
             _ if error.message() == transport::FULL || says(&FULL_CODES) => Error::Full { location, file_type, name },
             _ if says(&ARCHIVED_CODES) => Error::Frozen { location, file_type, name },
             _ if says(&BROKEN_CODES) || error.is_temporary() => self.unreachable(reason),
+            _ if CUT_MESSAGES.contains(&error.message()) => self.unreachable(reason),
             ErrorKind::NotFound => Error::NotFound { location, file_type, name },
             ErrorKind::RateLimited | ErrorKind::Conflict => self.unreachable(reason),
             ErrorKind::RangeNotSatisfied => self.damaged("it is shorter than it should be".into()),
@@ -102,6 +107,7 @@ mod tests {
         check(ErrorKind::Unexpected, "S3Error { code: \"ExpiredToken\" }", "Unauthorized");
         check(ErrorKind::PermissionDenied, "S3Error { code: \"QuotaExceeded\" }", "Full");
         check(ErrorKind::Unexpected, "S3Error { code: \"BadDigest\" }", "Unreachable");
+        check(ErrorKind::Unexpected, "deserialize xml", "Unreachable");
         check(ErrorKind::RateLimited, "S3Error { code: \"SlowDown\" }", "Unreachable");
         check(ErrorKind::NotFound, "S3Error { code: \"NoSuchKey\" }", "NotFound");
         check(ErrorKind::ConfigInvalid, "S3Error { code: \"NoSuchBucket\" }", "Unauthorized");

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use opendal::{Operator, services};
 
 use super::Publishing;
-use crate::{BucketAddress, ContainerAddress, Error, Result};
+use crate::{BucketAddress, ContainerAddress, Error, InvalidAddress, Result};
 
 /// A long-lived key and its secret.
 #[derive(Clone, PartialEq, Eq)]
@@ -178,7 +178,7 @@ impl Service {
             Service::Azure(options) => Operator::new(azure(options)),
             Service::Gcs(options) => Operator::new(gcs(options)),
             Service::WebDav(options) => {
-                let folder = WebDavFolder::parse(options).ok_or_else(|| Error::Address {
+                let folder = WebDavFolder::parse(options).ok_or_else(|| InvalidAddress {
                     scheme: "webdav".into(),
                     reason: "its URL looks like webdav:https://HOST/PATH/".into(),
                 })?;

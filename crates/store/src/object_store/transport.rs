@@ -9,12 +9,13 @@ use opendal::{Buffer, ErrorKind, HttpBody, HttpTransport, HttpTransporter};
 use reqwest::header::{CONTENT_LENGTH, HeaderValue};
 use reqwest::{Body, Client, StatusCode, Url};
 
+use crate::extent;
 use crate::limit::{Bandwidth, PIECE_BYTES, Throttle};
 use crate::link::{CONNECT_TIMEOUT, FILE_BYTES_MAX, IDLE_CONNECTIONS_MAX, SILENCE_MAX, time_for};
 use crate::{Error, Result, trust};
 
 /// What an error says whose answer had status 401; `failure` knows it by this.
-pub(super) const UNAUTHORIZED: &str = "the service doesn't accept these credentials";
+pub(super) const UNAUTHORIZED: &str = "status 401";
 /// The same for status 507.
 pub(super) const FULL: &str = "the service has no space left";
 /// Services redirect to the region of a bucket; more than a few is a loop.
@@ -117,18 +118,33 @@ fn broken(error: reqwest::Error) -> opendal::Error {
     opendal::Error::new(ErrorKind::Unexpected, "the connection failed").set_source(error.without_url()).set_temporary()
 }
 
+/// The answer is not what was asked for; the next one may be.
+fn wrong_extent(reason: String) -> opendal::Error {
+    opendal::Error::new(ErrorKind::Unexpected, reason).set_temporary()
+}
+
 fn too_long() -> opendal::Error {
     opendal::Error::new(ErrorKind::Unexpected, format!("the answer is longer than {FILE_BYTES_MAX} bytes"))
 }
 
 impl HttpTransport for Transport {
     async fn fetch(&self, request: http::Request<Buffer>) -> opendal::Result<http::Response<HttpBody>> {
+        // Uploads and removals are answered with nothing that could be short.
+        let is_read = matches!(request.method().as_str(), "GET" | "PROPFIND");
         let is_head = request.method() == http::Method::HEAD;
+        let asked = extent::asked(request.headers());
         let response = self.client.execute(self.request(request)?).await.map_err(broken)?;
         match response.status() {
             StatusCode::UNAUTHORIZED => return Err(opendal::Error::new(ErrorKind::PermissionDenied, UNAUTHORIZED)),
+            // WebDAV servers say it in words of their own, which nobody could tell from a refusal.
+            StatusCode::RANGE_NOT_SATISFIABLE => {
+                return Err(opendal::Error::new(ErrorKind::RangeNotSatisfied, "there are no such bytes"));
+            }
             StatusCode::INSUFFICIENT_STORAGE => return Err(opendal::Error::new(ErrorKind::Unexpected, FULL)),
             _ => {}
+        }
+        if is_read && response.status().is_success() {
+            extent::check(asked.as_ref(), response.status(), response.headers()).map_err(wrong_extent)?;
         }
         let mut answer = http::Response::builder().status(response.status());
         if let Some(headers) = answer.headers_mut() {

@@ -31,7 +31,7 @@ impl Operation<'_> {
         let (location, name, file_type) = (self.location.to_string(), self.name.to_string(), self.file_type);
         match status {
             StatusCode::NOT_FOUND => Error::NotFound { location, file_type, name },
-            StatusCode::UNAUTHORIZED | StatusCode::PROXY_AUTHENTICATION_REQUIRED => self.unauthorized(reason),
+            StatusCode::UNAUTHORIZED | StatusCode::PROXY_AUTHENTICATION_REQUIRED => self.refused_credentials(&reason),
             StatusCode::INSUFFICIENT_STORAGE => Error::Full { location, file_type, name },
             StatusCode::RANGE_NOT_SATISFIABLE => self.damaged("it is shorter than it should be".into()),
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS | StatusCode::TOO_EARLY => {

@@ -13,6 +13,7 @@ use tokio::process::{Child, ChildStderr, Command};
 use super::SftpOptions;
 use crate::limit::Bandwidth;
 use crate::link::{ANSWER_TIMEOUT, CONNECT_TIMEOUT, SILENCE_MAX};
+use crate::operation::refused_credentials;
 
 /// How long `ssh` may take until the session stands: a person may be typing a passphrase.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
@@ -144,18 +145,23 @@ async fn listen(mut stderr: ChildStderr, words: Arc<Mutex<String>>) {
 
 /// Whether what `ssh` said will be the same the next time.
 fn refusal(words: &str, error: &str) -> Failure {
-    const FINAL: [&str; 6] = [
-        "Permission denied",
+    const KEY_REFUSED: [&str; 2] = ["Permission denied", "Too many authentication failures"];
+    const FINAL: [&str; 4] = [
         "Host key verification failed",
         "REMOTE HOST IDENTIFICATION HAS CHANGED",
         "Could not resolve hostname",
-        "Too many authentication failures",
         "command-line",
     ];
     let printable = |line: &str| line.chars().filter(|character| !character.is_control()).collect::<String>();
     let lines: Vec<String> = words.lines().map(printable).filter(|line| !line.trim().is_empty()).collect();
     let last = lines.last().map_or_else(|| error.to_string(), |line| format!("ssh: {line}"));
-    if FINAL.iter().any(|text| words.contains(text)) { Failure::Unauthorized(last) } else { Failure::Lost(last) }
+    if KEY_REFUSED.iter().any(|text| words.contains(text)) {
+        Failure::Unauthorized(refused_credentials(&last))
+    } else if FINAL.iter().any(|text| words.contains(text)) {
+        Failure::Unauthorized(last)
+    } else {
+        Failure::Lost(last)
+    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,14 @@ const PIECES_AT_ONCE: usize = 64;
 /// Names that start so are being written, or were left behind by a crash. They are never listed.
 const TEMPORARY_PREFIX: &str = ".tmp-";
 
+/// What is read of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    Part,
+    /// To its end, and that must be where the server says.
+    All,
+}
+
 /// One file of a folder.
 #[derive(Clone, Debug)]
 pub(super) struct Found {
@@ -38,7 +46,7 @@ impl Connection {
             return Err(Failure::Damaged(format!("it has {size} bytes, more than any file of a repository")));
         }
         let length = usize::try_from(size).map_err(|_| Failure::Damaged(format!("it has {size} bytes")))?;
-        self.read_range(path, 0, length).await
+        self.read_pieces(path, 0, length, Wanted::All).await
     }
 
     /// Exactly so many bytes.
@@ -50,6 +58,10 @@ impl Connection {
                 "it has {size} bytes, and {length} bytes from {offset} were asked for"
             )));
         }
+        self.read_pieces(path, offset, length, Wanted::Part).await
+    }
+
+    async fn read_pieces(&self, path: &str, offset: u64, length: usize, wanted: Wanted) -> Result<Vec<u8>, Failure> {
         let handle = self.session.open(path, OpenFlags::READ, FileAttributes::empty()).await?.handle;
         let pieces = (0..length).step_by(PIECE_BYTES).map(|start| (start, (length - start).min(PIECE_BYTES)));
         let read = stream::iter(pieces)
@@ -58,10 +70,25 @@ impl Connection {
             .try_fold(Vec::with_capacity(length), async |mut content, piece: Vec<u8>| {
                 content.extend(piece);
                 Ok(content)
-            })
-            .await;
+            });
+        let ended = async {
+            match wanted {
+                Wanted::All => self.require_end(&handle, offset + length as u64).await,
+                Wanted::Part => Ok(()),
+            }
+        };
+        let (read, ended) = futures::future::join(read, ended).await;
         self.session.close(handle).await?;
-        read
+        ended.and(read)
+    }
+
+    /// A failure when a file goes on where its size says that it ends.
+    async fn require_end(&self, handle: &str, end: u64) -> Result<(), Failure> {
+        match self.session.read(handle, end, 1).await {
+            Err(SftpError::Status(status)) if status.status_code == StatusCode::Eof => Ok(()),
+            Err(error) => Err(error.into()),
+            Ok(_) => Err(Failure::Lost(format!("the server says that the file has {end} bytes, and there are more"))),
+        }
     }
 
     async fn read_piece(&self, handle: &str, mut offset: u64, length: usize) -> Result<Vec<u8>, Failure> {
@@ -73,8 +100,12 @@ impl Connection {
                 Err(SftpError::Status(status)) if status.status_code == StatusCode::Eof => Vec::new(),
                 Err(error) => return Err(error.into()),
             };
-            if data.is_empty() || data.len() > length - piece.len() {
-                return Err(Failure::Damaged("it became shorter while it was read".into()));
+            // Files of a repository never change: the server contradicts itself.
+            if data.is_empty() {
+                return Err(Failure::Lost(format!("the file ends at {offset}, before the size that the server says")));
+            }
+            if data.len() > length - piece.len() {
+                return Err(Failure::Lost("the server sent more than it was asked for".into()));
             }
             if let Some(throttle) = self.bandwidth.download() {
                 throttle.wait_async(data.len()).await;
@@ -139,7 +170,8 @@ impl Connection {
             Ok(_) => Ok(()),
             Err(error) => match self.session.stat(path).await {
                 Ok(_) => Err(Failure::Exists),
-                Err(_) => Err(error.into()),
+                Err(SftpError::Status(_)) => Err(error.into()),
+                Err(lost) => Err(lost.into()),
             },
         }
     }
@@ -193,7 +225,9 @@ impl Connection {
             Ok(_) => Ok(()),
             Err(error) => match self.session.stat(folder).await {
                 Ok(found) if found.attrs.is_dir() => Ok(()),
-                _ => Err(error.into()),
+                Ok(_) | Err(SftpError::Status(_)) => Err(error.into()),
+                // Nobody has said whether it is there: that is no refusal, and the next attempt hears it.
+                Err(lost) => Err(lost.into()),
             },
         }
     }

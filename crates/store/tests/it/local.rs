@@ -4,6 +4,7 @@ use std::process::Command;
 
 use jiff::{SignedDuration, Timestamp};
 use levee_store::{Error, FileType, LocalStore, Store, conformance, content_name};
+use levee_testing::disk::SmallDisk;
 
 #[test]
 fn conforms() {
@@ -105,30 +106,15 @@ fn tells_when_a_file_was_received() {
     assert!(age.abs() < SignedDuration::from_secs(60), "{age}");
 }
 
-/// A file system of half a MiB, unmounted at the end.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount() -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=512k", "tmpfs"]).arg(dir.path()).status();
-        mounted.is_ok_and(|status| status.success()).then_some(Self(dir))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0.path()).status();
-    }
-}
-
 #[test]
 fn a_full_disk_is_named_and_leaves_nothing_behind() {
-    let Some(disk) = SmallDisk::mount() else {
+    if !SmallDisk::is_possible() {
         eprintln!("skipped: this user may not mount a file system");
         return;
-    };
-    let store = LocalStore::new(disk.0.path().join("repository"));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let _disk = SmallDisk::mount(dir.path(), 1);
+    let store = LocalStore::new(dir.path().join("repository"));
     store.create().unwrap();
     let content = vec![7; 2 << 20];
     let name = content_name(&content);
@@ -138,4 +124,96 @@ fn a_full_disk_is_named_and_leaves_nothing_behind() {
     // What fits can still be written.
     let small = content_name(b"small");
     store.write(FileType::Data, &small, b"small").unwrap();
+}
+
+#[track_caller]
+fn assert_replaced<T: std::fmt::Debug>(result: Result<T, Error>) {
+    let is_said = matches!(&result, Err(Error::Vanished { reason, .. }) if reason.contains("another folder"));
+    assert!(is_said, "{result:?}");
+}
+
+/// Below the disk lies what was written before it was ever mounted.
+#[test]
+fn an_older_repository_below_an_unmounted_disk_is_left_alone() {
+    if !SmallDisk::is_possible() {
+        eprintln!("skipped: this user may not mount a file system");
+        return;
+    }
+    // Another one, and an older state of the same.
+    for config in [b"another", b"the one"] {
+        let dir = tempfile::tempdir().unwrap();
+        let older = LocalStore::new(dir.path());
+        older.create().unwrap();
+        older.write(FileType::Config, "", config).unwrap();
+        let (old, new) = (content_name(b"old"), content_name(b"new"));
+        older.write(FileType::Data, &old, b"old").unwrap();
+
+        let disk = SmallDisk::mount(dir.path(), 1);
+        let store = LocalStore::new(dir.path());
+        store.create().unwrap();
+        store.write(FileType::Config, "", b"the one").unwrap();
+        store.write(FileType::Data, &new, b"new").unwrap();
+        drop(disk);
+        assert_replaced(store.write(FileType::Data, &new, b"new"));
+        assert_replaced(store.write(FileType::Lock, &new, b"new"));
+        assert_replaced(store.list(FileType::Data));
+        assert_replaced(store.remove(FileType::Data, &old));
+        // That it isn't below the disk says nothing about the repository on it.
+        assert_replaced(store.read(FileType::Data, &new));
+        assert_replaced(store.size_bytes(FileType::Data, &new));
+        assert_eq!(older.list(FileType::Lock).unwrap(), []);
+        assert_eq!(older.list(FileType::Data).unwrap().into_iter().map(|entry| entry.name).collect::<Vec<_>>(), [old]);
+    }
+}
+
+/// As after a remount, and on file systems that number their folders anew at times.
+#[test]
+fn a_repository_in_a_folder_of_another_number_is_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = LocalStore::new(dir.path().join("repository"));
+    store.create().unwrap();
+    store.write(FileType::Config, "", b"config").unwrap();
+    let (first, second) = (content_name(b"first"), content_name(b"second"));
+    store.write(FileType::Data, &first, b"first").unwrap();
+    let renumber = || {
+        fs::rename(store.dir(), dir.path().join("before")).unwrap();
+        let copied = Command::new("cp").arg("-a").arg(dir.path().join("before")).arg(store.dir()).status().unwrap();
+        assert!(copied.success());
+        fs::remove_dir_all(dir.path().join("before")).unwrap();
+    };
+    renumber();
+    store.write(FileType::Data, &second, b"second").unwrap();
+    assert_eq!(store.list(FileType::Data).unwrap().len(), 2);
+    // What it has removed itself is not missed.
+    store.remove(FileType::Data, &second).unwrap();
+    renumber();
+    assert_eq!(store.list(FileType::Data).unwrap().len(), 1);
+    store.write(FileType::Data, &second, b"second").unwrap();
+    fs::remove_file(store.dir().join("data").join(&second[..2]).join(&second)).unwrap();
+    renumber();
+    assert_replaced(store.list(FileType::Data));
+}
+
+/// As after an error of the disk, or when somebody takes the right to write away.
+#[test]
+fn a_disk_that_may_only_be_read_is_said_and_goes_on_later() {
+    if !SmallDisk::is_possible() {
+        eprintln!("skipped: this user may not mount a file system");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::mount(dir.path(), 1);
+    let store = LocalStore::new(dir.path().join("repository"));
+    store.create().unwrap();
+    let (before, after) = (content_name(b"before"), content_name(b"after"));
+    store.write(FileType::Data, &before, b"before").unwrap();
+    disk.set_read_only(true);
+    for refused in [store.write(FileType::Data, &after, b"after"), store.remove(FileType::Data, &before)] {
+        let is_named = |source: &std::io::Error| source.kind() == std::io::ErrorKind::ReadOnlyFilesystem;
+        assert!(matches!(&refused, Err(Error::Io { source, .. }) if is_named(source)), "{refused:?}");
+    }
+    assert_eq!(store.read(FileType::Data, &before).unwrap(), b"before");
+    disk.set_read_only(false);
+    store.write(FileType::Data, &after, b"after").unwrap();
+    store.remove(FileType::Data, &before).unwrap();
 }

@@ -1,5 +1,6 @@
 mod cutter;
 mod faults;
+mod lies;
 mod local;
 mod proxy;
 mod rest;
@@ -8,5 +9,6 @@ mod s3;
 mod s3s;
 mod server;
 mod sftp;
+mod sftp_lies;
 mod tls;
 mod webdav;

@@ -2,11 +2,13 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use levee_store::RetryPolicy;
 
+use crate::lies::Lie;
 use crate::server::Server;
 
 /// Attempts follow each other quickly: the faults are over at once.
@@ -31,14 +33,14 @@ pub enum Fault {
     Refused,
     /// The server is never asked: 503, as S3 says that it is too much.
     SlowDown,
-    /// Whoever asks for the size of a file hears one byte too few.
-    WrongSize,
+    /// The answer is of another size than it should be.
+    Lie(Lie),
     /// The server is never asked: 400, as S3 says it of credentials that were lent for a time.
     Expired,
 }
 
 /// Listens in front of `upstream`.
-pub fn start(upstream: SocketAddr, schedule: fn(u64) -> Fault) -> Server {
+pub fn start(upstream: SocketAddr, schedule: impl Fn(u64) -> Fault + Send + Sync + 'static) -> Server {
     Server::listen(move |client, requests| {
         let fault = schedule(requests.fetch_add(1, Ordering::Relaxed));
         pass(client, upstream, fault)
@@ -56,9 +58,16 @@ pub fn sometimes(request: u64) -> Fault {
 }
 
 fn every(nth: u64, request: u64) -> Fault {
-    const FAULTS: [Fault; 5] =
+    const BROKEN: [Fault; 5] =
         [Fault::TornUpload, Fault::LostAnswer, Fault::TornAnswer, Fault::Refused, Fault::SlowDown];
-    if request % nth == nth - 1 { FAULTS[(request / nth % 5) as usize] } else { Fault::None }
+    if request % nth != nth - 1 {
+        return Fault::None;
+    }
+    let round = (request / nth) as usize;
+    match round % 2 {
+        0 => BROKEN[round / 2 % BROKEN.len()],
+        _ => Fault::Lie(Lie::NOTICED[round / 2 % Lie::NOTICED.len()]),
+    }
 }
 
 /// Passes one request on, and ends the connection.
@@ -99,8 +108,8 @@ fn pass(client: TcpStream, upstream: SocketAddr, fault: Fault) -> io::Result<()>
     server.write_all(&body)?;
     let mut answer = Vec::new();
     server.read_to_end(&mut answer)?;
-    if fault == Fault::WrongSize && head.starts_with("HEAD") {
-        answer = one_byte_less(&answer);
+    if let Fault::Lie(lie) = fault {
+        answer = lie.tell(&head, answer);
     }
     let shown = match fault {
         Fault::LostAnswer => &[][..],
@@ -111,16 +120,32 @@ fn pass(client: TcpStream, upstream: SocketAddr, fault: Fault) -> io::Result<()>
     client.shutdown(Shutdown::Both)
 }
 
-fn one_byte_less(answer: &[u8]) -> Vec<u8> {
-    let lines = String::from_utf8_lossy(answer);
-    let lines = lines.split("\r\n").map(|line| match line.to_ascii_lowercase().strip_prefix("content-length: ") {
-        Some(length) => format!("Content-Length: {}", length.parse::<u64>().unwrap() - 1),
-        None => line.to_string(),
-    });
-    lines.collect::<Vec<_>>().join("\r\n").into_bytes()
-}
-
 fn refuse(mut client: &TcpStream, status: u16, text: &str) -> io::Result<()> {
     write!(client, "HTTP/1.1 {status} Whatever\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}", text.len())?;
     client.shutdown(Shutdown::Both)
+}
+
+/// A place in front of `upstream` for each kind of wrong size: its name, and where it listens while it lives.
+pub fn liars(upstream: SocketAddr) -> Vec<(Lie, Server)> {
+    let all = Lie::NOTICED.into_iter().chain([Lie::SmallSizes, Lie::LargeSizes]);
+    all.map(|lie| (lie, start(upstream, move |_| Fault::Lie(lie)))).collect()
+}
+
+/// Credentials that are refused from now on, and accepted again, in front of a server that knows no such thing.
+pub struct Expiring {
+    pub proxy: Server,
+    expired: Arc<AtomicBool>,
+}
+
+impl Expiring {
+    pub fn start(upstream: SocketAddr) -> Self {
+        let expired = Arc::new(AtomicBool::new(false));
+        let is_expired = expired.clone();
+        let schedule = move |_| if is_expired.load(Ordering::Relaxed) { Fault::Expired } else { Fault::None };
+        Self { proxy: start(upstream, schedule), expired }
+    }
+
+    pub fn set(&self, expired: bool) {
+        self.expired.store(expired, Ordering::Relaxed);
+    }
 }

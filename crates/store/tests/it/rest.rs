@@ -1,8 +1,13 @@
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use levee_store::rest_server::Access;
-use levee_store::{Error, FileType, LocalStore, RestOptions, RestStore, Store, conformance, content_name};
+use levee_store::{Error, FileType, LocalStore, RestOptions, RestStore, RetryStore, Store, conformance, content_name};
 
+use crate::lies::Lie;
+use crate::proxy::{self, QUICK};
 use crate::server::{Fault, Schedule, Server};
 
 fn server(dir: &tempfile::TempDir, access: Access, schedule: Schedule) -> Server {
@@ -75,4 +80,37 @@ fn urls_that_cannot_work_are_refused_at_once() {
         let refused = RestStore::new(RestOptions { base_url: base_url.into(), tls: None, resolve: None });
         assert!(matches!(refused.err(), Some(Error::Unauthorized { .. })), "{base_url}");
     }
+}
+
+#[test]
+fn wrong_sizes_are_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(&dir, Access::Owner, |_| Fault::None);
+    for (lie, liar) in proxy::liars(server.address) {
+        let lying = client(format!("http://{}/some/repository", liar.address));
+        let refused = conformance::check_wrong_sizes(&client(server.url()), &lying);
+        // Less than there is may be asked for, and the server itself looks at what is uploaded.
+        assert_eq!(refused > 0, lie != Lie::SmallSizes, "{lie:?}: {refused} refused");
+    }
+}
+
+#[test]
+fn wrong_sizes_are_made_good_by_trying_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(&dir, Access::Owner, |_| Fault::None);
+    let proxy = proxy::start(server.address, proxy::often);
+    let store = client(format!("http://{}/some/repository", proxy.address));
+    conformance::check_through_faults(&RetryStore::new(store, QUICK));
+}
+
+#[test]
+fn expired_credentials_are_said_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let header = |password: &str| format!("Basic {}", STANDARD.encode(format!("mia:{password}")));
+    let authorization = Arc::new(Mutex::new(header("sesame")));
+    let server = Server::start_guarded(LocalStore::new(dir.path().join("repository")), authorization.clone());
+    let url = format!("http://mia:sesame@{}/some/repository", server.address);
+    let open = || -> Box<dyn Store> { Box::new(RetryStore::new(client(url.clone()), QUICK)) };
+    let set = |password: &str| *authorization.lock().unwrap() = header(password);
+    conformance::check_expired_credentials(open, || set("another one"), || set("sesame"));
 }

@@ -74,3 +74,13 @@ fn a_bad_network_is_not_noticed() {
     let proxy = proxy::start(server.address, proxy::often);
     conformance::check_through_faults(&RetryStore::new(store(proxy.address, "faults"), QUICK));
 }
+
+#[test]
+fn wrong_sizes_are_noticed() {
+    s3::check_wrong_sizes(S3sFs::start().address);
+}
+
+#[test]
+fn expired_credentials_are_said_at_once() {
+    s3::check_expired_credentials(S3sFs::start().address);
+}

@@ -2,8 +2,8 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use levee_store::rest_server::{self, Access, Request};
@@ -36,7 +36,20 @@ impl Server {
     pub fn start(store: LocalStore, access: Access, schedule: Schedule) -> Self {
         Self::listen(move |stream, requests| {
             let mut reader = BufReader::new(stream.try_clone()?);
-            serve(&store, access, schedule, requests, &mut reader, &mut &stream)
+            let fault = |_: &Head| schedule(requests.fetch_add(1, Ordering::Relaxed));
+            serve(&store, access, fault, &mut reader, &mut &stream)
+        })
+    }
+
+    /// Lets in whoever sends this `Authorization` header, which may be changed at any time.
+    pub fn start_guarded(store: LocalStore, authorization: Arc<Mutex<String>>) -> Self {
+        Self::listen(move |stream, _| {
+            let mut reader = BufReader::new(stream.try_clone()?);
+            let fault = |head: &Head| match head.authorization == *authorization.lock().unwrap() {
+                true => Fault::None,
+                false => Fault::Refused(401),
+            };
+            serve(&store, Access::Owner, fault, &mut reader, &mut &stream)
         })
     }
 
@@ -88,6 +101,8 @@ struct Head {
     query: Option<String>,
     range: Option<String>,
     accept: Option<String>,
+    authorization: String,
+    is_last: bool,
     length: usize,
 }
 
@@ -110,6 +125,8 @@ fn read_head(reader: &mut impl BufRead) -> io::Result<Option<Head>> {
         match name.to_ascii_lowercase().as_str() {
             "range" => head.range = Some(value.into()),
             "accept" => head.accept = Some(value.into()),
+            "authorization" => head.authorization = value.into(),
+            "connection" => head.is_last = value.eq_ignore_ascii_case("close"),
             "content-length" => head.length = value.parse().map_err(io::Error::other)?,
             _ => {}
         }
@@ -142,13 +159,12 @@ fn head_of(response: &rest_server::Response) -> String {
 fn serve(
     store: &LocalStore,
     access: Access,
-    schedule: Schedule,
-    requests: &AtomicU64,
+    fault: impl Fn(&Head) -> Fault,
     reader: &mut impl BufRead,
     writer: &mut (impl Write + Cut),
 ) -> io::Result<()> {
     while let Some(head) = read_head(reader)? {
-        let fault = schedule(requests.fetch_add(1, Ordering::Relaxed));
+        let fault = fault(&head);
         let mut body = vec![0; if fault == Fault::TornUpload { head.length / 2 } else { head.length }];
         reader.read_exact(&mut body)?;
         if fault == Fault::TornUpload {
@@ -169,6 +185,9 @@ fn serve(
             return writer.cut();
         }
         writer.write_all(&response.body)?;
+        if head.is_last {
+            return writer.cut();
+        }
     }
     Ok(())
 }

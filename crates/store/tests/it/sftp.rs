@@ -10,6 +10,7 @@ use levee_testing::sshd::Sshd;
 
 use crate::cutter::{self, Cut};
 use crate::proxy::QUICK;
+use crate::sftp_lies::{self, SftpLie};
 
 fn options(sshd: &Sshd, folder: &str) -> SftpOptions {
     let path = sshd.folder().join(folder).display().to_string();
@@ -134,4 +135,27 @@ fn an_unknown_host_and_an_unknown_user_are_refused() {
     drop(sshd);
     let failed = SftpStore::new(gone).unwrap().list(FileType::Data).unwrap_err();
     assert!(matches!(&failed, Error::Unreachable { reason, .. } if reason.contains("refused")), "{port}: {failed:?}");
+}
+
+#[test]
+fn wrong_sizes_are_noticed() {
+    for lie in SftpLie::ALL {
+        let server = sftp_lies::start(lie);
+        let liar = Sshd::start_before(server.address.port());
+        let honest = LocalStore::new(liar.folder().join("repository"));
+        let refused = conformance::check_wrong_sizes(&honest, &store(&liar, "repository"));
+        assert_eq!(refused > 0, lie.is_noticed(), "{lie:?}: {refused} refused");
+    }
+}
+
+#[test]
+fn expired_credentials_are_said_at_once() {
+    let sshd = Sshd::start();
+    let open = || -> Box<dyn Store> { Box::new(RetryStore::new(store(&sshd, "repository"), QUICK)) };
+    let expire = || {
+        sshd.forget_client();
+        // Until then a connection stands; it cannot be made again.
+        sshd.cut_connections();
+    };
+    conformance::check_expired_credentials(open, expire, || sshd.know_client());
 }

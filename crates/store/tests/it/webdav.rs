@@ -23,10 +23,7 @@ fn conforms() {
 fn a_bad_network_is_not_noticed() {
     let server = WebDav::start();
     let proxy = proxy::start(SocketAddr::from(([127, 0, 0, 1], server.port())), proxy::sometimes);
-    let url = format!("http://{}/vaults/repository", proxy.address);
-    let options = WebDavOptions { url, user: Some(USER.into()), password: Some(PASSWORD.into()) };
-    let store = ObjectStore::new(Service::WebDav(options), TransportOptions::default()).unwrap();
-    conformance::check_through_faults(&RetryStore::new(store, QUICK));
+    conformance::check_through_faults(&RetryStore::new(store_at(proxy.address, "repository"), QUICK));
 }
 
 #[test]
@@ -53,4 +50,30 @@ fn a_wrong_password_is_told_apart() {
     let refused = store(&server, "repository", "sesame").list(FileType::Data).unwrap_err();
     assert!(matches!(refused, Error::Unauthorized { .. }), "{refused:?}");
     assert!(!format!("{refused} {refused:?}").contains("sesame"), "{refused:?}");
+}
+
+fn store_at(address: SocketAddr, folder: &str) -> ObjectStore {
+    let url = format!("http://{address}/vaults/{folder}");
+    let options = WebDavOptions { url, user: Some(USER.into()), password: Some(PASSWORD.into()) };
+    ObjectStore::new(Service::WebDav(options), TransportOptions::default()).unwrap()
+}
+
+#[test]
+fn wrong_sizes_are_noticed() {
+    let server = WebDav::start();
+    let honest = store(&server, "repository", PASSWORD);
+    for (lie, liar) in proxy::liars(SocketAddr::from(([127, 0, 0, 1], server.port()))) {
+        let refused = conformance::check_wrong_sizes(&honest, &store_at(liar.address, "repository"));
+        assert!(refused > 0, "{lie:?} was not noticed");
+    }
+    let left_over = fs::read_dir(server.folder().join("repository/tmp")).unwrap().count();
+    assert_eq!(left_over, 0, "uploads whose size was wrong were left behind");
+}
+
+#[test]
+fn expired_credentials_are_said_at_once() {
+    let server = WebDav::start();
+    let open = || -> Box<dyn Store> { Box::new(RetryStore::new(store(&server, "repository", PASSWORD), QUICK)) };
+    let expire = || server.set_password("another one");
+    conformance::check_expired_credentials(open, expire, || server.set_password(PASSWORD));
 }

@@ -1,6 +1,7 @@
 //! What a repository can say that opens with its key and is yet wrong: indexes that lie, configurations
 //! from the future.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use levee_store::{FileType, LocalStore, Store};
@@ -62,6 +63,20 @@ fn an_index_that_lies_is_noticed_and_takes_no_memory() {
     check(&|blob| blob.id = Id::of(b"another"));
     let kinds = check(&|blob| blob.kind = if blob.kind == BlobKind::Tree { BlobKind::Data } else { BlobKind::Tree });
     assert!(kinds.contains("is not in the index"), "{kinds}");
+}
+
+/// Whoever takes blobs of one place for one blob writes the content of the one into the file of the other.
+#[test]
+fn blobs_that_an_index_puts_in_one_place_are_told_apart() {
+    let first = Cell::new(None);
+    let problems = with_index(|blob| {
+        if blob.kind == BlobKind::Data {
+            let place = first.get().unwrap_or(*blob);
+            first.set(Some(place));
+            *blob = PackedBlob { id: blob.id, ..place };
+        }
+    });
+    assert_eq!(problems.lines().count(), 1, "{problems}");
 }
 
 #[test]

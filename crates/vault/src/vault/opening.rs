@@ -67,6 +67,11 @@ impl Vault {
         Ok(Self::assemble(store, master_key.clone(), config, None))
     }
 
+    /// A repository without any files, to see what would be stored in it.
+    pub(crate) fn unstored(store: Arc<dyn Store>, master_key: &MasterKey) -> Result<Self> {
+        Ok(Self::assemble(store, master_key.clone(), Config::generate(None)?, None))
+    }
+
     /// Opens a repository of version 1 or 2.
     pub fn open(store: Arc<dyn Store>, password: &Password) -> Result<Self> {
         let sealed_config = read_config(&*store)?;
@@ -119,11 +124,17 @@ impl Vault {
         Ok(Id::of(&key_file.content))
     }
 
+    /// An error for the key file that the repository was opened with: it cannot be removed.
+    pub fn require_other_key(&self, id: &Id) -> Result<()> {
+        match self.inner.key_id == Some(*id) {
+            true => Err(Error::KeyInUse { key: id.short() }),
+            false => Ok(()),
+        }
+    }
+
     /// Removes a key file, but not the one that the repository was opened with.
     pub fn remove_key(&self, id: &Id) -> Result<()> {
-        if self.inner.key_id == Some(*id) {
-            return Err(Error::KeyInUse { key: id.short() });
-        }
+        self.require_other_key(id)?;
         Ok(self.store().remove(FileType::Key, &id.to_hex())?)
     }
 }

@@ -1,4 +1,4 @@
-use levee_vault::{CopyOptions, RewriteOptions, SnapshotSelection, TagChange, Vault};
+use levee_vault::{CopyOptions, Replaced, RewriteOptions, SnapshotSelection, TagChange, TagOptions, Vault};
 
 use crate::support::*;
 
@@ -81,13 +81,16 @@ fn tags_change_and_the_snapshot_says_what_it_was() {
     let vault = scratch.init();
     backup(&vault, &source);
     let (first, before) = vault.snapshots().unwrap().remove(0);
-    let add = TagChange::Edit { add: vec!["a".into(), "b".into()], remove: Vec::new() };
+    let add = TagOptions::new(TagChange::Edit { add: vec!["a".into(), "b".into()], remove: Vec::new() });
     let mut seen = Vec::new();
-    let patience = std::time::Duration::ZERO;
-    let count = levee_vault::tag(&vault, &selection(&[]), &add, patience, |changed| seen.push(changed)).unwrap();
+    let dry_run = TagOptions { dry_run: true, ..add.clone() };
+    let count = levee_vault::tag(&vault, &dry_run, |changed| seen.push(changed)).unwrap();
+    assert_eq!((count, seen.remove(0)), (1, Replaced { old: first, new: None }));
+    assert_eq!(vault.snapshots().unwrap()[0].0, first);
+    let count = levee_vault::tag(&vault, &add, |changed| seen.push(changed)).unwrap();
     assert_eq!((count, seen.len(), seen[0].old), (1, 1, first));
-    assert_eq!(levee_vault::tag(&vault, &selection(&[]), &add, patience, |_| ()).unwrap(), 0, "nothing to change");
-    let tagged = vault.read_snapshot(&seen[0].new).unwrap();
+    assert_eq!(levee_vault::tag(&vault, &add, |_| ()).unwrap(), 0, "nothing to change");
+    let tagged = vault.read_snapshot(&seen[0].new.unwrap()).unwrap();
     assert_eq!((tagged.summary, tagged.tree), (before.summary, before.tree));
     // And stock restic goes on from there.
     scratch.restic(&["tag", "--add", "c", "--remove", "a"]);

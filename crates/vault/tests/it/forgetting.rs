@@ -142,7 +142,7 @@ fn a_day_begins_where_the_snapshot_was_made() {
     assert_eq!((report.groups[0].keep.len(), report.removed.len()), (2, 0), "{report:?}");
     // A change of tags keeps the place.
     let change = levee_vault::TagChange::Set(vec!["new".into()]);
-    levee_vault::tag(&vault, &Default::default(), &change, Default::default(), |_| ()).unwrap();
+    levee_vault::tag(&vault, &levee_vault::TagOptions::new(change), |_| ()).unwrap();
     let report = levee_vault::forget(&vault, &options, Timestamp::now()).unwrap();
     assert_eq!(report.removed.len(), 0, "{report:?}");
 }

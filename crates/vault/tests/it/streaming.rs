@@ -70,6 +70,31 @@ fn unchanged_pages_are_not_stored_again() {
     assert_eq!(store(&table), 1);
 }
 
+#[test]
+fn a_file_of_an_earlier_snapshot_is_taken_over_without_being_read() {
+    let scratch = Scratch::new();
+    let vault = scratch.init();
+    let (segment, meta) = (noise(3 << 20, 8), NodeMeta::new(0o600, Timestamp::UNIX_EPOCH));
+    let mut writer = SnapshotWriter::begin(&vault, SnapshotOptions::default()).unwrap();
+    writer.file(Path::new("log/1"), &meta, &mut &segment[..], Chunking::Content).unwrap();
+    let first = writer.finish().unwrap().snapshot_id.unwrap();
+    let known = vault.find_node(&first, Path::new("log/1")).unwrap().unwrap();
+
+    let mut writer = SnapshotWriter::begin(&vault, SnapshotOptions::default()).unwrap();
+    assert!(writer.known_file(Path::new("log/2"), &known).unwrap());
+    assert!(matches!(writer.known_file(Path::new("log/2"), &known), Err(Error::InvalidPath { .. })));
+    let summary = writer.finish().unwrap();
+    assert_eq!((summary.data_blobs, summary.files_unmodified, summary.total_bytes), (0, 1, 3 << 20));
+    let second = summary.snapshot_id.unwrap();
+    assert_eq!(vault.read_file(&second, Path::new("log/2")).unwrap(), segment);
+    scratch.restic(&["check", "--read-data"]);
+
+    // Of another vault nothing can be taken over.
+    let other = Scratch::new();
+    let mut writer = SnapshotWriter::begin(&other.init(), SnapshotOptions::default()).unwrap();
+    assert!(!writer.known_file(Path::new("log/1"), &known).unwrap());
+}
+
 struct Failing(usize);
 
 impl Read for Failing {

@@ -5,6 +5,8 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use levee_testing::disk::SmallDisk;
+
 use super::{Case, PASSWORD, command, fail, succeed};
 
 const NOBODY: u32 = 65534;
@@ -167,12 +169,10 @@ fn an_unknown_snapshot_is_1_and_nothing_is_restored() {
 fn a_full_disk_is_1_and_what_was_stored_stays_whole() {
     let case = Case::new();
     fs::create_dir(&case.vault).unwrap();
-    let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"]).arg(&case.vault).status();
-    if !mount.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: this user may not mount a file system");
+    if !SmallDisk::is_possible() {
         return;
     }
-    let _disk = Mounted(&case.vault);
+    let _disk = SmallDisk::mount(&case.vault, 4);
     case.levee(&["init"]);
     let source = case.path("source");
     fs::create_dir(&source).unwrap();
@@ -185,13 +185,4 @@ fn a_full_disk_is_1_and_what_was_stored_stays_whole() {
     case.levee(&["check", "--read-data"]);
     fs::remove_file(source.join("large")).unwrap();
     case.backup(&[source.to_str().unwrap()]);
-}
-
-/// Unmounts at the end of a test.
-struct Mounted<'a>(&'a std::path::Path);
-
-impl Drop for Mounted<'_> {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0).status();
-    }
 }

@@ -1,9 +1,12 @@
 //! A vault as a file system.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use serde_json::json;
 
 use super::tree::{self, assert_same};
 use super::{Case, below};
@@ -106,4 +109,23 @@ fn unmounting_from_outside_ends_it() {
     assert!(Command::new("umount").arg(&mounted.at).status().unwrap().success());
     assert_eq!(mounted.child.wait().unwrap().code(), Some(0));
     assert!(fs::read_dir(case.vault.join("locks")).unwrap().next().is_none());
+}
+
+#[test]
+fn a_program_hears_when_it_may_look_and_when_it_is_over() {
+    let case = Case::with_vault();
+    let at = case.path("mounted");
+    fs::create_dir(&at).unwrap();
+    let mut command = case.command(&["mount", "--json", at.to_str().unwrap()]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut mounted = Mounted { child, at: at.clone() };
+    let mut next = || lines.next().map(|line| serde_json::from_str::<serde_json::Value>(&line.unwrap()).unwrap());
+    let told = |what: &str| json!({ "message_type": what, "vault": case.vault, "mount_point": at });
+    assert_eq!(next(), Some(told("mounted")));
+    assert!(names(&at).contains(&"snapshots".to_string()));
+    assert_eq!(mounted.end(rustix::process::Signal::TERM), Some(0));
+    assert_eq!(next(), Some(told("unmounted")));
+    assert!(!is_mounted(&at));
+    assert_eq!(next(), None);
 }

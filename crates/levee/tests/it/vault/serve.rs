@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Duration;
 
+use levee_testing::disk::SmallDisk;
 use levee_testing::levee::Binary;
 use levee_testing::restic::{self, Restic};
-use levee_testing::{Child, free_port, wait_for};
+use levee_testing::{Child, free_port};
 
 use super::tree::{self, assert_same, assert_same_to_restic};
 use super::{Case, PASSWORD, below, command, fail, succeed};
@@ -15,31 +15,28 @@ use super::{Case, PASSWORD, below, command, fail, succeed};
 /// The passwords `mia's` and `ben's`, by bcrypt.
 const USERS: [(&str, &str); 2] = [("mia", "mia's"), ("ben", "ben's")];
 
-struct Served {
+pub struct Served {
     child: Child,
     port: u16,
     folder: PathBuf,
 }
 
 impl Served {
-    fn start(case: &Case, arguments: &[&str]) -> Self {
+    pub fn start(case: &Case, arguments: &[&str]) -> Self {
         let folder = case.path("served");
         fs::create_dir_all(&folder).unwrap();
         let lines = USERS.map(|(user, password)| format!("{user}:{}\n", bcrypt::hash(password, 4).unwrap()));
         fs::write(folder.join(".htpasswd"), lines.concat()).unwrap();
         let port = free_port();
-        let mut command = Binary::find().command();
-        command.args(["vault", "serve", "--listen", &format!("127.0.0.1:{port}"), "--path"]).arg(&folder);
-        let child = Child::spawn("levee vault serve", command.args(arguments), &case.path("serve.log"));
-        wait_for("the server", Duration::from_secs(20), || child.log_text().contains("serving").then_some(()));
+        let child = Binary::find().serve_vaults(&folder, port, arguments, &case.path("serve.log"));
         Self { child, port, folder }
     }
 
-    fn certificate(&self) -> PathBuf {
+    pub fn certificate(&self) -> PathBuf {
         self.folder.join(".tls/cert.pem")
     }
 
-    fn url(&self, user: &str, password: &str, path: &str) -> String {
+    pub fn url(&self, user: &str, password: &str, path: &str) -> String {
         format!("rest:https://{user}:{}@127.0.0.1:{}/{path}", password.replace('\'', "%27"), self.port)
     }
 
@@ -49,7 +46,7 @@ impl Served {
         command
     }
 
-    fn levee(&self, url: &str) -> Command {
+    pub fn levee(&self, url: &str) -> Command {
         let mut command = command(url);
         command.env("LEVEE_PASSWORD", PASSWORD).arg("--cacert").arg(self.certificate());
         command
@@ -108,6 +105,10 @@ fn stock_restic_and_levee_work_with_it_and_users_stay_apart() {
     assert!(!served.child.log_text().contains("mia's"));
 }
 
+fn noise(seed: u32, length: u32) -> Vec<u8> {
+    (0..length / 4).flat_map(|n| (n ^ seed).wrapping_mul(2_654_435_761).rotate_left(n % 29).to_le_bytes()).collect()
+}
+
 #[test]
 fn append_only_and_the_quota_hold_for_stock_restic() {
     let case = Case::new();
@@ -118,9 +119,6 @@ fn append_only_and_the_quota_hold_for_stock_restic() {
     let url = format!("rest:https://127.0.0.1:{}/host/", served.port);
     let source = case.path("source");
     fs::create_dir(&source).unwrap();
-    let noise = |seed: u32, length: u32| -> Vec<u8> {
-        (0..length / 4).flat_map(|n| (n ^ seed).wrapping_mul(2_654_435_761).rotate_left(n % 29).to_le_bytes()).collect()
-    };
     fs::write(source.join("small"), noise(1, 400_000)).unwrap();
     restic_succeeds(served.restic(&restic, &url).args(["backup", as_text(&source)]));
     // It may say that it succeeded; what counts is that nothing is gone.
@@ -134,4 +132,117 @@ fn append_only_and_the_quota_hold_for_stock_restic() {
     assert!(message.contains("no space left"), "{message}");
     assert_eq!(snapshots(), 1);
     restic.run(&repository, PASSWORD, &["check", "--read-data"]);
+}
+
+#[test]
+fn a_user_whose_quota_is_used_up_stops_no_other() {
+    let case = Case::new();
+    let served = Served::start(&case, &["--private-repos", "--max-size-per-user", "3000000"]);
+    let restic = Restic::distribution();
+    let own = |user: &str| served.url(user, &format!("{user}'s"), &format!("{user}/laptop/"));
+    let source = case.path("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("small"), noise(1, 400_000)).unwrap();
+    for user in ["mia", "ben"] {
+        restic_succeeds(served.restic(&restic, &own(user)).arg("init"));
+        restic_succeeds(served.restic(&restic, &own(user)).args(["backup", as_text(&source)]));
+    }
+    fs::write(source.join("large"), noise(2, 8_000_000)).unwrap();
+    let message = fail(1, served.levee(&own("mia")).args(["backup", as_text(&source)]));
+    assert!(message.contains("no space left"), "{message}");
+    // As restic's own server says it.
+    let pack = noise(3, 3_000_000);
+    fs::write(case.path("pack"), &pack).unwrap();
+    let mut curl = Command::new("curl");
+    curl.args(["-s", "-u", "mia:mia's", "-w", "%{http_code}", "--cacert"]).arg(served.certificate());
+    curl.arg("--data-binary").arg(format!("@{}", case.path("pack").display()));
+    let name = levee_store::content_name(&pack);
+    let answer = curl.arg(format!("https://127.0.0.1:{}/mia/laptop/data/{name}", served.port)).output().unwrap();
+    assert!(text(&answer).ends_with("507"), "{}", text(&answer));
+    let log = served.child.log_text();
+    assert!(log.contains("the quota of mia is used up"), "{log}");
+
+    fs::write(source.join("large"), noise(4, 1_000_000)).unwrap();
+    succeed(served.levee(&own("ben")).args(["backup", as_text(&source)]));
+    // What stands stays usable, and what is removed makes room.
+    for user in ["mia", "ben"] {
+        restic_succeeds(served.restic(&restic, &own(user)).args(["check", "--read-data"]));
+    }
+    restic_succeeds(served.restic(&restic, &own("mia")).args(["prune", "--max-unused", "0"]));
+    succeed(served.levee(&own("mia")).args(["backup", as_text(&source)]));
+    let refused = fail(1, Binary::find().command().args(["vault", "serve", "--path", "/", "--max-size-per-user", "1"]));
+    assert!(refused.contains("--private-repos"), "{refused}");
+}
+
+/// A certificate for 127.0.0.1 in the two files.
+fn write_identity(certificate: &Path, key: &Path) {
+    let pair = rcgen::KeyPair::generate().unwrap();
+    let signed = rcgen::CertificateParams::new(vec!["127.0.0.1".to_string()]).unwrap().self_signed(&pair).unwrap();
+    fs::write(certificate, signed.pem()).unwrap();
+    fs::write(key, pair.serialize_pem()).unwrap();
+}
+
+#[test]
+fn a_renewed_certificate_counts_without_a_restart() {
+    let case = Case::new();
+    let (certificate, key) = (case.path("cert.pem"), case.path("key.pem"));
+    write_identity(&certificate, &key);
+    let old = case.path("old.pem");
+    fs::copy(&certificate, &old).unwrap();
+    let served = Served::start(&case, &["--no-auth", "--tls-cert", as_text(&certificate), "--tls-key", as_text(&key)]);
+    let url = format!("rest:https://127.0.0.1:{}/host/", served.port);
+    let levee = |trusted: &Path, verb: &str| {
+        let mut command = command(&url);
+        command.env("LEVEE_PASSWORD", PASSWORD).arg("--cacert").arg(trusted).arg(verb);
+        command
+    };
+    succeed(&mut levee(&old, "init"));
+    // In the middle of the renewal, as when the key comes later: the old one stays.
+    let (next_certificate, next_key) = (case.path("next.pem"), case.path("next-key.pem"));
+    write_identity(&next_certificate, &next_key);
+    fs::copy(&next_certificate, &certificate).unwrap();
+    succeed(&mut levee(&old, "snapshots"));
+    fs::copy(&next_key, &key).unwrap();
+    succeed(&mut levee(&next_certificate, "snapshots"));
+    let refused = fail(1, &mut levee(&old, "snapshots"));
+    assert!(refused.contains("certificate"), "{refused}");
+}
+
+#[test]
+fn a_disk_that_is_unmounted_meanwhile_gets_nothing_in_its_place() {
+    if !SmallDisk::is_possible() {
+        eprintln!("skipped: this user may not mount a file system");
+        return;
+    }
+    let case = Case::new();
+    fs::create_dir(case.path("served")).unwrap();
+    // What was served before the disk was mounted.
+    let restic = Restic::distribution();
+    let below_disk = case.path("served/host");
+    restic.run(&below_disk, PASSWORD, &["init"]);
+    let disk = SmallDisk::mount(&case.path("served"), 8);
+    let served = Served::start(&case, &["--no-auth"]);
+    let certificate = case.path("cert.pem");
+    fs::copy(served.certificate(), &certificate).unwrap();
+    let url = format!("rest:https://127.0.0.1:{}/host/", served.port);
+    let status = |method: &str, path: &str| {
+        let mut curl = Command::new("curl");
+        curl.args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "-X", method, "--cacert"]).arg(&certificate);
+        text(&curl.args(["--data-binary", "x"]).arg(format!("{}{path}", &url["rest:".len()..])).output().unwrap())
+    };
+    let lock = levee_store::content_name(b"x");
+    for path in ["?create=true", "config", &format!("locks/{lock}")] {
+        assert_eq!(status("POST", path), "200", "{path}");
+    }
+    drop(disk);
+    for (method, path) in
+        [("POST", format!("locks/{lock}")), ("GET", "keys/".into()), ("DELETE", "locks/".to_string() + &lock)]
+    {
+        assert_eq!(status(method, &path), "502", "{method} {path}");
+    }
+    assert_eq!(fs::read_dir(below_disk.join("locks")).unwrap().count(), 0);
+    assert!(served.child.log_text().contains("mounted"), "{}", served.child.log_text());
+    // Whoever opens what stands there now gets that.
+    assert_eq!(status("GET", "config"), "200");
+    assert_eq!(status("POST", &format!("locks/{lock}")), "200");
 }

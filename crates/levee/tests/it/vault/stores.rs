@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
+use levee_store::object_store::{KeyPair, S3Options, Service, TransportOptions};
+use levee_store::{BucketAddress, FileType, ObjectStore};
 use levee_testing::ceph::{ACCESS_KEY, Ceph, SECRET_KEY};
 use levee_testing::glacier::{ARCHIVE_CLASS, Glacier};
 use levee_testing::restic;
@@ -95,12 +97,27 @@ fn only_what_is_referred_to_is_retained(case: &Case, ceph: &Ceph) {
         levee(&["backup", file.to_str().unwrap()]);
     }
     // Config, key, two snapshots, two index files; a pack of contents and one of trees for each.
+    let foreseen = last_line(&levee(&["retain", "--days", "3", "--dry-run", "--json"]));
+    assert_eq!((&foreseen["files"], &foreseen["packs_left"]), (&10.into(), &0.into()));
+    assert_eq!(days_locked(ceph).round(), 1.0, "a dry run has changed something");
     let retained = last_line(&levee(&["retain", "--days", "3", "--json"]));
     assert_eq!((&retained["files"], &retained["packs_left"]), (&10.into(), &0.into()));
+    assert_eq!(days_locked(ceph).round(), 3.0);
     levee(&["forget", "--keep-last", "1"]);
     let retained = last_line(&levee(&["retain", "--days", "3", "--json"]));
     // One snapshot fewer, and one index file more, which remembers it.
     assert_eq!((&retained["files"], &retained["packs_left"]), (&8.into(), &2.into()));
+}
+
+/// For how long the configuration of the locked vault cannot be removed.
+fn days_locked(ceph: &Ceph) -> f64 {
+    let address = BucketAddress { endpoint: ceph.endpoint(), bucket: "locked".into(), path: "vault".into() };
+    let keys = KeyPair { id: ACCESS_KEY.into(), secret: SECRET_KEY.into(), session_token: None };
+    let options =
+        S3Options { address, region: None, keys: Some(keys), profile: None, data_class: None, locked_for_days: None };
+    let store = ObjectStore::new(Service::S3(options), TransportOptions::default()).unwrap();
+    let state = store.state(FileType::Config, "").unwrap().unwrap();
+    state.locked_until.unwrap().duration_since(jiff::Timestamp::now()).as_hours() as f64 / 24.0
 }
 
 fn a_restore_thaws_what_it_needs(case: &Case, ceph: &Ceph) {

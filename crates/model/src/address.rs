@@ -5,7 +5,15 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::{Error, Result};
+/// How a vault was named, and why it cannot be so. The text itself stays out of it: it may hold a password.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a vault at {scheme}…: {reason}")]
+pub struct InvalidAddress {
+    pub scheme: String,
+    pub reason: String,
+}
+
+type Result<T> = std::result::Result<T, InvalidAddress>;
 
 /// A parsed address. It may hold a password in its URL, and so has no `Display`.
 #[derive(Clone, PartialEq, Eq)]
@@ -69,6 +77,82 @@ impl fmt::Debug for Address {
     }
 }
 
+impl Address {
+    /// The environment variables that a store of this kind is opened with, as restic and the services' own tools name
+    /// them.
+    pub fn variables(&self) -> &'static [&'static str] {
+        match self {
+            Address::Folder(_) | Address::Sftp(_) => &[],
+            Address::Rest(_) => {
+                &["LEVEE_REST_USERNAME", "LEVEE_REST_PASSWORD", "RESTIC_REST_USERNAME", "RESTIC_REST_PASSWORD"]
+            }
+            Address::WebDav(_) => &["LEVEE_WEBDAV_USERNAME", "LEVEE_WEBDAV_PASSWORD"],
+            Address::S3(_) => &[
+                "AWS_ACCESS_KEY_ID",
+                "AWS_SECRET_ACCESS_KEY",
+                "AWS_SESSION_TOKEN",
+                "AWS_DEFAULT_REGION",
+                "AWS_REGION",
+                "AWS_PROFILE",
+            ],
+            Address::Oss(_) => &[
+                "OSS_ACCESS_KEY_ID",
+                "OSS_ACCESS_KEY_SECRET",
+                "OSS_SESSION_TOKEN",
+                "ALIBABA_CLOUD_ACCESS_KEY_ID",
+                "ALIBABA_CLOUD_ACCESS_KEY_SECRET",
+                "ALIBABA_CLOUD_SECURITY_TOKEN",
+            ],
+            Address::Cos(_) => &["TENCENTCLOUD_SECRET_ID", "TENCENTCLOUD_SECRET_KEY", "TENCENTCLOUD_TOKEN"],
+            Address::Obs(_) => &[
+                "OBS_ACCESS_KEY_ID",
+                "OBS_SECRET_ACCESS_KEY",
+                "HUAWEI_CLOUD_ACCESS_KEY_ID",
+                "HUAWEI_CLOUD_SECRET_ACCESS_KEY",
+            ],
+            Address::Azure(_) => {
+                &["AZURE_ACCOUNT_NAME", "AZURE_ACCOUNT_KEY", "AZURE_ACCOUNT_SAS", "AZURE_ENDPOINT_SUFFIX"]
+            }
+            Address::Gcs(_) => &["GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_ACCESS_TOKEN"],
+        }
+    }
+
+    /// Whether it is reached over HTTPS, so that a certificate says whom it belongs to.
+    pub fn has_certificates(&self) -> bool {
+        !matches!(self, Address::Folder(_) | Address::Sftp(_))
+    }
+
+    /// Whether its URL names a password, which everybody could read who reads the address.
+    pub fn has_password(&self) -> bool {
+        let (Address::Rest(url) | Address::WebDav(url)) = self else { return false };
+        let authority = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest).split(['/', '?', '#']).next();
+        authority.and_then(|authority| authority.rsplit_once('@')).is_some_and(|(user, _)| user.contains(':'))
+    }
+
+    /// A place below this one.
+    pub fn below(&self, folders: &[&str]) -> Address {
+        let below = |path: &str| {
+            let above = Some(path.trim_end_matches('/')).filter(|above| !above.is_empty() || path.starts_with('/'));
+            above.into_iter().chain(folders.iter().copied()).collect::<Vec<_>>().join("/")
+        };
+        let in_bucket = |bucket: &BucketAddress| BucketAddress { path: below(&bucket.path), ..bucket.clone() };
+        let in_container = |there: &ContainerAddress| ContainerAddress { path: below(&there.path), ..there.clone() };
+        match self {
+            Address::Folder(path) => Address::Folder(folders.iter().fold(path.clone(), |path, name| path.join(name))),
+            // What stands in a URL of a folder ends with a slash.
+            Address::Rest(url) => Address::Rest(below(url) + "/"),
+            Address::WebDav(url) => Address::WebDav(below(url) + "/"),
+            Address::Sftp(there) => Address::Sftp(SftpAddress { path: below(&there.path), ..there.clone() }),
+            Address::S3(bucket) => Address::S3(in_bucket(bucket)),
+            Address::Oss(bucket) => Address::Oss(in_bucket(bucket)),
+            Address::Cos(bucket) => Address::Cos(in_bucket(bucket)),
+            Address::Obs(bucket) => Address::Obs(in_bucket(bucket)),
+            Address::Azure(there) => Address::Azure(in_container(there)),
+            Address::Gcs(there) => Address::Gcs(in_container(there)),
+        }
+    }
+}
+
 /// Schemes of restic's that this has nothing for: they would end up as strange folders.
 const FOREIGN: [&str; 5] = ["b2:", "swift:", "rclone:", "http:", "https:"];
 
@@ -95,9 +179,8 @@ impl Address {
     }
 }
 
-/// The text itself stays out of the message: it may hold a password.
-fn invalid(scheme: &str, reason: impl Into<String>) -> Error {
-    Error::Address { scheme: scheme.into(), reason: reason.into() }
+fn invalid(scheme: &str, reason: impl Into<String>) -> InvalidAddress {
+    InvalidAddress { scheme: scheme.into(), reason: reason.into() }
 }
 
 fn sftp(rest: &str) -> Result<SftpAddress> {
@@ -238,10 +321,39 @@ mod tests {
             "swift:x",
         ] {
             let refused = Address::parse(text).unwrap_err();
-            assert!(matches!(refused, Error::Address { .. }), "{text}: {refused:?}");
             assert!(!format!("{refused} {refused:?}").contains("sesame"), "{text}: {refused}");
         }
         let hidden = Address::parse("webdav:https://u:sesame@host/").unwrap();
         assert!(!format!("{hidden:?}").contains("sesame"));
+    }
+
+    #[test]
+    fn places_below_a_place() {
+        let check = |text: &str, below: &str| {
+            let found = Address::parse(text).unwrap().below(&["shop", "west"]);
+            assert_eq!(found, Address::parse(below).unwrap(), "{text}");
+        };
+        check("/srv/vaults", "/srv/vaults/shop/west");
+        check("rest:https://host:8000/mia", "rest:https://host:8000/mia/shop/west/");
+        check("rest:https://host:8000/", "rest:https://host:8000/shop/west/");
+        check("webdav:https://host/a/", "webdav:https://host/a/shop/west/");
+        check("sftp:me@host:/srv", "sftp:me@host:/srv/shop/west");
+        check("sftp:me@host:/", "sftp:me@host:/shop/west");
+        check("sftp:host:vaults", "sftp:host:vaults/shop/west");
+        check("s3:https://host/bucket", "s3:https://host/bucket/shop/west");
+        check("s3:https://host/bucket/a/", "s3:https://host/bucket/a/shop/west");
+        check("azure:box:/a", "azure:box:/a/shop/west");
+        check("gs:box:/", "gs:box:/shop/west");
+    }
+
+    #[test]
+    fn passwords_in_addresses_are_seen() {
+        let check = |text: &str, has: bool| assert_eq!(Address::parse(text).unwrap().has_password(), has, "{text}");
+        check("rest:https://mia:sesame@host/", true);
+        check("webdav:https://mia:ses/ame@host/", false);
+        check("rest:https://mia:se@same@host:80?x", true);
+        check("rest:https://mia@host:8000/", false);
+        check("rest:https://host:8000/a:b@c/", false);
+        check("/srv/a:b@c", false);
     }
 }
