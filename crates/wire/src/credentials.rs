@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::grant::GrantKey;
 use crate::identity::{CertificateFacts, Identity};
 use crate::revocation::Revocations;
-use crate::verifier::{AgentVerifier, PeerVerifier};
+use crate::verifier::{AgentVerifier, DialledVerifier};
 
 /// Which protocol a connection speaks (ALPN).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,7 +128,8 @@ impl Credentials {
     /// The name that is dialled plays no part: the certificate's own name decides.
     pub fn client_config(&self, expected: Expected, protocol: Protocol) -> Result<ClientConfig> {
         let provider = provider();
-        let verifier = PeerVerifier::new(self.0.roots.clone(), provider.clone(), expected, self.0.revocations.clone());
+        let verifier =
+            DialledVerifier::of_peer(self.0.roots.clone(), provider.clone(), expected, self.0.revocations.clone());
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|source| Error::TlsSetup { what: "TLS 1.3", source })?

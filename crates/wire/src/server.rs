@@ -28,7 +28,7 @@ use crate::explain::{self, Dialled};
 use crate::grant::GrantKey;
 use crate::identity::{AgentKey, Identity, PeerIdentity};
 use crate::token::JoinToken;
-use crate::verifier::PinnedVerifier;
+use crate::verifier::DialledVerifier;
 use crate::{dial, listen, proto};
 
 /// A clock that is further off is a mistake that would show in every figure of Levee's.
@@ -258,7 +258,7 @@ async fn join_at(
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|source| Error::TlsSetup { what: "TLS 1.3", source })?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(PinnedVerifier::new(token.authority, provider)))
+        .with_custom_certificate_verifier(Arc::new(DialledVerifier::pinned(token.authority, provider)))
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
     let now = Timestamp::now();

@@ -45,27 +45,38 @@ fn other(error: impl std::error::Error + Send + Sync + 'static) -> TlsError {
     CertificateError::Other(OtherError(Arc::new(error))).into()
 }
 
-/// Judges whom an agent has dialled.
+/// Judges whom this process has dialled.
 #[derive(Debug)]
-pub(crate) struct PeerVerifier {
-    roots: Arc<RootCertStore>,
+pub(crate) struct DialledVerifier {
     provider: Arc<CryptoProvider>,
-    expected: Expected,
-    revocations: Arc<Revocations>,
+    known: Known,
 }
 
-impl PeerVerifier {
-    pub fn new(
+/// What is known of whom was dialled.
+#[derive(Debug)]
+enum Known {
+    /// Its authority, and who it is.
+    Peer { roots: Arc<RootCertStore>, expected: Expected, revocations: Arc<Revocations> },
+    /// While joining: that it is the server, and the fingerprint of its authority.
+    Fingerprint(Fingerprint),
+}
+
+impl DialledVerifier {
+    pub fn of_peer(
         roots: Arc<RootCertStore>,
         provider: Arc<CryptoProvider>,
         expected: Expected,
         revocations: Arc<Revocations>,
     ) -> Self {
-        Self { roots, provider, expected, revocations }
+        Self { provider, known: Known::Peer { roots, expected, revocations } }
+    }
+
+    pub fn pinned(authority: Fingerprint, provider: Arc<CryptoProvider>) -> Self {
+        Self { provider, known: Known::Fingerprint(authority) }
     }
 }
 
-impl ServerCertVerifier for PeerVerifier {
+impl ServerCertVerifier for DialledVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -74,18 +85,17 @@ impl ServerCertVerifier for PeerVerifier {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, TlsError> {
-        verify_chain(&self.provider, &self.roots, end_entity, intermediates, now)?;
-        let subject = read_subject(end_entity)?;
-        let is_expected = match (&subject, &self.expected) {
-            (Subject::Server { .. }, Expected::Server) => true,
-            (Subject::Agent(peer), Expected::Agent(agent)) => peer.agent == *agent,
-            _ => false,
-        };
-        if !is_expected {
-            return Err(other(OtherSubject { expected: self.expected.to_string(), found: subject.to_string() }));
-        }
-        if self.revocations.contains_subject(&subject) {
-            return Err(CertificateError::Revoked.into());
+        let verify =
+            |roots: &RootCertStore, between: &[_]| verify_chain(&self.provider, roots, end_entity, between, now);
+        match &self.known {
+            Known::Peer { roots, expected, revocations } => {
+                verify(roots, intermediates)?;
+                judge_peer(&read_subject(end_entity)?, expected, revocations)?;
+            }
+            Known::Fingerprint(authority) => {
+                verify(&pinned_root(intermediates, authority)?, &[])?;
+                judge_server(&read_subject(end_entity)?)?;
+            }
         }
         Ok(ServerCertVerified::assertion())
     }
@@ -113,6 +123,37 @@ impl ServerCertVerifier for PeerVerifier {
     }
 }
 
+fn judge_peer(subject: &Subject, expected: &Expected, revocations: &Revocations) -> Result<(), TlsError> {
+    let is_expected = match (subject, expected) {
+        (Subject::Server { .. }, Expected::Server) => true,
+        (Subject::Agent(peer), Expected::Agent(agent)) => peer.agent == *agent,
+        _ => false,
+    };
+    if !is_expected {
+        return Err(other(OtherSubject { expected: expected.to_string(), found: subject.to_string() }));
+    }
+    match revocations.contains_subject(subject) {
+        true => Err(CertificateError::Revoked.into()),
+        false => Ok(()),
+    }
+}
+
+fn judge_server(subject: &Subject) -> Result<(), TlsError> {
+    match subject {
+        Subject::Server { .. } => Ok(()),
+        found => Err(other(OtherSubject { expected: "the server".into(), found: found.to_string() })),
+    }
+}
+
+/// The authority among what the server has shown.
+fn pinned_root(shown: &[CertificateDer<'_>], authority: &Fingerprint) -> Result<RootCertStore, TlsError> {
+    let pinned = shown.iter().find(|certificate| Fingerprint::of(certificate) == *authority);
+    let pinned = pinned.ok_or_else(|| other(OtherFingerprint))?;
+    let mut roots = RootCertStore::empty();
+    roots.add(pinned.clone().into_owned())?;
+    Ok(roots)
+}
+
 fn verify_chain(
     provider: &CryptoProvider,
     roots: &RootCertStore,
@@ -136,64 +177,6 @@ impl fmt::Display for OtherFingerprint {
 }
 
 impl std::error::Error for OtherFingerprint {}
-
-/// Judges the server while joining, when only the fingerprint of its authority is known.
-#[derive(Debug)]
-pub(crate) struct PinnedVerifier {
-    authority: Fingerprint,
-    provider: Arc<CryptoProvider>,
-}
-
-impl PinnedVerifier {
-    pub fn new(authority: Fingerprint, provider: Arc<CryptoProvider>) -> Self {
-        Self { authority, provider }
-    }
-}
-
-impl ServerCertVerifier for PinnedVerifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, TlsError> {
-        let pinned = intermediates.iter().find(|certificate| Fingerprint::of(certificate) == self.authority);
-        let Some(pinned) = pinned else {
-            return Err(other(OtherFingerprint));
-        };
-        let mut roots = RootCertStore::empty();
-        roots.add(pinned.clone().into_owned())?;
-        verify_chain(&self.provider, &roots, end_entity, &[], now)?;
-        match read_subject(end_entity)? {
-            Subject::Server { .. } => Ok(ServerCertVerified::assertion()),
-            found => Err(other(OtherSubject { expected: "the server".into(), found: found.to_string() })),
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
-        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
-}
 
 /// Judges who dials: an agent of our own authority that is not revoked.
 #[derive(Debug)]

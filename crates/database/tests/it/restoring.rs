@@ -417,7 +417,7 @@ fn check_newest(side: &RecoverySide, cluster: &Cluster, name: &str) -> Restored 
 /// a recovery differ between the versions.
 fn check_version(version: Version) {
     if !Version::available().contains(&version) {
-        println!("left out: there is no network to get PostgreSQL {} from", version.major());
+        levee_testing::leave_out(&format!("there is no network to get PostgreSQL {} from", version.major()));
         return;
     }
     let cluster = Cluster::builder().version(version).start();
@@ -486,15 +486,20 @@ fn configuration_from_outside_the_data_directory_comes_inside() {
     let cluster = Cluster::builder().create();
     let site = TempSite::new("etc");
     let outside = site.database_folder("main");
-    for name in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"] {
-        fs::rename(cluster.data_directory().join(name), outside.join(name)).unwrap();
+    // Under names of their own, and the rules inside.
+    let (main, ident) = (outside.join("main.settings"), outside.join("names.map"));
+    fs::rename(cluster.data_directory().join("postgresql.conf"), &main).unwrap();
+    fs::rename(cluster.data_directory().join("pg_ident.conf"), &ident).unwrap();
+    let rules = cluster.data_directory().join("own_rules.conf");
+    fs::rename(cluster.data_directory().join("pg_hba.conf"), &rules).unwrap();
+    for path in [&rules, &ident] {
+        fs::write(path, fs::read_to_string(path).unwrap() + "\n# of the source\n").unwrap();
     }
-    let main = outside.join("postgresql.conf");
     let mut text = fs::read_to_string(&main).unwrap();
     for (name, value) in [
         ("data_directory", cluster.data_directory().to_path_buf()),
-        ("hba_file", outside.join("pg_hba.conf")),
-        ("ident_file", outside.join("pg_ident.conf")),
+        ("hba_file", rules),
+        ("ident_file", ident.clone()),
         ("external_pid_file", outside.join("pid")),
     ] {
         text.push_str(&format!("{name} = '{}'\n", value.display()));
@@ -512,7 +517,7 @@ fn configuration_from_outside_the_data_directory_comes_inside() {
         format!(
             "maintenance_work_mem = 54321kB\ninclude_dir 'more.d'\ninclude_dir 'empty.d'\ninclude_if_exists 'absent.conf'\n\
              ident_file = '{}'\n",
-            outside.join("pg_ident.conf").display()
+            ident.display()
         ),
     )
     .unwrap();
@@ -537,6 +542,10 @@ fn configuration_from_outside_the_data_directory_comes_inside() {
     }
     assert_eq!(restored.query("select count(*) from pg_file_settings where error is not null"), "0");
     assert_eq!(restored.query("show ident_file"), data.join("pg_ident.conf").to_string_lossy());
+    for name in ["pg_hba.conf", "pg_ident.conf"] {
+        let text = fs::read_to_string(data.join(name)).unwrap();
+        assert!(text.contains("# of the source"), "{name}: {text}");
+    }
     assert_eq!(restored.query("show data_directory"), data.to_string_lossy());
     assert_eq!(restored.query("show config_file"), data.join("postgresql.conf").to_string_lossy());
     assert_eq!(

@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use levee_engine::postgres::{ConnectOptions, Connection, Host, quote_literal};
 use levee_model::postgres::SystemIdentifier;
 
-use super::{CONFIGURATION_PATH, ConfigurationFile, DATA_PATH};
+use super::{CONFIGURATION_PATH, ConfigurationFile, DATA_PATH, MainFile};
 use crate::postgres::references::{Kind, Language, resolved};
 use crate::{Error, Result};
 
@@ -41,13 +41,15 @@ pub(super) fn capture(
 ) -> Result<Vec<Captured>> {
     // The main files, and whatever else settings come from.
     // `postgresql.auto.conf` and files that are included by now-changed lines are told of as sources of settings.
-    let sql = "SELECT setting AS path, name IN ('hba_file', 'ident_file') AS rules, name <> 'ident_file' AS needed \
+    let sql = "SELECT setting AS path, name IN ('hba_file', 'ident_file') AS rules, name <> 'ident_file' AS needed, name \
                FROM pg_catalog.pg_settings WHERE name IN ('config_file', 'hba_file', 'ident_file') AND setting <> '' \
-               UNION SELECT sourcefile, false, false FROM pg_catalog.pg_settings WHERE sourcefile IS NOT NULL \
+               UNION SELECT sourcefile, false, false, NULL FROM pg_catalog.pg_settings WHERE sourcefile IS NOT NULL \
                ORDER BY path";
     let rows = connection.simple_query(sql).map_err(Error::engine("listing configuration files"))?;
     let needed: BTreeSet<&str> =
         rows.iter().filter(|row| row.get(2) == Some("t")).filter_map(|row| row.get(0)).collect();
+    let main: BTreeMap<&str, MainFile> =
+        rows.iter().filter_map(|row| Some((row.get(0)?, MainFile::of_setting(row.get(3)?)?))).collect();
     let sql = "SELECT floor(extract(epoch FROM pg_catalog.pg_postmaster_start_time()))::bigint AS started_at";
     const STARTED: &str = "asking since when the server runs";
     let started = connection.simple_query(sql).map_err(Error::engine(STARTED))?;
@@ -73,7 +75,8 @@ pub(super) fn capture(
             to_do.extend(reader.files_in(&path).into_iter().map(|path| (path, Kind::File, language)));
             continue;
         }
-        let file = reader.capture(&path, language);
+        let mut file = reader.capture(&path, language);
+        file.captured.file.main = path.to_str().and_then(|path| main.get(path)).copied();
         let is_missing = file.captured.is_missing();
         to_do.extend(file.names.into_iter().map(|(path, kind)| (path, kind, language)));
         if kind != Kind::OptionalFile || !is_missing {
@@ -122,7 +125,7 @@ impl Reader<'_> {
     fn inside(&self, path: &Path) -> Captured {
         let inside = path.strip_prefix(self.data_directory).unwrap_or(path);
         let stored = Some(format!("{DATA_PATH}/{}", inside.display()));
-        let file = ConfigurationFile { path: path.to_string_lossy().into_owned(), stored, missing: None };
+        let file = ConfigurationFile { path: path.to_string_lossy().into_owned(), stored, missing: None, main: None };
         Captured { file, content: None }
     }
 
@@ -131,13 +134,13 @@ impl Reader<'_> {
         match self.read(path) {
             Ok(content) if content.len() <= SIZE_MAX => {
                 let stored = format!("{CONFIGURATION_PATH}/{}", source.trim_start_matches('/'));
-                let file = ConfigurationFile { path: source, stored: Some(stored), missing: None };
+                let file = ConfigurationFile { path: source, stored: Some(stored), missing: None, main: None };
                 Captured { file, content: Some(content) }
             }
             other => {
                 let reason = other.err().unwrap_or_else(|| format!("it is larger than {SIZE_MAX} bytes"));
                 tracing::warn!(path = source, reason, "a configuration file is not in the base backup");
-                let file = ConfigurationFile { path: source, stored: None, missing: Some(reason) };
+                let file = ConfigurationFile { path: source, stored: None, missing: Some(reason), main: None };
                 Captured { file, content: None }
             }
         }

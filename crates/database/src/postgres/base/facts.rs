@@ -80,6 +80,29 @@ pub struct ConfigurationFile {
     pub stored: Option<String>,
     /// Why it is not stored.
     pub missing: Option<String>,
+    /// Which of the server's main files it is, under whichever name. Base backups of earlier versions say it of none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub main: Option<MainFile>,
+}
+
+/// A file that PostgreSQL has a setting of this name for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MainFile {
+    ConfigFile,
+    HbaFile,
+    IdentFile,
+}
+
+impl MainFile {
+    pub(crate) fn of_setting(name: &str) -> Option<Self> {
+        match name {
+            "config_file" => Some(Self::ConfigFile),
+            "hba_file" => Some(Self::HbaFile),
+            "ident_file" => Some(Self::IdentFile),
+            _ => None,
+        }
+    }
 }
 
 /// None of these holds a secret.

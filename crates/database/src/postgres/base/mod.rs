@@ -17,7 +17,7 @@ mod take;
 use levee_model::AssetId;
 use levee_vault::SnapshotId;
 
-pub use facts::{BaseFacts, ConfigurationFile, DatabaseFacts, Extension, TablespaceFacts};
+pub use facts::{BaseFacts, ConfigurationFile, DatabaseFacts, Extension, MainFile, TablespaceFacts};
 pub use listing::{KnownBases, Unreadable, list, load};
 pub use take::{BaseOptions, PageChecks, take};
 

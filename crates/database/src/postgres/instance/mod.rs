@@ -4,6 +4,7 @@
 //! `postmaster.pid` in its data directory.
 
 mod binaries;
+mod configuration;
 mod control_data;
 mod os_user;
 
@@ -18,6 +19,8 @@ use levee_model::postgres::{Lsn, TimelineId};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use crate::{Error, Result};
+
+use configuration::configuration_elsewhere;
 
 pub use binaries::Binaries;
 pub use control_data::ControlData;
@@ -439,23 +442,6 @@ fn processes_in(data_directory: &Path) -> Result<Vec<Pid>> {
         }
     }
     Ok(found)
-}
-
-/// Debian keeps a cluster's configuration in /etc: the file that names this data directory.
-fn configuration_elsewhere(data_directory: &Path) -> Result<Option<PathBuf>> {
-    if data_directory.join("postgresql.conf").exists() {
-        return Ok(None);
-    }
-    let root = PathBuf::from(format!("/etc/postgresql/{}", major_version(data_directory)?));
-    let names_it = |path: &Path| {
-        let text = fs::read_to_string(path).unwrap_or_default();
-        text.lines().filter_map(|line| line.split_once('=')).any(|(name, value)| {
-            let value = value.split('#').next().unwrap_or_default().trim().trim_matches('\'');
-            name.trim() == "data_directory" && Path::new(value) == data_directory
-        })
-    };
-    let folders = fs::read_dir(&root).into_iter().flatten().flatten();
-    Ok(folders.map(|folder| folder.path().join("postgresql.conf")).find(|path| names_it(path)))
 }
 
 /// How far a standby has replayed; `None` on a server that is no standby.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::RestoreRequest;
 use super::place::{Layout, file_error};
 use super::settings::cleaned;
-use crate::postgres::base::{ConfigurationFile, DATA_PATH};
+use crate::postgres::base::{ConfigurationFile, DATA_PATH, MainFile};
 use crate::postgres::references::{Kind, Language, resolved};
 use crate::{Error, Result};
 
@@ -16,8 +16,12 @@ pub(super) const FOLDERS: [&str; 2] = [SETTINGS_FOLDER, RULES_FOLDER];
 const SETTINGS_FOLDER: &str = "levee-configuration";
 const RULES_FOLDER: &str = "levee-access-rules";
 
-const MAIN: [(&str, Language); 3] =
-    [("postgresql.conf", Language::Settings), ("pg_hba.conf", Language::Rules), ("pg_ident.conf", Language::Rules)];
+/// The main files by their usual names, which they have in a restored cluster.
+const MAIN: [(&str, MainFile, Language); 3] = [
+    ("postgresql.conf", MainFile::ConfigFile, Language::Settings),
+    ("pg_hba.conf", MainFile::HbaFile, Language::Rules),
+    ("pg_ident.conf", MainFile::IdentFile, Language::Rules),
+];
 
 impl Language {
     fn folder(self) -> &'static str {
@@ -33,17 +37,33 @@ impl Layout {
     /// refers to, and lets it refer to it there: the paths of the source may not exist here, or be somebody else's.
     pub fn place_configuration(&self, request: &RestoreRequest<'_>) -> Result<()> {
         let facts = &request.plan.base.facts;
-        let placing = Placing { layout: self, request, source_data: Path::new(&facts.data_directory) };
-        for (name, language) in MAIN {
+        let placing = Placing {
+            layout: self,
+            request,
+            source_data: Path::new(&facts.data_directory),
+            mains_are_known: facts.configuration.iter().any(|file| file.main.is_some()),
+        };
+        for (name, main, language) in MAIN {
             let target = self.incoming().join(name);
-            let is_it = |file: &&ConfigurationFile| Path::new(&file.path).file_name().is_some_and(|own| own == name);
-            match facts.configuration.iter().find(|file| is_it(file) && is_outside(file)) {
-                Some(file) => {
-                    placing.put(file, &target)?;
-                    placing.along(Path::new(&file.path), target, language)?;
+            let has_name = |file: &ConfigurationFile| Path::new(&file.path).file_name().is_some_and(|own| own == name);
+            // An earlier version's base backup does not say which files are the main ones.
+            let is_it = |file: &&ConfigurationFile| match placing.mains_are_known {
+                true => file.main == Some(main) && file.stored.is_some(),
+                false => has_name(file) && is_outside(file),
+            };
+            let default = placing.source_data.join(name);
+            let file = facts.configuration.iter().find(is_it);
+            let source = file.map_or(default.as_path(), |file| Path::new(&file.path));
+            match file {
+                Some(file) if is_outside(file) => placing.put(file, &target)?,
+                // It came with the data, under a name of its own.
+                Some(_) if source != default => {
+                    let own = placing.below(self.incoming(), source, language);
+                    fs::copy(&own, &target).map_err(file_error("copying", &own))?;
                 }
-                None => placing.along(&placing.source_data.join(name), target, language)?,
+                _ => {}
             }
+            placing.along(source, target, language)?;
         }
         for name in ["postgresql.conf", "pg_hba.conf"] {
             if !self.incoming().join(name).exists() {
@@ -63,6 +83,8 @@ struct Placing<'a> {
     layout: &'a Layout,
     request: &'a RestoreRequest<'a>,
     source_data: &'a Path,
+    /// The base backup says which files are the server's main ones.
+    mains_are_known: bool,
 }
 
 impl Placing<'_> {
@@ -99,7 +121,7 @@ impl Placing<'_> {
             let text = match language {
                 Language::Settings => {
                     let names_places = |path: &Path| self.is_lost(&source, path);
-                    without_lost(&cleaned(&before, !was_inside, self.source_data), names_places)
+                    without_lost(&cleaned(&before, !was_inside, self.mains_are_known, self.source_data), names_places)
                 }
                 Language::Rules => before.to_string(),
             };

@@ -27,6 +27,9 @@ const CLEARED: [(&str, &str); 9] = [
 /// Settings of Debian's kind that name places outside the data directory.
 const PLACES: [&str; 5] = ["data_directory", "hba_file", "ident_file", "external_pid_file", "stats_temp_directory"];
 
+/// Those of them that say where a main file is.
+const MAIN_PLACES: [&str; 2] = ["hba_file", "ident_file"];
+
 /// At most one of these may be set, even to nothing, so that others have to go.
 const TARGETS: [&str; 5] =
     ["recovery_target", "recovery_target_lsn", "recovery_target_name", "recovery_target_time", "recovery_target_xid"];
@@ -149,9 +152,13 @@ fn sets(line: &str, name: &str) -> bool {
 }
 
 /// Takes out of a file of settings what names places of the source: all of them where the file lay outside
-/// its data directory, else those outside of it; and targets of an earlier recovery.
-pub(super) fn cleaned(text: &str, was_outside: bool, source_data: &Path) -> String {
+/// its data directory, else those outside of it; and targets of an earlier recovery. Where the main files were put under
+/// their usual names, no setting may name others.
+pub(super) fn cleaned(text: &str, was_outside: bool, mains_are_placed: bool, source_data: &Path) -> String {
     let taken_out = |line: &str| {
+        if mains_are_placed && MAIN_PLACES.iter().any(|name| sets(line, name)) {
+            return true;
+        }
         let names_place = PLACES.iter().any(|name| sets(line, name));
         let is_elsewhere = path_value(line).is_some_and(|path| path.is_absolute() && !path.starts_with(source_data));
         (names_place && (was_outside || is_elsewhere)) || TARGETS.iter().any(|name| sets(line, name))
@@ -191,13 +198,15 @@ mod tests {
     #[test]
     fn places_of_the_source_are_taken_out() {
         let text = "data_directory = '/var/lib/x'\nhba_file='/etc/y'\nport = 5432\n  ident_file ='/z'\n";
-        let moved = cleaned(text, true, Path::new("/data"));
+        let moved = cleaned(text, true, false, Path::new("/data"));
         let kept: Vec<&str> = moved.lines().filter(|line| !line.starts_with('#')).collect();
         assert_eq!(kept, ["port = 5432"]);
         let inside = "hba_file = 'x'\nrecovery_target_xid='5'\nport = 1\n";
-        let cleaned_inside = |text: &str| cleaned(text, false, Path::new("/data"));
+        let cleaned_inside = |text: &str| cleaned(text, false, false, Path::new("/data"));
         assert_eq!(cleaned_inside(inside), "hba_file = 'x'\n#recovery_target_xid='5'  # at the source\nport = 1\n");
         let elsewhere = "hba_file = '/etc/y'\nident_file = '/data/z'\n";
         assert_eq!(cleaned_inside(elsewhere), "#hba_file = '/etc/y'  # at the source\nident_file = '/data/z'\n");
+        let placed = cleaned("hba_file = 'x'\nport = 1\n", false, true, Path::new("/data"));
+        assert_eq!(placed, "#hba_file = 'x'  # at the source\nport = 1\n");
     }
 }
