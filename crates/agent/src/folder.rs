@@ -123,6 +123,9 @@ impl AgentFolder {
         for app in AppFolder::all(&self.root) {
             durable::remove_unfinished(app.root());
             durable::remove_unfinished(&app.upkeep());
+            for vault in fs::read_dir(app.all_further()).into_iter().flatten().flatten() {
+                durable::remove_unfinished(&vault.path());
+            }
         }
     }
 

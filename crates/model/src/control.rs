@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::postgres::Lsn;
-use crate::protection::AppSpec;
-use crate::{AgentId, AppName, AssetName, Epoch, LogPosition, Position, RunId, SiteName};
+use crate::protection::{AppSpec, VaultSpec};
+use crate::{AgentId, AppName, AssetName, Epoch, LogPosition, Position, RunId, SiteName, VaultName};
 
 /// What an agent may do for an app.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -78,6 +78,9 @@ pub struct Assignment {
     /// Warnings up to these moments are known to the operator, and stand no more.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub acknowledged: BTreeMap<AssetName, Timestamp>,
+    /// The vaults that `spec.copy_to` names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub vaults: BTreeMap<VaultName, VaultSpec>,
     /// The agent in the other role; `None` while no agent of that site has joined.
     pub peer: Option<Peer>,
     pub grant: Signed,
@@ -360,6 +363,10 @@ pub struct AssetStatus {
     /// The newest gaps in the log that this agent has archived, oldest first; also when another site writes now.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gaps: Vec<Gap>,
+    /// The newest point that could be rebuilt from each further vault alone: copied there by this site as the recovery
+    /// side, complete, and opened there.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub vaults: BTreeMap<VaultName, AssetPoint>,
 }
 
 /// A backup all of whose data were read from where they are stored, with the right hashes.

@@ -2,6 +2,7 @@
 //!
 //! Nothing here does I/O, reads a clock or starts a thread. Every other crate speaks in these types.
 
+mod address;
 pub mod control;
 mod epoch;
 mod flush;
@@ -10,7 +11,8 @@ mod position;
 pub mod postgres;
 pub mod protection;
 
+pub use address::{Address, BucketAddress, ContainerAddress, InvalidAddress, SftpAddress};
 pub use epoch::Epoch;
 pub use flush::{FLUSH_INTERVAL, FlushSchedule};
-pub use names::{AgentId, AppName, AssetId, AssetName, InvalidName, RunId, SiteName};
+pub use names::{AgentId, AppName, AssetId, AssetName, InvalidName, RunId, SiteName, VaultName};
 pub use position::{LogPosition, Position};

@@ -100,6 +100,11 @@ name_type!(
     RunId,
     "run"
 );
+name_type!(
+    /// A place for copies beside the sites.
+    VaultName,
+    "vault"
+);
 
 /// One protected thing, named across the fleet: `app/asset`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -7,20 +7,22 @@ mod quantity;
 mod retention;
 mod schedule;
 mod upkeep;
+mod vault;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{AppName, AssetName, SiteName};
+use crate::{AppName, AssetName, SiteName, VaultName};
 pub use domain::{CopiesWanted, CopyCount, CopyPlace, SiteSpec};
 pub use quantity::{InvalidQuantity, Period, Size};
 pub use retention::{KeepRules, KeptFor, Retention};
 pub use schedule::{Due, InvalidSchedule, Schedule, Weekday, Window};
 pub use upkeep::Upkeep;
+pub use vault::{VaultAddress, VaultSpec};
 
 /// A whole protection file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +31,9 @@ pub struct ProtectionFile {
     /// What sites share with each other.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub site: BTreeMap<SiteName, SiteSpec>,
+    /// Places for copies beside the sites.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub vault: BTreeMap<VaultName, VaultSpec>,
     #[serde(default)]
     pub app: BTreeMap<AppName, AppSpec>,
 }
@@ -49,6 +54,9 @@ pub struct AppSpec {
     /// In how many different places the data are to be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copies: Option<CopiesWanted>,
+    /// The vaults to which the recovery site copies everything.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub copy_to: BTreeSet<VaultName>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub postgres: BTreeMap<AssetName, PostgresSpec>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -287,8 +295,19 @@ impl ProtectionFile {
             let (line, column) = line_and_column(text, error.span().map_or(0, |span| span.start));
             ProtectionError::Syntax { line, column, message: error.message().to_string() }
         })?;
+        for (name, vault) in &file.vault {
+            if let Some((key, message)) = vault.problem() {
+                return Err(ProtectionError::Rule { path: format!("vault.{name}.{key}"), message });
+            }
+        }
         for (name, app) in &file.app {
             app.check(&format!("app.{name}"))?;
+            if let Some(vault) = app.copy_to.iter().find(|vault| !file.vault.contains_key(*vault)) {
+                return Err(ProtectionError::Rule {
+                    path: format!("app.{name}.copy_to"),
+                    message: format!("there is no [vault.{vault}] in this file: say there where it lies"),
+                });
+            }
         }
         Ok(file)
     }

@@ -7,7 +7,7 @@ use levee_model::protection::{AppSpec, ProtectionFile};
 use levee_model::{AppName, Epoch, RunId};
 use levee_plan::PlanKind;
 
-use crate::config::{AppRecord, Config, Published, app_key, entry_key, site_key};
+use crate::config::{AppRecord, Config, Published, app_key, entry_key, site_key, vault_key};
 use crate::control::{AppliedApp, ApplyReport, Change};
 use crate::error::{Result, ServerError};
 use crate::state::{Compare, Op};
@@ -58,6 +58,12 @@ pub fn decide(
         if config.places.get(site) != Some(place) {
             application.ops.push(Op::put(site_key(site), place)?);
             application.report.sites.push(site.clone());
+        }
+    }
+    for (vault, spec) in &file.vault {
+        if config.vaults.get(vault) != Some(spec) {
+            application.ops.push(Op::put(vault_key(vault), spec)?);
+            application.report.vaults.push(vault.clone());
         }
     }
     Ok(application)

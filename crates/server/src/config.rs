@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 
 use jiff::Timestamp;
 use levee_model::control::{EntryRecord, Peer, RevocationList};
-use levee_model::protection::{AppSpec, SiteSpec};
-use levee_model::{AgentId, AppName, AssetName, Epoch, SiteName};
+use levee_model::protection::{AppSpec, SiteSpec, VaultSpec};
+use levee_model::{AgentId, AppName, AssetName, Epoch, SiteName, VaultName};
 use levee_plan::Parent;
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,7 @@ pub const PREFIX: &str = "config/";
 const APP: &str = "config/app/";
 const ENTRY: &str = "config/entry/";
 const SITE: &str = "config/site/";
+const VAULT: &str = "config/vault/";
 const AGENT: &str = "config/agent/";
 const REMOVED: &str = "config/removed/";
 pub const REVOCATIONS: &str = "config/revocations";
@@ -38,6 +39,10 @@ pub fn removed_key(app: &AppName) -> String {
 
 pub fn site_key(site: &SiteName) -> String {
     format!("{SITE}{site}")
+}
+
+pub fn vault_key(vault: &VaultName) -> String {
+    format!("{VAULT}{vault}")
 }
 
 pub fn agent_key(agent: &AgentId) -> String {
@@ -123,6 +128,8 @@ pub struct Config {
     pub agents: BTreeMap<AgentId, Revised<AgentRecord>>,
     /// What sites share with each other, as it was applied.
     pub places: BTreeMap<SiteName, SiteSpec>,
+    /// The vaults beside the sites, as they were applied.
+    pub vaults: BTreeMap<VaultName, VaultSpec>,
     pub revocations: RevocationList,
 }
 
@@ -144,6 +151,8 @@ impl Config {
                 config.agents.insert(AgentId::new(kv.name(AGENT))?, record);
             } else if kv.key.starts_with(SITE) {
                 config.places.insert(SiteName::new(kv.name(SITE))?, kv.parse()?);
+            } else if kv.key.starts_with(VAULT) {
+                config.vaults.insert(VaultName::new(kv.name(VAULT))?, kv.parse()?);
             } else if kv.key == REVOCATIONS {
                 config.revocations = kv.parse()?;
             }
@@ -157,6 +166,16 @@ impl Config {
             .iter()
             .filter(move |(_, agent)| agent.value.site == *site && agent.value.revoked_at.is_none())
             .map(|(id, _)| id)
+    }
+
+    /// The vaults to which an app is copied.
+    pub fn vaults_of<'a>(&'a self, spec: &'a AppSpec) -> impl Iterator<Item = (&'a VaultName, &'a VaultSpec)> {
+        spec.copy_to.iter().filter_map(|vault| Some((vault, self.vaults.get(vault)?)))
+    }
+
+    /// The same for whoever is told of them.
+    pub fn vaults_for(&self, spec: &AppSpec) -> BTreeMap<VaultName, VaultSpec> {
+        self.vaults_of(spec).map(|(vault, spec)| (vault.clone(), spec.clone())).collect()
     }
 
     /// The sites where an agent has joined.

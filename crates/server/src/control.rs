@@ -22,7 +22,7 @@ pub use caller::{BackupKey, Caller};
 pub use levee_api::{
     Acknowledged, AdoptReport, AdoptedView, AgentSummary, AppRemoval, AppStatus, AppView, AppliedApp, ApplyReport,
     AssetView, BackupView, Change, EntryView, FleetStatus, GapView, Health, JoinTokenView, PlanRequest, Proof,
-    RunFilter, RunOrder, RunSummary, Sample, SetAside, SiteView, TokenAccess, TokenView,
+    RunFilter, RunOrder, RunSummary, Sample, SetAside, SiteView, TokenAccess, TokenView, VaultCopyView,
 };
 
 /// How long a join token works when nothing else is asked for.
@@ -124,16 +124,18 @@ impl Control {
 
     pub async fn apps(&self) -> Result<Vec<AppView>> {
         self.blocking(|shared| {
-            let mut open = shared.runs.open();
+            let (mut open, mut config) = (shared.runs.open(), Config::read(&shared.store)?);
+            let apps = std::mem::take(&mut config.apps);
             let view = |(app, record): (AppName, crate::config::Revised<crate::config::AppRecord>)| AppView {
                 open_run: open.remove(&app).map(|(run, _)| run),
                 app,
+                vaults: config.vaults_for(&record.value.spec),
                 spec: record.value.spec,
                 writer: record.value.writer,
                 epoch: record.value.epoch,
                 revision: record.revision,
             };
-            Ok(Config::read(&shared.store)?.apps.into_iter().map(view).collect())
+            Ok(apps.into_iter().map(view).collect())
         })
         .await
     }

@@ -32,6 +32,7 @@ pub fn desired(config: &Config, agent: &AgentId, signer: &GrantSigner) -> Result
                 site: site.clone(),
                 role,
                 acknowledged: record.acknowledged.clone(),
+                vaults: config.vaults_for(&record.spec),
                 peer: other.and_then(|id| config.peer(id)),
                 grant: signer.sign_grant(&grant)?,
             });

@@ -14,6 +14,11 @@ pub enum ServerError {
     FolderInUse { path: PathBuf },
     #[error("cannot {doing} in the server's state; check the disk that holds the server's folder")]
     State { doing: &'static str, source: rusqlite::Error },
+    #[error(
+        "cannot {doing} in the server's state: the disk that holds the server's folder is full; free some space and try \
+         again, nothing of it was kept"
+    )]
+    StateFull { doing: &'static str, source: rusqlite::Error },
     #[error("the server's state holds a record that cannot be read ({key}); restore the folder from a backup")]
     Damaged { key: String, source: serde_json::Error },
     #[error("the server's state was written by a newer levee (format {found}, this one knows {known}); update levee")]
@@ -180,11 +185,21 @@ impl ServerError {
         }
     }
 
+    /// What the state's database has said.
+    pub(crate) fn state(doing: &'static str) -> impl Fn(rusqlite::Error) -> Self + Copy {
+        move |source| match source.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DiskFull) => Self::StateFull { doing, source },
+            _ => Self::State { doing, source },
+        }
+    }
+
     /// A stable word for programs.
     pub fn code(&self) -> &'static str {
         use ServerError as E;
         match self {
-            E::File { .. } | E::State { .. } | E::Damaged { .. } | E::NewerFormat { .. } => "state",
+            E::File { .. } | E::State { .. } | E::StateFull { .. } | E::Damaged { .. } | E::NewerFormat { .. } => {
+                "state"
+            }
             E::FolderInUse { .. } => "folder_in_use",
             E::Contended { .. } => "contended",
             E::Compacted { .. } => "compacted",

@@ -5,6 +5,7 @@
 //! event, and sends what is in flight again.
 
 mod actor;
+mod closeness;
 mod serve;
 
 use std::collections::BTreeMap;

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use levee_model::control::{AssetPoint, AssetState, AssetStatus, Role};
-use levee_model::protection::{CopyCount, CopyPlace, Objective, SiteSpec};
-use levee_model::{AgentId, AppName, AssetName, Position, RunId, SiteName};
+use levee_model::protection::{CopyCount, CopyPlace, Objective, SiteSpec, VaultSpec};
+use levee_model::{AgentId, AppName, AssetName, Position, RunId, SiteName, VaultName};
 use levee_plan::AgentView;
 
 use crate::adopt::newer_epoch;
 use crate::config::{AppRecord, Config};
 use crate::control::{
     AdoptedView, AgentSummary, AppStatus, AssetView, BackupView, EntryView, Health, Proof, SetAside, SiteView,
+    VaultCopyView,
 };
 use crate::hub::Live;
 
@@ -174,13 +175,16 @@ impl Known<'_> {
                 problems.push(format!("{site}: {problem}"));
             }
         }
-        let copies = self.copies(record, is_protected(keeper));
+        let vaults = self.vaults(record, keeper, source_now);
+        problems.extend(self.left_behind(record, &vaults));
+        let copies = self.copies(record, is_protected(keeper), &vaults);
         if let Some(wanted) = &record.spec.copies {
             problems.extend(copies.missing(wanted));
         }
         AssetView {
             asset: asset.clone(),
             copies,
+            vaults,
             kind: if record.spec.postgres.contains_key(asset) { "postgres".into() } else { "files".into() },
             protected: is_protected(keeper),
             state,
@@ -202,20 +206,55 @@ impl Known<'_> {
         }
     }
 
-    /// The original, and the copy that could be brought back.
-    fn copies(&self, record: &AppRecord, has_copy: bool) -> CopyCount {
-        let nothing = SiteSpec::default();
-        let keeper = Some(record.spec.peer_of(&record.writer)).filter(|_| has_copy);
-        let place = |site: &SiteName| {
-            let host = record.agents.get(site)?.as_str();
-            Some((host, self.config.places.get(site)))
+    /// What could be rebuilt from each further vault, as the recovery side says.
+    fn vaults(
+        &self,
+        record: &AppRecord,
+        keeper: Option<&AssetStatus>,
+        source_now: Timestamp,
+    ) -> BTreeMap<VaultName, VaultCopyView> {
+        let newest = keeper.and_then(|keeper| Some(keeper.point.as_ref()?.as_of));
+        let of_vault = |(vault, spec): (&VaultName, &VaultSpec)| {
+            let copy =
+                keeper.and_then(|keeper| keeper.vaults.get(vault)).map_or_else(VaultCopyView::default, |point| {
+                    let age_s = source_now.duration_since(point.as_of).as_secs_f64().max(0.0);
+                    // Where nothing newer has come to the recovery site either, nothing is behind.
+                    let is_newest = newest.is_some_and(|newest| point.as_of >= newest);
+                    let counts = is_newest || age_s <= spec.within.duration().as_secs_f64();
+                    VaultCopyView { as_of: Some(point.as_of), age_s: Some(age_s), counts }
+                });
+            (vault.clone(), copy)
         };
-        let places: Vec<CopyPlace<'_>> = [Some(&record.writer), keeper]
-            .into_iter()
-            .flatten()
-            .filter_map(place)
-            .map(|(host, site)| CopyPlace { host, site: site.unwrap_or(&nothing) })
-            .collect();
+        self.config.vaults_of(&record.spec).map(of_vault).collect()
+    }
+
+    /// Copies in further vaults that are too old to count.
+    fn left_behind(&self, record: &AppRecord, copies: &BTreeMap<VaultName, VaultCopyView>) -> Vec<String> {
+        let problem = |(vault, spec): (&VaultName, &VaultSpec)| {
+            let as_of = copies.get(vault).filter(|copy| !copy.counts)?.as_of?;
+            Some(format!(
+                "the copy in vault {vault} is of {}, older than {} (within), and does not count",
+                as_of.strftime("%Y-%m-%d %H:%M:%SZ"),
+                spec.within
+            ))
+        };
+        self.config.vaults_of(&record.spec).filter_map(problem).collect()
+    }
+
+    /// The original, the copy that could be brought back, and those in further vaults that are not left behind.
+    fn copies(&self, record: &AppRecord, has_copy: bool, vaults: &BTreeMap<VaultName, VaultCopyView>) -> CopyCount {
+        let keeper = Some(record.spec.peer_of(&record.writer)).filter(|_| has_copy);
+        let at_site = |site: &SiteName| {
+            let host = record.agents.get(site)?.to_string();
+            Some((Some(host), self.config.places.get(site).cloned().unwrap_or_default()))
+        };
+        let at_sites = [Some(&record.writer), keeper].into_iter().flatten().filter_map(at_site);
+        let counted =
+            self.config.vaults_of(&record.spec).filter(|(vault, _)| vaults.get(*vault).is_some_and(|copy| copy.counts));
+        let places: Vec<(Option<String>, SiteSpec)> =
+            at_sites.chain(counted.map(|(_, spec)| (spec.host.clone(), spec.place()))).collect();
+        let places: Vec<CopyPlace<'_>> =
+            places.iter().map(|(host, site)| CopyPlace { host: host.as_deref(), site }).collect();
         CopyCount::of(&places)
     }
 

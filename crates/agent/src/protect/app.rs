@@ -7,15 +7,18 @@ use std::time::{Duration, Instant};
 
 use levee_model::control::{Action, AssetState, AssetStatus, Assignment, Command, Failure, KnownApp, Role};
 use levee_model::{AppName, AssetName, Epoch};
+use levee_store::LocalStore;
 
 use super::board::Board;
 use super::copies::Copies;
 use super::folder::AppFolder;
+use super::owner_store::remove_left_locks;
 use super::remote::RemoteVault;
+use super::removals::Removals;
 use super::state::{AppState, Phase, Standing, Turn};
 use super::task::Task;
-use super::tasks::{TaskKey, Tasks};
-use super::{demote, gaps, recovery, upkeep, writer};
+use super::tasks::{TaskKey, Tasks, Work};
+use super::{demote, further, gaps, recovery, upkeep, writer};
 use crate::context::ProtectContext;
 use crate::durable;
 
@@ -29,6 +32,8 @@ pub struct App {
     pub board: Board,
     /// Recovery side: what has arrived here.
     pub copies: Copies,
+    /// Recovery side: what is still to go from the further vaults.
+    pub removals: Removals,
     /// Writer side: the repository at the other site.
     pub remote: RemoteVault,
     /// Short holds only. Whoever changes it makes the change durable before anyone else can see it.
@@ -60,12 +65,14 @@ impl App {
                 first
             }
         };
-        upkeep::remove_left_locks(&folder)
-            .map_err(|error| failure(format!("cannot remove what {} names: {error}", folder.own_locks().display())))?;
+        remove_left_locks(&LocalStore::new(folder.repository()), &folder.own_locks()).map_err(|error| {
+            failure(format!("cannot remove what {} names: {}", folder.own_locks().display(), in_full(&error)))
+        })?;
         let app = App {
             name: assignment.app.clone(),
             board: Board::new(context.changed.clone()),
             copies: Copies::new(assignment.app.clone(), folder.clone()),
+            removals: Removals::new(folder.removals()),
             remote: RemoteVault::new(assignment.app.clone(), folder.clone(), context.clone()),
             folder,
             context,
@@ -210,19 +217,27 @@ impl App {
             if !tasks.has_room_for(&key) {
                 continue;
             }
-            let (app, asset, role) = (Arc::clone(self), key.asset.clone(), key.role);
-            let name = format!("{}/{}", self.name, asset.as_ref().map_or("upkeep", AssetName::as_str));
-            let spawned = Task::spawn(name, move |stop| match (asset, role) {
-                (Some(asset), Role::Writer) => writer::run(&app, &asset, &stop),
-                (Some(asset), Role::Recovery) => recovery::run(&app, &asset, &stop),
-                (None, _) => upkeep::run(&app, &stop),
+            let (app, work, role) = (Arc::clone(self), key.work.clone(), key.role);
+            let what = match &work {
+                Work::Asset(asset) => asset.as_str(),
+                Work::Upkeep => "upkeep",
+                Work::Vault(vault) => vault.as_str(),
+            };
+            let name = format!("{}/{what}", self.name);
+            let spawned = Task::spawn(name, move |stop| match (work, role) {
+                (Work::Asset(asset), Role::Writer) => writer::run(&app, &asset, &stop),
+                (Work::Asset(asset), Role::Recovery) => recovery::run(&app, &asset, &stop),
+                (Work::Upkeep, _) => upkeep::run(&app, &stop),
+                (Work::Vault(vault), _) => further::run(&app, &vault, &stop),
             });
             match spawned {
                 Ok(task) => tasks.add(key, task),
                 Err(error) => {
-                    for asset in
-                        assignment.spec.asset_names().filter(|asset| key.asset.as_ref().is_none_or(|of| of == *asset))
-                    {
+                    let is_hit = |asset: &&AssetName| match &key.work {
+                        Work::Asset(of) => of == *asset,
+                        Work::Upkeep | Work::Vault(_) => true,
+                    };
+                    for asset in assignment.spec.asset_names().filter(is_hit) {
                         self.board.problem(asset, format!("cannot start a thread: {error}"));
                     }
                 }
@@ -245,7 +260,7 @@ impl App {
 
     /// Ends the threads that work on one asset. One that waits for the other site is left to end by itself.
     pub fn end_tasks_of(&self, asset: &AssetName) {
-        self.lock_tasks().keep(|key| key.asset.as_ref() != Some(asset));
+        self.lock_tasks().keep(|key| !matches!(&key.work, Work::Asset(of) if of == asset));
     }
 
     fn lock_tasks(&self) -> MutexGuard<'_, Tasks> {
@@ -340,6 +355,11 @@ impl App {
                     waiting: known.waiting,
                     warned_since: known.warned_since,
                     gaps: gaps::newest(&self.folder, asset),
+                    vaults: known
+                        .vaults
+                        .into_iter()
+                        .filter(|(vault, _)| role == Role::Recovery && assignment.spec.copy_to.contains(vault))
+                        .collect(),
                 }
             })
             .collect()
@@ -373,15 +393,10 @@ fn wanted_tasks(assignment: &Assignment, state: &AppState) -> Vec<TaskKey> {
         return Vec::new();
     }
     let spec = &assignment.spec;
-    let key = |asset: Option<&AssetName>, wanted: String| TaskKey {
-        asset: asset.cloned(),
-        role: assignment.role,
-        epoch: assignment.epoch,
-        wanted,
-    };
+    let key = |work: Work, wanted: String| TaskKey { work, role: assignment.role, epoch: assignment.epoch, wanted };
     let of_asset = |asset: &AssetName| {
         let wanted = (spec.postgres.get(asset), spec.files.get(asset), &assignment.peer);
-        key(Some(asset), serde_json::to_string(&wanted).unwrap_or_default())
+        key(Work::Asset(asset.clone()), serde_json::to_string(&wanted).unwrap_or_default())
     };
     let is_wanted = |asset: &&AssetName| match assignment.role {
         Role::Writer => state.is_written(asset),
@@ -390,7 +405,12 @@ fn wanted_tasks(assignment: &Assignment, state: &AppState) -> Vec<TaskKey> {
     let mut tasks: Vec<TaskKey> = spec.asset_names().filter(is_wanted).map(of_asset).collect();
     if assignment.role == Role::Recovery && state.phase == Phase::Recovery {
         // It reads what is wanted anew at each turn.
-        tasks.push(key(None, String::new()));
+        tasks.push(key(Work::Upkeep, String::new()));
+        let vaults = spec.copy_to.iter().filter_map(|vault| Some((vault, assignment.vaults.get(vault)?)));
+        tasks.extend(
+            vaults
+                .map(|(vault, spec)| key(Work::Vault(vault.clone()), serde_json::to_string(spec).unwrap_or_default())),
+        );
     }
     tasks
 }

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
-use levee_model::AssetName;
 use levee_model::control::{AssetPoint, AssetState, VerifiedBackup};
 use levee_model::postgres::Lsn;
+use levee_model::{AssetName, VaultName};
 use tokio::sync::Notify;
 
 /// Longer than the pause between two attempts, and than one that is about to fail.
@@ -26,7 +26,9 @@ pub struct Standing {
     pub warned_since: Option<Timestamp>,
     pub problem: Option<String>,
     /// What else is wrong, by what it is about. Unlike `problem` it does not come and go with each attempt.
-    pub remarks: BTreeMap<&'static str, String>,
+    pub remarks: BTreeMap<String, String>,
+    /// The newest point that could be rebuilt from each further vault alone.
+    pub vaults: BTreeMap<VaultName, AssetPoint>,
     /// Since when there has been a problem, whichever words it had.
     trouble: Option<Trouble>,
 }
@@ -83,6 +85,7 @@ impl Default for Standing {
             warned_since: None,
             problem: None,
             remarks: BTreeMap::new(),
+            vaults: BTreeMap::new(),
             trouble: None,
         }
     }
@@ -124,13 +127,13 @@ impl Board {
     }
 
     /// Says something lasting of an asset under a name, or takes it back.
-    pub fn remark(&self, asset: &AssetName, about: &'static str, remark: Option<String>) {
+    pub fn remark(&self, asset: &AssetName, about: &str, remark: Option<String>) {
         self.update(asset, |entry| match remark {
             Some(remark) => {
                 if entry.remarks.get(about) != Some(&remark) {
                     tracing::warn!(%asset, about, remark);
                 }
-                entry.remarks.insert(about, remark);
+                entry.remarks.insert(about.to_string(), remark);
             }
             None => drop(entry.remarks.remove(about)),
         });

@@ -23,6 +23,9 @@ use super::kit::Kit;
 use super::{random_password, tags};
 use crate::durable;
 
+/// Whom the recovery kit's key file names.
+const KIT_USER: &str = "levee-recovery-kit";
+
 /// One app's copies at this site.
 pub struct Copies {
     app: AppName,
@@ -74,6 +77,20 @@ impl Copies {
     /// Whether a repository has been created here.
     pub fn exists(&self) -> bool {
         self.folder.repository().join("config").exists()
+    }
+
+    /// The key files by which this site and its recovery kit open the repository; never the writer's.
+    pub fn own_key_files(&self) -> Result<Vec<levee_vault::KeyFile>, Failure> {
+        let cannot = |error: &dyn std::error::Error| {
+            failure(format!("cannot read the repository's key files: {}", in_full(error)))
+        };
+        let keys = self.vault()?.keys().map_err(|error| cannot(&error))?;
+        let own = keys.into_iter().filter(|key| key.current || key.username == KIT_USER).map(|key| {
+            let (id, store) = (key.id.to_string(), self.store());
+            let content = store.read(levee_store::FileType::Key, &id).map_err(|error| cannot(&error))?;
+            Ok(levee_vault::KeyFile { id, content })
+        });
+        own.collect()
     }
 
     /// The repository, opened with this site's own password.
@@ -132,7 +149,7 @@ impl Copies {
                 .map_err(vault_error)?,
             request
                 .master_key
-                .seal_key_file(&Password::new(kit.as_str()), request.host, "levee-recovery-kit")
+                .seal_key_file(&Password::new(kit.as_str()), request.host, KIT_USER)
                 .map_err(vault_error)?,
         ];
         let ca_certificate = request.ca_certificate;
@@ -260,7 +277,7 @@ impl Copies {
     }
 
     /// Reads a snapshot's whole tree, and finds every blob that it names in the index, in a pack that is there.
-    fn open_with_own_keys(&self, vault: &Vault, id: &SnapshotId) -> Result<(), Failure> {
+    pub fn open_with_own_keys(&self, vault: &Vault, id: &SnapshotId) -> Result<(), Failure> {
         if self.opened.lock().unwrap_or_else(PoisonError::into_inner).contains_key(id) {
             return Ok(());
         }
@@ -322,7 +339,11 @@ impl Copies {
 
     /// The newest moment that a database can be rebuilt at, with the base and log that it takes.
     pub fn newest_of_database(&self, asset: &AssetName) -> Result<Option<RestorePlan>, Failure> {
-        let bases = self.bases(asset)?;
+        self.newest_from(asset, &self.bases(asset)?)
+    }
+
+    /// The same from these bases alone, the oldest first.
+    pub fn newest_from(&self, asset: &AssetName, bases: &[BaseBackup]) -> Result<Option<RestorePlan>, Failure> {
         if bases.is_empty() {
             return Ok(None);
         }
@@ -339,7 +360,7 @@ impl Copies {
             .collect();
         timelines.sort();
         for timeline in timelines.into_iter().rev() {
-            match restore::plan(&journal, &bases, &RecoveryTarget::Newest, Some(timeline)) {
+            match restore::plan(&journal, bases, &RecoveryTarget::Newest, Some(timeline)) {
                 Ok(plan) => return Ok(Some(plan)),
                 Err(
                     DatabaseError::NoBase
@@ -375,12 +396,7 @@ impl Copies {
     /// The newest complete point of an asset at this site, and the epoch of the writer that it is of.
     pub fn newest(&self, asset: &AssetName, is_database: bool) -> Result<Option<(AssetPoint, Epoch)>, Failure> {
         if is_database {
-            return Ok(self.newest_of_database(asset)?.map(|plan| {
-                let position =
-                    LogPosition { system_identifier: plan.system_identifier, timeline: plan.timeline, lsn: plan.end };
-                let as_of = plan.as_of.unwrap_or(plan.base.facts.ended_at);
-                (AssetPoint { position: Position::Log(position), as_of }, plan.base.facts.epoch)
-            }));
+            return Ok(self.newest_of_database(asset)?.map(|plan| (point_of(&plan), plan.base.facts.epoch)));
         }
         Ok(self.newest_files(asset)?.map(|(id, snapshot)| {
             let taken_at = snapshot.time;
@@ -393,6 +409,12 @@ impl Copies {
     pub fn point(&self, asset: &AssetName, is_database: bool) -> Result<Option<AssetPoint>, Failure> {
         Ok(self.newest(asset, is_database)?.map(|(point, _)| point))
     }
+}
+
+/// The point that a restore of a database comes to.
+pub fn point_of(plan: &RestorePlan) -> AssetPoint {
+    let position = LogPosition { system_identifier: plan.system_identifier, timeline: plan.timeline, lsn: plan.end };
+    AssetPoint { position: Position::Log(position), as_of: plan.as_of.unwrap_or(plan.base.facts.ended_at) }
 }
 
 /// What a new repository is made from.

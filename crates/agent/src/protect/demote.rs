@@ -149,3 +149,13 @@ pub fn set_place_aside(app: &App, asset: &AssetName) -> Result<Option<PathBuf>, 
     }
     Ok(moved)
 }
+
+/// A staged copy that is of no use makes room for one that is rebuilt. What has been started since stays.
+pub fn set_staged_aside(app: &App, asset: &AssetName) -> Result<(), Failure> {
+    let place = app.place(asset);
+    let _alone = place.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    match app.state().standing(asset) {
+        Standing::Staged => set_place_aside(app, asset).map(drop),
+        _ => Ok(()),
+    }
+}

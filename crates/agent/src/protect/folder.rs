@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-use levee_model::{AgentId, AppName, AssetName, Epoch, RunId};
+use levee_model::{AgentId, AppName, AssetName, Epoch, RunId, VaultName};
 
 /// Where one app's things lie below the agent's folder.
 ///
@@ -20,7 +20,13 @@ use levee_model::{AgentId, AppName, AssetName, Epoch, RunId};
 ///            arrivals              who sent which snapshot, and when it came
 ///            alarms.json           what is usual for each folder, and what looks like ransomware
 ///            rereads               when each stored pack was last read
+///            log-rereads           when each closed segment of a journal was last read
 ///            own-locks             the repository's locks that this site has taken
+///            removed.json          what was removed here and is still to go from further vaults
+///          further/VAULT/        of bringing copies to a further vault (recovery side):
+///            state.json            what is there, and when old data were last cleared away there
+///            own-locks             the locks there that this site has taken
+///            cache/                its index, snapshots and directories
 ///          log-start-ASSET.json  where the unbroken log at the other site begins (writer side)
 ///          gaps-ASSET.json       gaps in the archived log, and the base backups behind them (writer side)
 ///          damaged-ASSET.json    base backups that were found damaged (recovery side)
@@ -109,12 +115,30 @@ impl AppFolder {
         self.upkeep().join("own-locks")
     }
 
+    /// What was removed here and is still to go from further vaults.
+    pub fn removals(&self) -> PathBuf {
+        self.upkeep().join("removed.json")
+    }
+
+    /// What bringing copies to a further vault needs.
+    pub fn further(&self, vault: &VaultName) -> PathBuf {
+        self.all_further().join(vault.as_str())
+    }
+
+    pub fn all_further(&self) -> PathBuf {
+        self.root.join("further")
+    }
+
     /// What is usual for each folder, and what is not.
     pub fn alarms(&self) -> PathBuf {
         self.upkeep().join("alarms.json")
     }
 
     /// When each stored pack was last read.
+    pub fn log_rereads(&self) -> PathBuf {
+        self.upkeep().join("log-rereads")
+    }
+
     pub fn rereads(&self) -> PathBuf {
         self.upkeep().join("rereads")
     }

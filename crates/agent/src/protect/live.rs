@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use levee_model::control::{AssetPoint, Done, Failure};
+use levee_model::postgres::Lsn;
 use levee_model::{AssetName, Epoch, Position};
 
 use super::app::{App, failure, transient};
@@ -14,6 +15,10 @@ use super::state::{Phase, Standing};
 /// How long a staged copy may take to take in what has arrived. The command may be sent again.
 const CATCH_UP_MAX: Duration = Duration::from_secs(300);
 const CATCH_UP_EVERY: Duration = Duration::from_millis(20);
+/// A standby that replays nothing for so long does not get on: PostgreSQL itself waits half a minute for its readers.
+const STALLED_MAX: Duration = Duration::from_secs(120);
+const STANDBY_ATTEMPTS: u32 = 4;
+const STANDBY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Makes a copy in the asset's own place that follows what arrives.
 pub fn stage(app: &Arc<App>, asset: &AssetName) -> Result<Done, Failure> {
@@ -68,12 +73,33 @@ pub fn follow(app: &Arc<App>, asset: &AssetName, point: &AssetPoint) -> Result<(
 
 /// Waits until a staged copy has taken in everything up to the position.
 pub fn catch_up(app: &Arc<App>, asset: &AssetName, position: &Position) -> Result<Done, Failure> {
-    if app.state().standing(asset) != Standing::Staged {
-        return match app.state().standing(asset) {
-            // This run has rebuilt or started it already.
-            Standing::Rebuilt | Standing::Live => Ok(Done::Nothing),
-            _ => Err(failure(format!("{asset} is not staged at {}", app.context.site))),
-        };
+    match take_in(app, asset, position) {
+        Ok(()) => Ok(Done::Nothing),
+        Err(Behind::Waits(failure) | Behind::Broken(failure)) => Err(failure),
+    }
+}
+
+/// Why a staged copy has not taken in what it was to.
+pub enum Behind {
+    /// It may yet.
+    Waits(Failure),
+    /// It does not get on by itself.
+    Broken(Failure),
+}
+
+impl From<Failure> for Behind {
+    fn from(failure: Failure) -> Self {
+        Behind::Waits(failure)
+    }
+}
+
+/// The same, for whoever can do without this copy.
+pub fn take_in(app: &Arc<App>, asset: &AssetName, position: &Position) -> Result<(), Behind> {
+    match app.state().standing(asset) {
+        Standing::Staged => {}
+        // This run has rebuilt or started it already.
+        Standing::Rebuilt | Standing::Live => return Ok(()),
+        Standing::Absent => return Err(failure(format!("{asset} is not staged at {}", app.context.site)).into()),
     }
     match position {
         Position::Snapshot { id, .. } => {
@@ -82,28 +108,57 @@ pub fn catch_up(app: &Arc<App>, asset: &AssetName, position: &Position) -> Resul
             if app.state().standing(asset) == Standing::Staged {
                 rebuild::restore_files(app, asset, id, &rebuild::own_path(app, asset)?)?;
             }
+            Ok(())
         }
-        Position::Log(wanted) => {
-            keep_following(app, asset)?;
-            let deadline = Instant::now() + CATCH_UP_MAX;
-            loop {
-                let replayed = database::replayed(app, asset)?;
-                if replayed >= wanted.lsn {
-                    break;
-                }
-                if Instant::now() >= deadline {
-                    return Err(transient(format!(
-                        "the standby of {asset} has replayed up to {replayed} and not to {} within {} s; its log is {}",
-                        wanted.lsn,
-                        CATCH_UP_MAX.as_secs(),
-                        app.folder.server(asset).display()
-                    )));
-                }
-                std::thread::sleep(CATCH_UP_EVERY);
-            }
-        }
+        Position::Log(wanted) => replay_up_to(app, asset, wanted.lsn),
     }
-    Ok(Done::Nothing)
+}
+
+fn replay_up_to(app: &Arc<App>, asset: &AssetName, wanted: Lsn) -> Result<(), Behind> {
+    let log = || app.folder.server(asset).display().to_string();
+    let begun = Instant::now();
+    let (mut furthest, mut moved_at) = (None, begun);
+    // As long as it answers, it runs.
+    let (mut answers, mut failures) = (false, 0);
+    loop {
+        let follows = if answers { Ok(()) } else { keep_following(app, asset) };
+        let replayed = match follows.and_then(|()| database::replayed(app, asset)) {
+            Ok(replayed) => replayed,
+            Err(failure) => {
+                (answers, failures) = (false, failures + 1);
+                if failures == STANDBY_ATTEMPTS {
+                    // One that runs and is not to be asked has nothing wrong with its data.
+                    let runs = database::runs(app, asset)?;
+                    return Err(if runs { Behind::Waits(failure) } else { Behind::Broken(failure) });
+                }
+                std::thread::sleep(STANDBY_PAUSE);
+                continue;
+            }
+        };
+        if replayed >= wanted {
+            return Ok(());
+        }
+        (answers, failures) = (true, 0);
+        if furthest.is_none_or(|furthest| replayed > furthest) {
+            (furthest, moved_at) = (Some(replayed), Instant::now());
+        }
+        if moved_at.elapsed() >= STALLED_MAX {
+            return Err(Behind::Broken(transient(format!(
+                "the standby of {asset} has replayed up to {replayed} and, for {} s, nothing of what follows up to {wanted}; \
+                 its log is {}",
+                STALLED_MAX.as_secs(),
+                log()
+            ))));
+        }
+        if begun.elapsed() >= CATCH_UP_MAX {
+            return Err(Behind::Waits(transient(format!(
+                "the standby of {asset} has replayed up to {replayed} and not to {wanted} within {} s; its log is {}",
+                CATCH_UP_MAX.as_secs(),
+                log()
+            ))));
+        }
+        std::thread::sleep(CATCH_UP_EVERY);
+    }
 }
 
 /// Takes what the operator has put into an asset's own place for its data.

@@ -4,7 +4,7 @@
 //! - `app` holds one app's state, assignment and threads; `state` says which turns are legal.
 //! - Writer side: `writer` (loops), `sink` (log stream), `remote` (repository at the other site).
 //! - Recovery side: `recovery` (watches what arrives), `copies` (repository, journals), `session`, `arrivals` (who
-//!   sent what), `upkeep` (retention, clearing away).
+//!   sent what), `upkeep` (retention, clearing away), `further` (copies in further vaults), `removals` (what goes there).
 //! - `actions` carries out a run's commands; `rebuild`, `place` and `drill` do the work.
 
 mod actions;
@@ -18,15 +18,18 @@ mod database;
 mod demote;
 mod drill;
 pub(crate) mod folder;
+mod further;
 mod gaps;
 mod kit;
 mod live;
+mod owner_store;
 mod probe;
 mod queue;
 mod rebuild;
 mod recovery;
 mod release;
 mod remote;
+mod removals;
 mod session;
 mod sink;
 mod state;

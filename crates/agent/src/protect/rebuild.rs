@@ -12,8 +12,9 @@ use levee_vault::{RESTORE_LOCK_PATIENCE, SnapshotId};
 
 use super::app::{App, failure, in_full};
 use super::database::{self, Recover, Restored};
+use super::live::{self, Behind};
 use super::state::{AppState, Phase, Standing};
-use super::{demote, drill, live};
+use super::{demote, drill};
 
 /// Rebuilds an asset. A database is left stopped, ready to be started.
 pub fn rebuild(
@@ -35,11 +36,20 @@ pub fn rebuild(
             Restored { bytes: restore_files(app, asset, id, &target)?, passed_over: None }
         }
         (Place::Live, _) => {
-            let restored = put_in_place(app, asset, position, Recover::ToWrite, Standing::Rebuilt)?;
+            let put = || put_in_place(app, asset, position, Recover::ToWrite, Standing::Rebuilt);
+            let mut restored = put()?;
             if restored.is_none() {
                 // Rebuilt or started by this run before: nothing to do again. A copy that was staged, also by a run that was
-                // aborted after this one was planned, may still be behind the position.
-                live::catch_up(app, asset, position)?;
+                // aborted after this one was planned, may still be behind the position, or of no use.
+                match live::take_in(app, asset, position) {
+                    Ok(()) => {}
+                    Err(Behind::Waits(failure)) => return Err(failure),
+                    Err(Behind::Broken(failure)) => {
+                        tracing::warn!(app = %app.name, %asset, "the staged copy is rebuilt: {}", failure.message);
+                        demote::set_staged_aside(app, asset)?;
+                        restored = put()?;
+                    }
+                }
             }
             restored.unwrap_or(Restored { bytes: 0, passed_over: None })
         }

@@ -8,6 +8,11 @@ pub fn files(app: &AppName, asset: &AssetName) -> String {
     format!("levee-files:{app}/{asset}")
 }
 
+/// The tag of what is copied of a database's journal to a further vault.
+pub fn log(app: &AppName, asset: &AssetName) -> String {
+    format!("levee-log:{app}/{asset}")
+}
+
 /// The snapshots of a repository that have a tag. What can't be read is said by whoever looks after the copies.
 pub fn snapshots(vault: &Vault, tag: &str) -> levee_vault::Result<Vec<(SnapshotId, Snapshot)>> {
     let filter = SnapshotSelection { tag_lists: vec![vec![tag.into()]], ..SnapshotSelection::default() };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use levee_model::control::Role;
-use levee_model::{AssetName, Epoch};
+use levee_model::{AssetName, Epoch, VaultName};
 
 use super::task::Task;
 
@@ -14,14 +14,23 @@ use super::task::Task;
 const ENDING_MAX: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
+/// What a thread works on. Two never work on the same.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Work {
+    Asset(AssetName),
+    /// Looking after all copies of the app that are here.
+    Upkeep,
+    /// Bringing them to a further vault.
+    Vault(VaultName),
+}
+
 /// What a thread was started for. When any of it changes, the thread is replaced.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TaskKey {
-    /// `None` for what looks after all copies of the app.
-    pub asset: Option<AssetName>,
+    pub work: Work,
     pub role: Role,
     pub epoch: Epoch,
-    /// The asset's part of the assignment as JSON, with the peer.
+    /// Its part of the assignment as JSON; an asset's with the peer.
     pub wanted: String,
 }
 
@@ -29,14 +38,14 @@ pub struct TaskKey {
 #[derive(Default)]
 pub struct Tasks {
     running: BTreeMap<TaskKey, Task>,
-    /// Told to end, and not waited for any longer. Nothing is started for their assets until they have ended.
+    /// Told to end, and not waited for any longer. Nothing is started for the same work until they have ended.
     ending: Vec<(TaskKey, Task)>,
 }
 
 impl Tasks {
-    /// Whether a thread for this may be started: none runs for it, and none is still ending that works on the asset.
+    /// Whether a thread for this may be started: none runs for it, and none is still ending that works on the same.
     pub fn has_room_for(&self, key: &TaskKey) -> bool {
-        !self.running.contains_key(key) && !self.ending.iter().any(|(ending, _)| ending.asset == key.asset)
+        !self.running.contains_key(key) && !self.ending.iter().any(|(ending, _)| ending.work == key.work)
     }
 
     pub fn add(&mut self, key: TaskKey, task: Task) {
@@ -44,12 +53,16 @@ impl Tasks {
     }
 
     /// Ends all threads but these, side by side. Those of the recovery side have ended when this returns; those of the
-    /// writing side have, or are left to end by themselves.
+    /// writing side have, or are left to end by themselves, and so are those that bring copies to further vaults: they
+    /// change nothing here that others work on, and a run must not wait for a vault that does not answer.
     pub fn keep(&mut self, keep: impl Fn(&TaskKey) -> bool) {
         self.tell(keep);
         let deadline = Instant::now() + ENDING_MAX;
-        let is_waited_for = |(key, task): &(TaskKey, Task)| {
-            !task.is_finished() && (key.role == Role::Recovery || Instant::now() < deadline)
+        let is_waited_for = |(key, task): &(TaskKey, Task)| match (&key.work, key.role) {
+            _ if task.is_finished() => false,
+            (Work::Vault(_), _) => false,
+            (_, Role::Recovery) => true,
+            (_, Role::Writer) => Instant::now() < deadline,
         };
         while self.ending.iter().any(is_waited_for) {
             std::thread::sleep(LOOK_EVERY);
@@ -57,10 +70,14 @@ impl Tasks {
         self.reap();
     }
 
-    /// Ends every thread, and returns when none works any more.
+    /// Ends every thread, and returns when none works any more, but for those that bring copies to further vaults: they
+    /// end by themselves.
     pub fn end_all(&mut self) {
         self.tell(|_| false);
-        self.ending.drain(..).for_each(|(_, task)| task.end());
+        let is_left = |(key, task): &(TaskKey, Task)| matches!(key.work, Work::Vault(_)) && !task.is_finished();
+        let (left, waited_for): (Vec<_>, Vec<_>) = self.ending.drain(..).partition(is_left);
+        waited_for.into_iter().for_each(|(_, task)| task.end());
+        self.ending = left;
     }
 
     /// Lets go of the threads that have ended since they were told to. Returns whether there were any.
@@ -89,7 +106,7 @@ mod tests {
     use super::*;
 
     fn key(asset: &str, role: Role) -> TaskKey {
-        TaskKey { asset: Some(asset.parse().unwrap()), role, epoch: Epoch(1), wanted: String::new() }
+        TaskKey { work: Work::Asset(asset.parse().unwrap()), role, epoch: Epoch(1), wanted: String::new() }
     }
 
     #[test]
@@ -112,6 +129,28 @@ mod tests {
         drop(answer);
         tasks.end_all();
         assert!(tasks.has_room_for(&key("orders", Role::Recovery)));
+    }
+
+    #[test]
+    fn nobody_waits_for_a_vault_that_does_not_answer_and_it_has_no_second_thread() {
+        let (mut tasks, (answer, link)) = (Tasks::default(), mpsc::channel::<()>());
+        let of_vault = TaskKey { work: Work::Vault("far".parse().unwrap()), ..key("orders", Role::Recovery) };
+        let hangs = Task::spawn("hangs".into(), move |_| {
+            let _ = link.recv();
+        });
+        tasks.add(of_vault.clone(), hangs.unwrap());
+        let begun = Instant::now();
+        tasks.keep(|_| false);
+        tasks.end_all();
+        assert!(begun.elapsed() < ENDING_MAX, "it was waited for");
+        assert!(!tasks.has_room_for(&TaskKey { epoch: Epoch(2), ..of_vault.clone() }));
+        assert!(tasks.has_room_for(&TaskKey { work: Work::Vault("near".parse().unwrap()), ..of_vault.clone() }));
+        assert!(tasks.has_room_for(&TaskKey { work: Work::Upkeep, ..of_vault.clone() }));
+        drop(answer);
+        while !tasks.reap() {
+            std::thread::sleep(LOOK_EVERY);
+        }
+        assert!(tasks.has_room_for(&of_vault));
     }
 
     #[test]

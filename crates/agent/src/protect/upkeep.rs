@@ -6,10 +6,10 @@
 
 mod alarm;
 mod bases;
-mod owner_store;
-mod prune;
+pub(super) mod prune;
 mod record;
 mod reread;
+mod reread_log;
 mod retention;
 mod state;
 
@@ -24,8 +24,8 @@ use levee_model::protection::{AppSpec, Retention};
 use super::app::{App, failure, in_full};
 use crate::durable;
 use alarm::Alarms;
-pub use owner_store::remove_left_locks;
 use reread::Rereading;
+use reread_log::LogRereading;
 use state::UpkeepState;
 
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -38,7 +38,7 @@ const TRIM_AGAIN_AFTER_FAILURE: SignedDuration = SignedDuration::from_secs(15);
 /// Comparing large trees takes a while: it is done again after so many times as long.
 const LOOK_SHARE: u32 = 20;
 /// What this does takes what everything else leaves over.
-const PATIENT_NICE: i32 = 19;
+pub(super) const PATIENT_NICE: i32 = 19;
 
 pub fn run(app: &Arc<App>, stop: &StopSignal) {
     // Of this thread, and of those that it starts.
@@ -51,6 +51,7 @@ pub fn run(app: &Arc<App>, stop: &StopSignal) {
         trim_again_at: Timestamp::MIN,
         prune_retry: prune::Retry::default(),
         rereading: None,
+        log_rereading: None,
         alarms: None,
         look_again_at: Instant::now(),
     };
@@ -69,6 +70,7 @@ struct Upkeep<'a> {
     trim_again_at: Timestamp,
     prune_retry: prune::Retry,
     rereading: Option<Rereading>,
+    log_rereading: Option<LogRereading>,
     /// As they are on the disk; `None` until they are read.
     alarms: Option<Alarms>,
     look_again_at: Instant,
@@ -81,12 +83,9 @@ impl Upkeep<'_> {
             Ok(state) => state,
             Err(failure) => return self.remark("upkeep", Err(failure)),
         };
-        let begun = match state.pruned_at {
-            Some(_) => Ok(()),
-            None => {
-                state.pruned_at = Some(now);
-                state.write(&self.app.folder)
-            }
+        let begun = match state.clearing.begin(now) {
+            false => Ok(()),
+            true => state.write(&self.app.folder),
         };
         self.remark("upkeep", begun);
         self.remark("snapshots", self.all_are_readable());
@@ -101,14 +100,15 @@ impl Upkeep<'_> {
         let is_time = now >= self.trim_again_at || self.trim_again_at.duration_since(now) > every;
         if let (true, Some(alarms)) = (is_time, alarms) {
             let trimmed = retention::trim(self.app, &assignment.spec, &alarms, now).map(|removed| {
-                state.unpruned |= removed > 0;
+                state.clearing.unpruned |= removed > 0;
             });
             let trimmed = trimmed.and_then(|()| state.write(&self.app.folder));
             let pause = if trimmed.is_ok() { every } else { every.min(TRIM_AGAIN_AFTER_FAILURE) };
             self.trim_again_at = now.checked_add(pause).unwrap_or(Timestamp::MAX);
             self.remark("retention", trimmed);
         }
-        if self.prune_retry.is_time(now) && prune::is_due(&state, &assignment.spec.upkeep, now, &self.app.name) {
+        if self.prune_retry.is_time(now) && state.clearing.is_due(&assignment.spec.upkeep, now, self.app.name.as_str())
+        {
             let pruned = prune::prune(self.app, &assignment.spec.upkeep, &mut state, now, self.stop);
             if self.stop.is_stopped() {
                 return;
@@ -119,6 +119,10 @@ impl Upkeep<'_> {
         let reread = self.reread(&assignment.spec, &mut state);
         if !self.stop.is_stopped() {
             self.remark("verify", reread);
+        }
+        let reread = self.reread_log(&assignment.spec);
+        if !self.stop.is_stopped() {
+            self.remark("verify log", reread);
         }
     }
 
@@ -189,6 +193,15 @@ impl Upkeep<'_> {
             self.rereading = None;
             return Err(failure);
         }
+        rereading.in_time(&spec.upkeep)
+    }
+
+    fn reread_log(&mut self, spec: &AppSpec) -> Result<(), Failure> {
+        let rereading = match &mut self.log_rereading {
+            Some(rereading) => rereading,
+            None => self.log_rereading.insert(LogRereading::begin(self.app)?),
+        };
+        rereading.turn(self.app, spec, self.stop)?;
         rereading.in_time(&spec.upkeep)
     }
 

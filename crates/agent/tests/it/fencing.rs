@@ -55,6 +55,7 @@ pub fn assignment_of(levee: &Levee, file: &str, own: &Peer, other: &Peer, role: 
         peer: Some(other.clone()),
         grant: levee.grant(&grant),
         acknowledged: Default::default(),
+        vaults: Default::default(),
     }
 }
 

@@ -64,6 +64,7 @@ async fn a_writer_makes_its_repository_and_can_only_add_to_it() {
         site: "west".parse().unwrap(),
         role: Role::Recovery,
         acknowledged: Default::default(),
+        vaults: Default::default(),
         peer: Some(peer),
         grant: grant("w1", "west", Role::Recovery),
     };

@@ -3,8 +3,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
-use levee_model::protection::AppSpec;
-use levee_model::{AgentId, AppName, AssetName, Epoch, RunId, SiteName};
+use levee_model::protection::{AppSpec, VaultSpec};
+use levee_model::{AgentId, AppName, AssetName, Epoch, RunId, SiteName, VaultName};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -27,6 +27,10 @@ pub struct ApplyReport {
     #[serde(default)]
     #[schema(value_type = Vec<String>)]
     pub sites: Vec<SiteName>,
+    /// Vaults beside the sites of which something else is known than before.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub vaults: Vec<VaultName>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -52,6 +56,10 @@ pub struct AppView {
     /// The app's part of the protection file.
     #[schema(value_type = Object)]
     pub spec: AppSpec,
+    /// The vaults that it is copied to, as the protection file has them.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    pub vaults: BTreeMap<VaultName, VaultSpec>,
     #[schema(value_type = String)]
     pub writer: SiteName,
     #[schema(value_type = u64)]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use levee_model::control::{AssetState, EntryRecord, RecoveryPoint};
 use levee_model::protection::{CopyCount, Objective};
-use levee_model::{AgentId, AppName, AssetName, Epoch, Position, RunId, SiteName};
+use levee_model::{AgentId, AppName, AssetName, Epoch, Position, RunId, SiteName, VaultName};
 use levee_plan::ProbeResult;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -135,11 +135,15 @@ pub struct AssetView {
     /// The newest backup that a drill or a move of the app has restored and probed.
     #[serde(default)]
     pub last_proven: Option<BackupView>,
-    /// In how many different places the data are: the original, and the copy when the asset is protected. `copies`,
-    /// `disks`, `hosts`, `fault_domains`, `zones`, `regions`, `providers`.
+    /// In how many different places the data are: the original, the copy when the asset is protected, and those in
+    /// further vaults that count. `copies`, `disks`, `hosts`, `fault_domains`, `zones`, `regions`, `providers`.
     #[serde(default)]
     #[schema(value_type = Object)]
     pub copies: CopyCount,
+    /// The copies in the further vaults that the app is copied to, by the vaults' names.
+    #[serde(default)]
+    #[schema(value_type = BTreeMap<String, VaultCopyView>)]
+    pub vaults: BTreeMap<VaultName, VaultCopyView>,
     /// Since when what arrives looks like ransomware at work. A problem says why; it stands until it is acknowledged.
     #[serde(default)]
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -151,6 +155,19 @@ pub struct AssetView {
     /// The newest gaps in its archived log, oldest first: points within one can't be restored.
     #[serde(default)]
     pub gaps: Vec<GapView>,
+}
+
+/// An asset's copy in a further vault.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct VaultCopyView {
+    /// The moment at the source up to which everything could be rebuilt from there alone: complete there, and opened there
+    /// by the recovery site. Null while there is none.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub as_of: Option<Timestamp>,
+    /// How old that is now, in seconds, by the source's clock.
+    pub age_s: Option<f64>,
+    /// Whether it counts as a copy: it is as new as the one at the recovery site, or not older than the vault's `within`.
+    pub counts: bool,
 }
 
 /// A gap in an asset's archived log.

@@ -51,7 +51,11 @@ pub fn run(command: AppCommand, output: Output) -> anyhow::Result<Exit> {
         AppCommand::List { connection } => output.result(&connection.client()?.apps()?, |apps| describe(apps))?,
         AppCommand::Show { app, connection } => {
             let view = connection.client()?.app(&app)?;
-            let file = ProtectionFile { site: BTreeMap::new(), app: [(view.app.clone(), view.spec.clone())].into() };
+            let file = ProtectionFile {
+                site: BTreeMap::new(),
+                vault: view.vaults.clone(),
+                app: [(view.app.clone(), view.spec.clone())].into(),
+            };
             let text = toml::to_string(&file)?;
             output.result(&view, |view| {
                 format!("# {} is written at {}, epoch {}\n\n{text}", view.app, view.writer, view.epoch)

@@ -55,5 +55,6 @@ fn describe(report: &ApplyReport, dry_run: bool) -> String {
         Change::Unchanged => format!("{}: unchanged", applied.app),
     });
     let sites = report.sites.iter().map(|site| format!("site {site}: {would}updated"));
-    lines.chain(sites).collect::<Vec<_>>().join("\n")
+    let vaults = report.vaults.iter().map(|vault| format!("vault {vault}: {would}updated"));
+    lines.chain(sites).chain(vaults).collect::<Vec<_>>().join("\n")
 }

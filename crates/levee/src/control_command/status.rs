@@ -2,10 +2,12 @@ use std::time::Duration;
 
 use clap::Args;
 use jiff::Timestamp;
-use levee_api::{AppStatus, AssetView, BackupView, Client, ClientError, FleetStatus, GapView, Health, SetAside};
-use levee_model::AppName;
+use levee_api::{
+    AppStatus, AssetView, BackupView, Client, ClientError, FleetStatus, GapView, Health, SetAside, VaultCopyView,
+};
 use levee_model::control::AssetState;
 use levee_model::protection::CopyCount;
+use levee_model::{AppName, VaultName};
 
 use super::connection::Connection;
 use super::text::{ago, list, moment, seconds, table};
@@ -72,6 +74,11 @@ fn describe(status: &FleetStatus) -> String {
     let rows: Vec<Vec<String>> = status.apps.iter().flat_map(|app| backup_rows(app, status.now)).collect();
     text.push('\n');
     text.push_str(&table(&["APP", "ASSET", "LAST GOOD BACKUP", "LAST VERIFIED", "LAST PROVEN", "COPIES"], &rows));
+    let rows: Vec<Vec<String>> = status.apps.iter().flat_map(vault_rows).collect();
+    if !rows.is_empty() {
+        text.push('\n');
+        text.push_str(&table(&["APP", "ASSET", "VAULT", "COPY THERE"], &rows));
+    }
     for app in &status.apps {
         for line in remarks(app) {
             text.push_str(&format!("{}: {line}\n", app.app));
@@ -135,6 +142,24 @@ fn backup_rows(app: &AppStatus, now: Timestamp) -> Vec<Vec<String>> {
         ]
     };
     app.assets.iter().map(row).collect()
+}
+
+/// The copies of each asset in further vaults.
+fn vault_rows(app: &AppStatus) -> Vec<Vec<String>> {
+    let copy = |copy: &VaultCopyView| match (copy.as_of, copy.age_s) {
+        (Some(as_of), Some(age_s)) => {
+            let verdict = if copy.counts { "" } else { ", TOO OLD" };
+            format!("of {}, {} old{verdict}", moment(as_of), seconds(age_s))
+        }
+        _ => "none yet".to_string(),
+    };
+    let of_asset = |asset: &AssetView| {
+        let row = |(vault, view): (&VaultName, &VaultCopyView)| {
+            vec![app.app.to_string(), asset.asset.to_string(), vault.to_string(), copy(view)]
+        };
+        asset.vaults.iter().map(row).collect::<Vec<_>>()
+    };
+    app.assets.iter().flat_map(of_asset).collect()
 }
 
 fn copies(count: &CopyCount) -> String {
@@ -234,6 +259,9 @@ mod tests {
                     "last_verified": { "position": { "kind": "snapshot", "id": "5a", "taken_at": "2026-11-20T10:00:00Z" },
                         "as_of": "2026-11-20T10:00:00Z", "at": "2026-11-20T11:00:00Z" },
                     "waiting": "files of shop/pictures",
+                    "vaults": { "far": { "as_of": "2026-11-20T11:59:28Z", "age_s": 32.0, "counts": true },
+                        "near": { "as_of": "2026-11-18T12:00:00Z", "age_s": 172800.0, "counts": false },
+                        "new": { "as_of": null, "age_s": null, "counts": false } },
                                         "problems": ["the slot is gone"],
                     "gaps": [{ "site": "east", "noticed_at": "2026-11-20T11:00:00Z", "message": "0/3000000 is gone",
                                "closed_at": "2026-11-20T11:00:09Z", "base": "0123456789abcdef" }]
@@ -266,6 +294,10 @@ mod tests {
             gap,
             "of 2026-11-20 10:00",
             "orders: waiting behind files of shop/pictures",
+            "VAULT",
+            "far    of 2026-11-20 11:59:28Z, 32 s old\n",
+            "near   of 2026-11-18 12:00:00Z, 2 days old, TOO OLD\n",
+            "new    none yet\n",
         ];
         check(&status(Some(0.3), "protected", true, "protected"), &good, Exit::DONE);
         check(&status(Some(25.0), "protected", true, "degraded"), &["25 s old", "10s MISSED"], Exit::NOT_PROTECTED);

@@ -45,7 +45,8 @@ pub struct CopiesWanted {
 /// Where one copy is, or the original.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CopyPlace<'a> {
-    pub host: &'a str,
+    /// `None` where it is not known.
+    pub host: Option<&'a str>,
     pub site: &'a SiteSpec,
 }
 
@@ -72,13 +73,11 @@ impl CopyCount {
         };
         Self {
             copies: u32::try_from(places.len()).unwrap_or(u32::MAX),
-            disks: different(&|place| {
-                Some(match &place.site.disk {
-                    Some(disk) => format!("disk {disk}"),
-                    None => format!("host {}", place.host),
-                })
+            disks: different(&|place| match (&place.site.disk, place.host) {
+                (Some(disk), _) => Some(format!("disk {disk}")),
+                (None, host) => host.map(|host| format!("host {host}")),
             }),
-            hosts: different(&|place| Some(place.host.to_string())),
+            hosts: different(&|place| place.host.map(str::to_string)),
             fault_domains: different(&|place| place.site.fault_domain.clone()),
             zones: different(&|place| place.site.zone.clone()),
             regions: different(&|place| place.site.region.clone()),
@@ -116,7 +115,7 @@ mod tests {
     #[test]
     fn what_is_not_known_counts_as_the_same() {
         let check = |sites: &[SiteSpec], zones: u32, regions: u32| {
-            let places: Vec<CopyPlace<'_>> = sites.iter().map(|site| CopyPlace { host: "h", site }).collect();
+            let places: Vec<CopyPlace<'_>> = sites.iter().map(|site| CopyPlace { host: Some("h"), site }).collect();
             let count = CopyCount::of(&places);
             assert_eq!((count.zones, count.regions, count.copies), (zones, regions, sites.len() as u32));
         };
@@ -130,22 +129,27 @@ mod tests {
     #[test]
     fn hosts_have_disks_of_their_own_unless_they_share_one() {
         let on = |disk: Option<&str>| SiteSpec { disk: disk.map(str::to_string), ..SiteSpec::default() };
-        let check = |disks: [Option<&str>; 2], hosts: [&str; 2], expected: u32| {
+        let check = |disks: [Option<&str>; 2], hosts: [Option<&str>; 2], expected: u32| {
             let sites = disks.map(on);
             let places = [0, 1].map(|number| CopyPlace { host: hosts[number], site: &sites[number] });
             assert_eq!(CopyCount::of(&places).disks, expected, "{disks:?} of {hosts:?}");
         };
-        check([None, None], ["e", "w"], 2);
-        check([None, None], ["e", "e"], 1);
-        check([Some("san"), Some("san")], ["e", "w"], 1);
-        check([Some("sda"), Some("sdb")], ["e", "e"], 2);
-        check([Some("w"), None], ["e", "w"], 2);
+        let (e, w) = (Some("e"), Some("w"));
+        check([None, None], [e, w], 2);
+        check([None, None], [e, e], 1);
+        check([Some("san"), Some("san")], [e, w], 1);
+        check([Some("sda"), Some("sdb")], [e, e], 2);
+        check([Some("w"), None], [e, w], 2);
+        // A vault of which nothing is said may be anywhere.
+        check([None, None], [e, None], 1);
+        check([None, Some("tank")], [e, None], 2);
     }
 
     #[test]
     fn what_is_missing_is_said() {
         let (east, west) = (site("a1", "a"), site("a2", "a"));
-        let count = CopyCount::of(&[CopyPlace { host: "e", site: &east }, CopyPlace { host: "w", site: &west }]);
+        let count =
+            CopyCount::of(&[CopyPlace { host: Some("e"), site: &east }, CopyPlace { host: Some("w"), site: &west }]);
         let wanted = CopiesWanted { zones: Some(2), regions: Some(2), ..CopiesWanted::default() };
         assert_eq!(count.missing(&wanted), ["the data are in 1 of 2 regions that copies asks for"]);
     }

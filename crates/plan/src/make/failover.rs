@@ -63,20 +63,19 @@ pub fn failover(inputs: &Inputs<'_>, to: &SiteName) -> Result<Plan, PlanError> {
     let mut warnings = Vec::new();
     for asset in inputs.spec.asset_names() {
         let state = inputs.asset_at(to, asset, Role::Recovery).map(|status| status.state);
-        let (verb, title, work) = if state == Some(AssetState::Staged) {
-            ("catch-up", format!("Let the standby of {asset} catch up"), Work::CatchUp { asset: asset.clone() })
-        } else {
-            let work = Work::Rebuild { asset: asset.clone(), place: Place::Live };
-            ("rebuild", format!("Rebuild {asset} at {to}"), work)
+        // A staged copy that turns out to be broken is rebuilt too: nobody is left to go back to.
+        let title = match state {
+            Some(AssetState::Staged) => format!("Let the staged copy of {asset} catch up at {to}"),
+            _ => format!("Rebuild {asset} at {to}"),
         };
         if !matches!(state, Some(AssetState::Protected | AssetState::Staged)) {
             warnings.push(format!("{asset}: {to} has not opened its data with its own keys yet"));
         }
         let ready = builder.add(
-            step_id(verb, Some(asset)),
+            step_id("rebuild", Some(asset)),
             title,
             agent.clone(),
-            work,
+            Work::Rebuild { asset: asset.clone(), place: Place::Live },
             std::slice::from_ref(&choose),
             SkipRule::ByHand,
         );

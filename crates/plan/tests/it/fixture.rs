@@ -89,6 +89,7 @@ impl Fixture {
                 waiting: None,
                 warned_since: None,
                 gaps: Vec::new(),
+                vaults: Default::default(),
             });
             AgentView {
                 agent: format!("{site}-1").parse().unwrap(),

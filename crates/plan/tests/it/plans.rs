@@ -47,8 +47,10 @@ fn a_failover_uses_a_standby_and_stops_an_old_agent_that_is_there() {
     let plan = failover(&Fixture::new(AssetState::Staged).assert_down().inputs(), &site("west")).unwrap();
     let shape = shape(&plan);
     assert_eq!(shape[0], "stop @east e3 < ");
-    assert!(shape.contains(&"catch-up-orders @west e4 < choose".into()), "{shape:?}");
-    assert!(!shape.iter().any(|line| line.starts_with("rebuild")), "{shape:?}");
+    assert!(shape.contains(&"rebuild-orders @west e4 < choose".into()), "{shape:?}");
+    let title =
+        |asset: &str| &plan.steps.iter().find(|step| step.id.as_str() == format!("rebuild-{asset}")).unwrap().title;
+    assert_eq!(title("orders"), "Let the staged copy of orders catch up at west");
 }
 
 #[test]

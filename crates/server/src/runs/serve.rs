@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use levee_model::control::{Action, AssetPoint, AssetState, AssetStatus, Command, Done, EntryRecord, Failure, Role};
+use levee_model::control::{Action, AssetStatus, Command, Done, EntryRecord, Failure, Role};
 use levee_model::{AgentId, AppName, AssetName, Epoch, SiteName};
 use levee_plan::{Outcome, Run, StepId, Work};
 use tokio::sync::mpsc;
 
+use super::closeness::{Closeness, Stuck};
 use crate::config::{Config, Published, app_key, entry_key};
 use crate::error::Result;
 use crate::hub::Reply;
@@ -20,10 +21,6 @@ use crate::status::{Known, is_protected};
 
 /// How long the nodes have to confirm. One that is away must not hold up everyone else's users.
 const NODES_PATIENCE: Duration = Duration::from_secs(2);
-
-/// For how long the writer's side may name trouble with an asset, with nothing new arriving, before the wait for the other side to come close
-/// counts as failed: its archive rides over short cuts. The step's further attempts make a minute and a half of it.
-const TROUBLE_MAX: Duration = Duration::from_secs(10);
 
 /// How often a state is looked at that also changes with time alone.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -46,34 +43,10 @@ pub async fn carry_out(
             Ok(Outcome::of(Done::Nothing))
         }
         Work::AwaitClose { age_ms_max } => {
-            let is_close = |status: Option<&AssetStatus>, max: u64, now: Timestamp| {
-                status.is_some_and(|status| {
-                    let age_ms = status.point.as_ref().map(|point| now.duration_since(point.as_of).as_millis().max(0));
-                    status.state == AssetState::Staged && age_ms.is_some_and(|age_ms| age_ms <= i128::from(max))
-                })
-            };
-            // Since when there is trouble and nothing has come in spite of it.
-            let mut trouble: BTreeMap<AssetName, (Option<AssetPoint>, Instant)> = BTreeMap::new();
-            until(shared, &app, |sides, now| {
-                let far = age_ms_max.iter().filter(|(asset, max)| !is_close(sides.recovery.get(asset), **max, now));
-                let far: Vec<&AssetName> = far.map(|(asset, _)| asset).collect();
-                trouble.retain(|asset, _| far.contains(&asset));
-                for asset in &far {
-                    let Some(problem) = sides.writer.get(asset).and_then(|status| status.problem.as_ref()) else {
-                        trouble.remove(*asset);
-                        continue;
-                    };
-                    let point = sides.recovery.get(*asset).and_then(|status| status.point.clone());
-                    let begins = || (point.clone(), Instant::now());
-                    let stands = trouble.entry((*asset).clone()).or_insert_with(begins);
-                    if stands.0 != point {
-                        *stands = begins();
-                    }
-                    if stands.1.elapsed() >= TROUBLE_MAX {
-                        return Err(does_not_come_close(run, asset, problem));
-                    }
-                }
-                Ok(far.is_empty())
+            let mut closeness = Closeness::default();
+            until(shared, &app, |sides, source_now| {
+                let looked = closeness.look(age_ms_max, &sides.recovery, &sides.writer, source_now, Instant::now());
+                looked.map_err(|stuck| does_not_come_close(run, &stuck))
             })
             .await
         }
@@ -90,15 +63,21 @@ pub async fn carry_out(
     }
 }
 
-fn does_not_come_close(run: &Run, asset: &AssetName, problem: &str) -> Failure {
+fn does_not_come_close(run: &Run, stuck: &Stuck) -> Failure {
     let (app, from, to) = (&run.plan.app, &run.plan.from, &run.plan.to);
-    Failure {
-        message: format!(
+    let Stuck { asset, problem, silent_s } = stuck;
+    let message = match problem {
+        Some(problem) => format!(
             "{to} does not come close to {asset} at {from}: {problem}. Put that right (a database that has died is started by \
              `levee agent start-database {app}/{asset}` at {from}) and retry, or abort the run"
         ),
-        transient: true,
-    }
+        None => format!(
+            "{to} does not come close to {asset} at {from}: nothing new of it has arrived for {silent_s} s, and neither \
+             agent says why. Look at `levee status {app}`, at the agents' logs and at {asset} itself, and retry, or abort \
+             the run"
+        ),
+    };
+    Failure { message, transient: true }
 }
 
 fn failed(error: &crate::ServerError) -> Failure {

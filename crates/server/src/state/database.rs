@@ -86,7 +86,7 @@ pub struct Database {
 impl Database {
     /// Opens the file, making it when it is not there.
     pub fn open(path: &Path) -> Result<Self> {
-        let failed = |source| ServerError::State { doing: "open the database", source };
+        let failed = ServerError::state("open the database");
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
         connection.busy_timeout(BUSY_WAIT).map_err(failed)?;
@@ -108,7 +108,7 @@ impl Database {
     /// Writes a whole copy to a file that does not exist yet, with its revisions moved ahead: everything
     /// that agents are told counts as changed there.
     pub fn copy_to(&self, path: &Path, revision_jump: u64) -> Result<()> {
-        let failed = |source| ServerError::State { doing: "copy the database", source };
+        let failed = ServerError::state("copy the database");
         self.lock().execute("vacuum into ?", [path.to_string_lossy()]).map_err(failed)?;
         let copy = Connection::open(path).map_err(failed)?;
         let jump = revision_jump as i64;
@@ -130,7 +130,7 @@ impl Database {
         doing: &'static str,
         work: impl FnOnce(&rusqlite::Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T> {
-        let failed = |source| ServerError::State { doing, source };
+        let failed = ServerError::state(doing);
         let mut connection = self.lock();
         // The write lock is taken at the beginning, so that nothing read in it can be outdated at the end.
         let transaction =
@@ -146,7 +146,7 @@ impl Database {
         doing: &'static str,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T> {
-        work(&self.lock()).map_err(|source| ServerError::State { doing, source })
+        work(&self.lock()).map_err(ServerError::state(doing))
     }
 
     fn lock(&self) -> MutexGuard<'_, Connection> {

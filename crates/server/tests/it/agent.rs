@@ -10,7 +10,7 @@ use levee_model::control::{
     RecoveryPoint, Role,
 };
 use levee_model::postgres::{Lsn, SystemIdentifier, TimelineId};
-use levee_model::{AgentId, AppName, AssetName, Epoch, LogPosition, Position, SiteName};
+use levee_model::{AgentId, AppName, AssetName, Epoch, LogPosition, Position, SiteName, VaultName};
 use levee_wire::{AgentKey, Credentials, FromAgent, FromServer, JoinToken, ServerClient};
 use tokio::task::JoinHandle;
 
@@ -28,6 +28,10 @@ pub struct Memory {
     /// Nothing is protected while this is set.
     pub waiting: bool,
     pub clock_ahead_s: i64,
+    /// How old the newest point is.
+    pub behind: SignedDuration,
+    /// How old the newest copy in each further vault is.
+    pub vaults: BTreeMap<VaultName, SignedDuration>,
     /// What the agent says that it holds durably.
     pub known: BTreeMap<AppName, KnownApp>,
     stopped: BTreeMap<String, u64>,
@@ -181,13 +185,24 @@ impl Agent {
                     epoch: assignment.epoch,
                     state,
                     point: (!memory.waiting)
-                        .then(|| AssetPoint { position: position(asset.as_str()), as_of: Timestamp::now() }),
+                        .then(|| AssetPoint { position: position(asset.as_str()), as_of: now - memory.behind }),
                     source_lsn: (asset.as_str() == "orders").then_some(Lsn(1200)),
                     problem: None,
                     verified: None,
                     waiting: None,
                     warned_since: None,
                     gaps: Vec::new(),
+                    vaults: match assignment.role {
+                        Role::Writer => BTreeMap::new(),
+                        Role::Recovery => memory
+                            .vaults
+                            .iter()
+                            .map(|(vault, age)| {
+                                let point = AssetPoint { position: position(asset.as_str()), as_of: now - *age };
+                                (vault.clone(), point)
+                            })
+                            .collect(),
+                    },
                 });
             }
         }

@@ -2,6 +2,7 @@
 
 mod adopt;
 mod agent;
+mod copies;
 mod fixture;
 mod kills;
 mod protect;

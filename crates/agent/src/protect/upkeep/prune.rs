@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use levee_database::StopSignal;
-use levee_model::AppName;
 use levee_model::control::Failure;
 use levee_model::protection::{Due, Upkeep};
 use levee_store::{FileType, LocalStore, Store};
-use levee_vault::{PruneOptions, SWAP_PATIENCE, Vault, prune as vault_prune};
+use levee_vault::{PruneOptions, PruneReport, SWAP_PATIENCE, Vault, prune as vault_prune};
+use serde::{Deserialize, Serialize};
 
 use super::super::app::{App, failure, in_full, transient};
-use super::owner_store::OwnerStore;
+use super::super::owner_store::OwnerStore;
 use super::state::UpkeepState;
 
 /// After a failure, and after a wait for a long backup that was in vain: twice as long each time, within these bounds.
@@ -56,14 +56,60 @@ impl Retry {
     }
 }
 
-pub fn is_due(state: &UpkeepState, upkeep: &Upkeep, now: Timestamp, app: &AppName) -> bool {
-    // The first time comes after the first period.
-    let Some(pruned_at) = state.pruned_at else { return false };
-    let is_time = matches!(upkeep.prune_rhythm().due(Some(pruned_at), now, app.as_str()), Due::Now { .. });
-    let has_work = state.unpruned
-        || state.waiting_until.is_some_and(|until| until <= now)
-        || now.duration_since(pruned_at) >= PRUNE_ANYWAY_AFTER;
-    is_time && has_work
+/// How far clearing away has come in one repository.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Clearing {
+    /// When data were last cleared away; when it was first thought of, before the first time.
+    pub pruned_at: Option<Timestamp>,
+    /// Snapshots have been removed since.
+    pub unpruned: bool,
+    /// Packs wait for their time of grace to end, the first until then.
+    pub waiting_until: Option<Timestamp>,
+}
+
+impl Clearing {
+    /// The first time comes after the first period. Whether this was when it began.
+    pub fn begin(&mut self, now: Timestamp) -> bool {
+        let begins = self.pruned_at.is_none();
+        self.pruned_at.get_or_insert(now);
+        begins
+    }
+
+    pub fn is_due(&self, upkeep: &Upkeep, now: Timestamp, salt: &str) -> bool {
+        let Some(pruned_at) = self.pruned_at else { return false };
+        let is_time = matches!(upkeep.prune_rhythm().due(Some(pruned_at), now, salt), Due::Now { .. });
+        let has_work = self.unpruned
+            || self.waiting_until.is_some_and(|until| until <= now)
+            || now.duration_since(pruned_at) >= PRUNE_ANYWAY_AFTER;
+        is_time && has_work
+    }
+
+    pub fn pruned(&mut self, report: &PruneReport, now: Timestamp) {
+        *self = Self { pruned_at: Some(now), unpruned: false, waiting_until: report.waiting_until };
+    }
+}
+
+/// How data are cleared away, in whichever repository.
+pub fn options(upkeep: &Upkeep) -> PruneOptions {
+    PruneOptions {
+        max_repack_bytes: Some(REPACK_BYTES_MAX),
+        grace: SignedDuration::try_from(upkeep.delete_after().duration()).unwrap_or(SignedDuration::MAX),
+        patience: SWAP_PATIENCE,
+        ..PruneOptions::default()
+    }
+}
+
+/// What could not be read on the way.
+pub fn unread(report: &PruneReport) -> Result<(), Failure> {
+    match report.problems.first.first() {
+        None => Ok(()),
+        Some(problem) => Err(failure(format!(
+            "{} packs could not be read while old data were cleared away, first: {}: {}; `levee vault check` names all",
+            report.problems.count,
+            problem.path.display(),
+            problem.message
+        ))),
+    }
 }
 
 pub fn prune(
@@ -75,13 +121,6 @@ pub fn prune(
 ) -> Result<(), Failure> {
     let store = LocalStore::new(app.folder.repository());
     remove_stale_locks(&store, now)?;
-    let grace = SignedDuration::try_from(upkeep.delete_after().duration()).unwrap_or(SignedDuration::MAX);
-    let options = PruneOptions {
-        max_repack_bytes: Some(REPACK_BYTES_MAX),
-        grace,
-        patience: SWAP_PATIENCE,
-        ..PruneOptions::default()
-    };
     // Durable before anything is moved.
     (state.moved_from, state.moved_until) = (Some(now), None);
     state.write(&app.folder)?;
@@ -90,7 +129,7 @@ pub fn prune(
     // Opened for itself: it ends at once when it is to, and its index is not kept in memory in between.
     let own_store = Arc::new(OwnerStore::new(app, stop));
     let vault = Vault::open_with_master_key(own_store, shared.master_key().clone()).map_err(cannot)?;
-    let pruned = vault_prune(&vault, &options, now, &());
+    let pruned = vault_prune(&vault, &options(upkeep), now, &());
     state.moved_until = Some(Timestamp::now());
     state.write(&app.folder)?;
     let report = match pruned {
@@ -106,19 +145,9 @@ pub fn prune(
     shared.refresh_index().map_err(cannot)?;
     tracing::info!(app = %app.name, report.figures.packs_removed, report.figures.packs_repacked,
         report.packs_deleted, report.deleted_bytes, report.packs_waiting, report.waiting_bytes, "cleared old data away");
-    state.pruned_at = Some(now);
-    state.unpruned = false;
-    state.waiting_until = report.waiting_until;
+    state.clearing.pruned(&report, now);
     state.write(&app.folder)?;
-    match report.problems.first.first() {
-        None => Ok(()),
-        Some(problem) => Err(failure(format!(
-            "{} packs could not be read while old data were cleared away, first: {}: {}; `levee vault check` names all",
-            report.problems.count,
-            problem.path.display(),
-            problem.message
-        ))),
-    }
+    unread(&report)
 }
 
 /// A writer that was killed has left its lock behind. Its age is told by when it was received: a lock names its own
@@ -144,15 +173,13 @@ mod tests {
     #[test]
     fn a_prune_comes_in_its_rhythm_and_only_when_there_is_work() {
         let now: Timestamp = "2026-11-26T12:00:00Z".parse().unwrap();
-        let app = "shop".parse().unwrap();
         let check = |pruned_hours_ago: i64, unpruned: bool, waiting_hours: Option<i64>, due: bool| {
-            let state = UpkeepState {
+            let clearing = Clearing {
                 pruned_at: Some(now - SignedDuration::from_hours(pruned_hours_ago)),
                 unpruned,
                 waiting_until: waiting_hours.map(|hours| now + SignedDuration::from_hours(hours)),
-                ..UpkeepState::default()
             };
-            let found = is_due(&state, &Upkeep::default(), now, &app);
+            let found = clearing.is_due(&Upkeep::default(), now, "shop");
             assert_eq!(found, due, "{pruned_hours_ago} {unpruned} {waiting_hours:?}");
         };
         check(23, true, None, false);
@@ -161,7 +188,9 @@ mod tests {
         check(25, false, Some(1), false);
         check(25, false, Some(-1), true);
         check(24 * 31, false, None, true);
-        let begun = UpkeepState { pruned_at: None, unpruned: true, ..UpkeepState::default() };
-        assert!(!is_due(&begun, &Upkeep::default(), now, &app), "nothing says since when");
+        let mut begun = Clearing { unpruned: true, ..Clearing::default() };
+        assert!(!begun.is_due(&Upkeep::default(), now, "shop"), "nothing says since when");
+        assert!(begun.begin(now) && !begun.begin(now));
+        assert!(begun.is_due(&Upkeep::default(), now + SignedDuration::from_hours(25), "shop"));
     }
 }

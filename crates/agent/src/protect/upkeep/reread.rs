@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,8 +20,8 @@ use levee_vault::reread::{Pace, PackAge, Reread};
 use levee_vault::{Id, SnapshotId, Vault};
 
 use super::super::app::{App, failure, in_full};
+use super::super::owner_store::OwnerStore;
 use super::super::tags;
-use super::owner_store::OwnerStore;
 use super::record::Record;
 use super::state::{DamagedPack, UpkeepState};
 
@@ -117,7 +117,8 @@ impl Rereading {
             }
             let Some(pack) = positions.get(&id).and_then(|position| listing.packs.get_mut(*position)) else { continue };
             let read_begun = Instant::now();
-            drop_from_memory(&app.folder.repository(), &id);
+            let path = pack_path(&app.folder.repository(), &id);
+            drop_from_memory(&path);
             let read = match self.vault.reread(&id) {
                 Ok(read) => read,
                 Err(_) if stop.is_stopped() => break,
@@ -144,7 +145,7 @@ impl Rereading {
                 // The next listing knows.
                 Reread::Gone => {}
             }
-            drop_from_memory(&app.folder.repository(), &id);
+            drop_from_memory(&path);
             let wanted = Duration::from_secs_f64(pack.bytes as f64 / upkeep.verify_bytes_per_second().bytes() as f64);
             if stop.wait(wanted.saturating_sub(read_begun.elapsed())) {
                 break;
@@ -173,7 +174,7 @@ impl Rereading {
             indexed.map_err(|error| failure(format!("cannot say what the damage hits: {}", in_full(&error))))?
         };
         // What was taken out of the index is not relied on, and goes with the next prune.
-        state.unpruned |= !damaged.is_empty() && hit.is_empty() && !is_indexed;
+        state.clearing.unpruned |= !damaged.is_empty() && hit.is_empty() && !is_indexed;
         let through = verified_through(listing, state);
         let mut verified = BTreeMap::new();
         let mut remarks: BTreeMap<&AssetName, String> = BTreeMap::new();
@@ -234,7 +235,8 @@ impl Rereading {
     }
 }
 
-fn pace(upkeep: &Upkeep) -> Pace {
+/// How soon what was read is read again.
+pub fn pace(upkeep: &Upkeep) -> Pace {
     Pace { within: SignedDuration::try_from(upkeep.verify_within().duration()).unwrap_or(SignedDuration::MAX) }
 }
 
@@ -302,10 +304,13 @@ fn damage_text(state: &UpkeepState, copies: &str) -> String {
     )
 }
 
-/// What was just written lies in memory, and reading it from there says nothing about the disk.
-fn drop_from_memory(repository: &Path, pack: &Id) {
+fn pack_path(repository: &Path, pack: &Id) -> PathBuf {
     let name = pack.to_string();
-    let path = repository.join("data").join(&name[..2]).join(&name);
+    repository.join("data").join(&name[..2]).join(&name)
+}
+
+/// What was just written lies in memory, and reading it from there says nothing about the disk.
+pub fn drop_from_memory(path: &Path) {
     if let Ok(file) = File::open(path) {
         // It helps nobody to hear that it can't be done here.
         let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);

@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
-use levee_model::AssetName;
 use levee_model::control::Failure;
 use levee_model::protection::{AppSpec, FilesSpec, PostgresSpec, Retention};
+use levee_model::{AssetName, VaultName};
 use levee_store::{FileType, LocalStore};
 use levee_vault::SnapshotId;
 use levee_vault::forget::{Arrival, Keep, Policy, RetainReceived, record_forgotten};
 
 use super::super::app::{App, failure, in_full};
+use super::super::removals::TrimmedLog;
 use super::super::tags;
 use super::alarm::{Alarm, Alarms};
 use super::bases::{self, KnownBase};
@@ -19,9 +20,11 @@ use super::bases::{self, KnownBase};
 pub fn trim(app: &App, spec: &AppSpec, alarms: &Alarms, now: Timestamp) -> Result<usize, Failure> {
     let store = LocalStore::new(app.folder.repository());
     let arrivals = app.copies.arrivals().of(&store).map_err(|error| failure(in_full(&error)))?;
-    let databases = spec.postgres.iter().map(|(asset, spec)| (asset, trim_database(app, asset, spec, &arrivals, now)));
+    app.removals.keep_present(&arrivals.iter().map(|arrival| arrival.id).collect())?;
+    let leaver = Leaver { app, vaults: &spec.copy_to, now };
+    let databases = spec.postgres.iter().map(|(asset, spec)| (asset, trim_database(&leaver, asset, spec, &arrivals)));
     let files =
-        spec.files.iter().map(|(asset, spec)| (asset, trim_files(app, asset, spec, &arrivals, alarms.get(asset), now)));
+        spec.files.iter().map(|(asset, spec)| (asset, trim_files(&leaver, asset, spec, &arrivals, alarms.get(asset))));
     let mut removed = 0;
     let mut first_failure = None;
     for (asset, trimmed) in databases.chain(files) {
@@ -80,13 +83,13 @@ pub fn rules(keep: &Retention) -> Option<RetainReceived> {
 }
 
 fn trim_files(
-    app: &App,
+    leaver: &Leaver<'_>,
     asset: &AssetName,
     spec: &FilesSpec,
     arrivals: &[Arrival],
     alarm: Option<&Alarm>,
-    now: Timestamp,
 ) -> Result<usize, Failure> {
+    let Leaver { app, now, .. } = *leaver;
     let Some(mut rules) = rules(&spec.keep) else { return Ok(0) };
     rules.as_before = alarm.map(Alarm::hold).unwrap_or_default();
     let of_asset = among(app, asset, arrivals)?;
@@ -98,17 +101,17 @@ fn trim_files(
     let newest = app.copies.newest_files(asset)?.map(|(id, _)| id);
     let stays = |id: &SnapshotId| Some(*id) == newest || alarm.is_some_and(|alarm| alarm.needs(id));
     let leaving: Vec<SnapshotId> = leaving.into_iter().filter(|id| !stays(id)).collect();
-    remove(app, &leaving, now)
+    leaver.remove(&leaving)
 }
 
 /// The base first, then the log before it.
 fn trim_database(
-    app: &App,
+    leaver: &Leaver<'_>,
     asset: &AssetName,
     spec: &PostgresSpec,
     arrivals: &[Arrival],
-    now: Timestamp,
 ) -> Result<usize, Failure> {
+    let Leaver { app, now, .. } = *leaver;
     let journal = app.copies.journal(asset)?;
     let fail =
         |error: &dyn std::error::Error| failure(format!("cannot trim the journal of {asset}: {}", in_full(error)));
@@ -134,9 +137,13 @@ fn trim_database(
     };
     let bases: Vec<KnownBase> = app.copies.bases(asset)?.into_iter().filter_map(known).collect();
     let Some(plan) = bases::plan(&bases, &spec.keep, spec.keep_bases.as_ref(), now) else { return Ok(0) };
-    let removed = remove(app, &plan.leaving, now)?;
+    let removed = leaver.remove(&plan.leaving)?;
     for (system_identifier, timeline) in extents.into_keys() {
         let Some((keep_from, ranges)) = plan.log_to_keep(system_identifier, timeline) else { continue };
+        if !leaver.vaults.is_empty() {
+            let keep = ranges.iter().map(|range| (range.start, range.stop)).collect();
+            app.removals.note_trim(asset, TrimmedLog { system_identifier, timeline, keep_from, keep })?;
+        }
         let report = journal.trim(system_identifier, timeline, keep_from, &ranges).map_err(|error| fail(&error))?;
         if report.segments > 0 {
             tracing::info!(app = %app.name, %asset, %timeline, report.segments, report.bytes, "trimmed the journal");
@@ -145,27 +152,42 @@ fn trim_database(
     Ok(removed)
 }
 
-fn remove(app: &App, leaving: &[SnapshotId], now: Timestamp) -> Result<usize, Failure> {
-    if leaving.is_empty() {
-        return Ok(0);
-    }
-    let may_remove = || match app.state().may_remove_copies() {
-        true => Ok(()),
-        false => {
-            let site = &app.context.site;
-            Err(failure(format!("the copies of app {} at {site} are frozen: nothing is removed", app.name)))
+/// Takes copies off the list.
+struct Leaver<'a> {
+    app: &'a App,
+    /// From which they are to go as well.
+    vaults: &'a BTreeSet<VaultName>,
+    now: Timestamp,
+}
+
+impl Leaver<'_> {
+    fn remove(&self, leaving: &[SnapshotId]) -> Result<usize, Failure> {
+        let Leaver { app, vaults, now } = *self;
+        if leaving.is_empty() {
+            return Ok(0);
         }
-    };
-    may_remove()?;
-    // A rule that was written by mistake can be taken back, until the next prune's time of grace is over.
-    record_forgotten(&app.copies.vault()?, leaving, now)
-        .map_err(|error| failure(format!("cannot note what is about to be removed: {}", in_full(&error))))?;
-    for id in leaving {
+        let may_remove = || match app.state().may_remove_copies() {
+            true => Ok(()),
+            false => {
+                let site = &app.context.site;
+                Err(failure(format!("the copies of app {} at {site} are frozen: nothing is removed", app.name)))
+            }
+        };
         may_remove()?;
-        match app.copies.store().remove(FileType::Snapshot, &id.to_string()) {
-            Ok(()) | Err(levee_store::Error::NotFound { .. }) => {}
-            Err(error) => return Err(failure(format!("cannot remove snapshot {id}: {}", in_full(&error)))),
+        let vault = app.copies.vault()?;
+        // What can't be read was never copied.
+        let known: Vec<_> = leaving.iter().filter_map(|id| Some((*id, vault.read_snapshot(id).ok()?))).collect();
+        app.removals.note(&known, vaults)?;
+        // A rule that was written by mistake can be taken back, until the next prune's time of grace is over.
+        record_forgotten(&vault, leaving, now)
+            .map_err(|error| failure(format!("cannot note what is about to be removed: {}", in_full(&error))))?;
+        for id in leaving {
+            may_remove()?;
+            match app.copies.store().remove(FileType::Snapshot, &id.to_string()) {
+                Ok(()) | Err(levee_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(failure(format!("cannot remove snapshot {id}: {}", in_full(&error)))),
+            }
         }
+        Ok(leaving.len())
     }
-    Ok(leaving.len())
 }

@@ -9,16 +9,13 @@ use serde::{Deserialize, Serialize};
 
 use super::super::app::failure;
 use super::super::folder::AppFolder;
+use super::prune::Clearing;
 use crate::durable;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UpkeepState {
-    /// When data were last cleared away; when upkeep began, before the first time.
-    pub pruned_at: Option<Timestamp>,
-    /// Snapshots have been removed since.
-    pub unpruned: bool,
-    /// Packs wait for their time of grace to end, the first until then.
-    pub waiting_until: Option<Timestamp>,
+    #[serde(flatten)]
+    pub clearing: Clearing,
     /// When the last prune began and ended: what was stored in between are older copies' data.
     #[serde(default)]
     pub moved_from: Option<Timestamp>,

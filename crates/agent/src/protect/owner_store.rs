@@ -1,4 +1,4 @@
-//! The repository as its owner looks after it: stopped at once when this site's part changes.
+//! A repository as its owner looks after it: stopped at once when this site's part changes.
 //!
 //! A run that brings the app here must not wait for a prune, and beside a writer nothing is removed. Every operation
 //! asks for both, so that what is under way ends at its next one; each step of a prune leaves a sound repository.
@@ -6,52 +6,66 @@
 use std::fs::OpenOptions;
 use std::io::{Error as IoError, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use levee_database::StopSignal;
-use levee_store::{Entry, Error, FileType, LocalStore, Result, Store};
+use levee_store::{Entry, Error, FileType, LocalStore, Parallelism, Result, Store, Temperature, ThawRequest};
 
-use super::super::app::App;
-use super::super::folder::AppFolder;
+use super::app::App;
 
-/// Removes the locks that this site's earlier process has left behind. Nothing may be at work on the repository yet.
-pub fn remove_left_locks(folder: &AppFolder) -> std::io::Result<()> {
-    let path = folder.own_locks();
-    let names = match std::fs::read(&path) {
+/// Removes the locks that this site's earlier process has left behind. Nothing of this process may be at work on the
+/// repository yet.
+pub fn remove_left_locks(store: &dyn Store, own_locks: &Path) -> Result<()> {
+    let failed = |action: &'static str, source: IoError| Error::Io {
+        location: own_locks.display().to_string(),
+        action,
+        file_type: FileType::Lock,
+        name: String::new(),
+        source,
+    };
+    let names = match std::fs::read(own_locks) {
         Ok(names) => String::from_utf8_lossy(&names).into_owned(),
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
+        Err(error) => return Err(failed("read", error)),
     };
-    let store = LocalStore::new(folder.repository());
     for name in names.lines().filter(|name| !name.is_empty()) {
         match store.remove(FileType::Lock, name) {
             // A name that a crash has cut off was never written.
             Ok(()) | Err(Error::NotFound { .. } | Error::Denied { .. }) => {}
-            Err(error) => return Err(IoError::other(error)),
+            Err(error) => return Err(error),
         }
     }
-    std::fs::remove_file(&path)
+    std::fs::remove_file(own_locks).map_err(|error| failed("remove", error))
 }
 
 pub struct OwnerStore {
-    store: LocalStore,
+    store: Arc<dyn Store>,
+    /// Where the locks are noted that this site takes there.
+    own_locks: PathBuf,
     app: Arc<App>,
     stop: StopSignal,
 }
 
 impl OwnerStore {
+    /// The repository at this site.
     pub fn new(app: &Arc<App>, stop: &StopSignal) -> Self {
         let store = LocalStore::new(app.folder.repository());
-        Self { store, app: app.clone(), stop: stop.clone() }
+        Self::elsewhere(Arc::new(store), app.folder.own_locks(), app, stop)
+    }
+
+    /// A repository of this site's in another place.
+    pub fn elsewhere(store: Arc<dyn Store>, own_locks: PathBuf, app: &Arc<App>, stop: &StopSignal) -> Self {
+        Self { store, own_locks, app: app.clone(), stop: stop.clone() }
     }
 
     /// Before a lock is there, so that one which a crash leaves behind is found at the next start: an exclusive one
     /// would hold up every copy, and a failover, until it is stale.
     fn note_lock(&self, name: &str) -> Result<()> {
-        let path = self.app.folder.own_locks();
+        let path = &self.own_locks;
         let note = || {
-            std::fs::create_dir_all(path.parent().unwrap_or(&path))?;
-            let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
+            std::fs::create_dir_all(path.parent().unwrap_or(path))?;
+            let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
             file.write_all(format!("\n{name}").as_bytes())?;
             file.sync_all()
         };
@@ -90,6 +104,11 @@ impl Store for OwnerStore {
         self.store.write(file_type, name, content)
     }
 
+    fn write_tree_pack(&self, name: &str, content: &[u8]) -> Result<()> {
+        self.go_on("write", FileType::Data, name)?;
+        self.store.write_tree_pack(name, content)
+    }
+
     fn read(&self, file_type: FileType, name: &str) -> Result<Vec<u8>> {
         self.go_on("read", file_type, name)?;
         self.store.read(file_type, name)
@@ -98,6 +117,18 @@ impl Store for OwnerStore {
     fn read_range(&self, file_type: FileType, name: &str, offset: u64, length: usize) -> Result<Vec<u8>> {
         self.go_on("read", file_type, name)?;
         self.store.read_range(file_type, name, offset, length)
+    }
+
+    fn read_range_into(
+        &self,
+        file_type: FileType,
+        name: &str,
+        offset: u64,
+        length: usize,
+        buffer: &mut Vec<u8>,
+    ) -> Result<()> {
+        self.go_on("read", file_type, name)?;
+        self.store.read_range_into(file_type, name, offset, length, buffer)
     }
 
     fn size_bytes(&self, file_type: FileType, name: &str) -> Result<u64> {
@@ -116,6 +147,23 @@ impl Store for OwnerStore {
             self.go_on("remove", file_type, name)?;
         }
         self.store.remove(file_type, name)
+    }
+
+    fn parallelism(&self) -> Parallelism {
+        self.store.parallelism()
+    }
+
+    fn archived(&self, file_type: FileType) -> Result<Vec<Entry>> {
+        self.go_on("list", file_type, "")?;
+        self.store.archived(file_type)
+    }
+
+    fn temperature(&self, file_type: FileType, name: &str) -> Result<Temperature> {
+        self.store.temperature(file_type, name)
+    }
+
+    fn thaw(&self, file_type: FileType, name: &str, request: &ThawRequest) -> Result<Temperature> {
+        self.store.thaw(file_type, name, request)
     }
 
     fn location(&self) -> String {

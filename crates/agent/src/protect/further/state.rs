@@ -1,0 +1,64 @@
+//! What is known of one further vault after a restart: `further/VAULT/state.json`.
+
+use std::collections::BTreeMap;
+
+use levee_model::control::{AssetPoint, Failure};
+use levee_model::{AssetName, VaultName};
+use levee_vault::Id;
+use serde::{Deserialize, Serialize};
+
+use super::super::app::failure;
+use super::super::folder::AppFolder;
+use super::super::upkeep::prune::Clearing;
+use crate::durable;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FurtherState {
+    /// Where the vault was when this was written, as the protection file has it.
+    pub address: String,
+    /// The repository that was made there. It is never made a second time by itself: one that has gone may lie on a disk
+    /// that is not mounted.
+    pub repository: Option<Id>,
+    #[serde(flatten)]
+    pub clearing: Clearing,
+    /// What could be rebuilt from there alone.
+    #[serde(default)]
+    pub points: BTreeMap<AssetName, AssetPoint>,
+}
+
+impl FurtherState {
+    /// What is known of a vault at this address; nothing when it was at another one.
+    pub fn read(folder: &AppFolder, vault: &VaultName, address: &str) -> Result<Self, Failure> {
+        let path = folder.further(vault).join("state.json");
+        let known: Option<Self> = durable::read_json(&path).map_err(|error| {
+            failure(format!("cannot read {}: {error}; remove it, and it is found out anew", path.display()))
+        })?;
+        let known = known.filter(|known| known.address == address);
+        Ok(known.unwrap_or_else(|| Self { address: address.into(), ..Self::default() }))
+    }
+
+    pub fn write(&self, folder: &AppFolder, vault: &VaultName) -> Result<(), Failure> {
+        let path = folder.further(vault).join("state.json");
+        durable::write_json(&path, self).map_err(|error| failure(format!("cannot write {}: {error}", path.display())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_known_of_a_vault_counts_at_its_address_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = AppFolder::new(dir.path(), &"shop".parse().unwrap());
+        let vault = "far".parse().unwrap();
+        let read = |address: &str| FurtherState::read(&folder, &vault, address).unwrap();
+        let mut state = read("/mnt/nas");
+        assert_eq!(state.repository, None);
+        state.repository = Some(Id::of(b"one"));
+        state.clearing.unpruned = true;
+        state.write(&folder, &vault).unwrap();
+        assert_eq!(read("/mnt/nas"), state);
+        assert_eq!(read("/mnt/other"), FurtherState { address: "/mnt/other".into(), ..FurtherState::default() });
+    }
+}

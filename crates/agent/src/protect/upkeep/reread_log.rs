@@ -1,0 +1,185 @@
+//! Reading the closed segments of the journals again, within the same time as everything else that is stored.
+//!
+//! Without one of them no moment behind it can be reached until the next base backup: better to know that before the day.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use levee_database::StopSignal;
+use levee_journal::{ClosedSegment, LogJournal, RereadSegment};
+use levee_model::AssetName;
+use levee_model::control::Failure;
+use levee_model::protection::{AppSpec, Upkeep};
+use levee_vault::Id;
+use levee_vault::reread::PackAge;
+
+use super::super::app::{App, failure, in_full};
+use super::record::Record;
+use super::reread::{drop_from_memory, pace};
+
+/// How long segments are read before something else has its turn.
+const TURN_MAX: Duration = Duration::from_secs(10);
+const LIST_AGAIN: Duration = Duration::from_secs(10);
+const NAMED_MAX: usize = 3;
+
+pub struct LogRereading {
+    record: Record,
+    listed: Option<Instant>,
+    segments: BTreeMap<Id, Segment>,
+}
+
+struct Segment {
+    asset: AssetName,
+    journal: Arc<LogJournal>,
+    closed: ClosedSegment,
+    verified_at: Option<Timestamp>,
+    /// When it was last found damaged, and how.
+    damage: Option<(Timestamp, String)>,
+}
+
+impl Segment {
+    fn age(&self, id: Id) -> PackAge {
+        PackAge {
+            id,
+            bytes: self.closed.size_bytes,
+            stored_at: self.closed.closed_at,
+            verified_at: self.verified_at,
+            damaged_at: self.damage.as_ref().map(|(at, _)| *at),
+        }
+    }
+}
+
+impl LogRereading {
+    pub fn begin(app: &App) -> Result<Self, Failure> {
+        let path = app.folder.log_rereads();
+        let record = Record::open(path.clone()).map_err(|error| {
+            failure(format!("cannot read {}: {error}; remove it, and it begins anew", path.display()))
+        })?;
+        Ok(Self { record, listed: None, segments: BTreeMap::new() })
+    }
+
+    /// Reads for a while what is due, and tells the board.
+    pub fn turn(&mut self, app: &App, spec: &AppSpec, stop: &StopSignal) -> Result<(), Failure> {
+        self.list(app, spec)?;
+        self.read(app, &spec.upkeep, stop)?;
+        for asset in spec.postgres.keys() {
+            app.board.remark(asset, "log damage", self.damage_of(app, asset)?);
+        }
+        Ok(())
+    }
+
+    fn list(&mut self, app: &App, spec: &AppSpec) -> Result<(), Failure> {
+        if self.listed.is_some_and(|listed| listed.elapsed() < LIST_AGAIN) {
+            return Ok(());
+        }
+        let mut before = std::mem::take(&mut self.segments);
+        for asset in spec.postgres.keys() {
+            let journal = app.copies.journal(asset)?;
+            let closed = journal
+                .closed_segments()
+                .map_err(|error| failure(format!("cannot list the log of {asset}: {}", in_full(&error))))?;
+            for closed in closed {
+                // Named by what it is, so that a record outlives a move of the folder.
+                let name = closed.path.file_name().unwrap_or_default().to_string_lossy();
+                let id = Id::of(format!("{asset}/{}/{name}", closed.system_identifier).as_bytes());
+                let damage = before.remove(&id).and_then(|known| known.damage);
+                let verified_at = self.record.read_at(&id);
+                let segment = Segment { asset: asset.clone(), journal: journal.clone(), closed, verified_at, damage };
+                self.segments.insert(id, segment);
+            }
+        }
+        let there: BTreeSet<Id> = self.segments.keys().copied().collect();
+        self.record.retain(&there).map_err(|error| failure(format!("cannot note what was read: {error}")))?;
+        self.listed = Some(Instant::now());
+        Ok(())
+    }
+
+    fn read(&mut self, app: &App, upkeep: &Upkeep, stop: &StopSignal) -> Result<(), Failure> {
+        let begun = Instant::now();
+        let ages: Vec<PackAge> = self.segments.iter().map(|(id, segment)| segment.age(*id)).collect();
+        let due: Vec<Id> = pace(upkeep).due(&ages, Timestamp::now()).into_iter().map(|age| age.id).collect();
+        for id in due {
+            if begun.elapsed() >= TURN_MAX || stop.is_stopped() {
+                break;
+            }
+            let Some(segment) = self.segments.get_mut(&id) else { continue };
+            let read_begun = Instant::now();
+            drop_from_memory(&segment.closed.path);
+            let read = segment
+                .journal
+                .reread(&segment.closed)
+                .map_err(|error| failure(format!("cannot read stored log again: {}", in_full(&error))))?;
+            let now = Timestamp::now();
+            match read {
+                RereadSegment::Sound => {
+                    self.record
+                        .note(id, now)
+                        .map_err(|error| failure(format!("cannot note what was read: {error}")))?;
+                    (segment.verified_at, segment.damage) = (Some(now), None);
+                }
+                RereadSegment::Damaged { problem } => {
+                    tracing::error!(app = %app.name, asset = %segment.asset, problem, "stored log is damaged");
+                    segment.damage = Some((now, problem));
+                }
+                // The next listing knows.
+                RereadSegment::Gone => {}
+            }
+            drop_from_memory(&segment.closed.path);
+            let bytes = segment.closed.size_bytes as f64;
+            let wanted = Duration::from_secs_f64(bytes / upkeep.verify_bytes_per_second().bytes() as f64);
+            if stop.wait(wanted.saturating_sub(read_begun.elapsed())) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is damaged of an asset's log, in words.
+    fn damage_of(&self, app: &App, asset: &AssetName) -> Result<Option<String>, Failure> {
+        let damaged: Vec<(&ClosedSegment, &str)> = self
+            .segments
+            .values()
+            .filter(|segment| segment.asset == *asset)
+            .filter_map(|segment| Some((&segment.closed, segment.damage.as_ref()?.1.as_str())))
+            .collect();
+        let Some((timeline, start)) = damaged.iter().map(|(closed, _)| (closed.timeline, closed.start)).min() else {
+            return Ok(None);
+        };
+        let on_it = damaged.iter().filter(|(closed, _)| closed.timeline == timeline);
+        let end = on_it.map(|(closed, _)| closed.end).max().unwrap_or(start);
+        let bases = app.copies.bases(asset)?;
+        let behind =
+            bases.iter().map(|base| &base.facts).filter(|facts| facts.timeline >= timeline && facts.start >= end);
+        let unreachable = match behind.map(|facts| facts.stop).min() {
+            Some(base) => format!(
+                "no moment from {start} of timeline {timeline} to the end of the next base backup, {base}, can be restored"
+            ),
+            None => format!(
+                "no moment behind {start} of timeline {timeline} can be restored until behind the next base backup: have one \
+                 taken soon (`base_every`)"
+            ),
+        };
+        let problems: Vec<&str> = damaged.iter().take(NAMED_MAX).map(|(_, problem)| *problem).collect();
+        Ok(Some(format!(
+            "{} stored segment(s) of its log are DAMAGED: {}{}; {unreachable}; look at the disk",
+            damaged.len(),
+            problems.join("; "),
+            if damaged.len() > NAMED_MAX { "; …" } else { "" },
+        )))
+    }
+
+    /// An error when not everything is read within the time that is asked for.
+    pub fn in_time(&self, upkeep: &Upkeep) -> Result<(), Failure> {
+        let ages: Vec<PackAge> = self.segments.iter().map(|(id, segment)| segment.age(*id)).collect();
+        match pace(upkeep).overdue(&ages, Timestamp::now()).count() {
+            0 => Ok(()),
+            overdue => Err(failure(format!(
+                "{overdue} of {} stored segments of log have not been read again within {}; it goes on",
+                ages.len(),
+                upkeep.verify_within()
+            ))),
+        }
+    }
+}
