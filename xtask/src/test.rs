@@ -1,9 +1,11 @@
 //! Every test of the project, in one go.
 
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::setup::{self, Needs};
 use crate::tidy;
@@ -18,15 +20,42 @@ pub fn run() -> Result<()> {
     let started = Instant::now();
     setup::set_up(Needs::Tests)?;
     tidy::run()?;
+    let left_out = LeftOut::begin()?;
     // Tests of several crates start the program. It is built with the tests of its own crate, before any runs.
-    if has_nextest() {
-        run_cargo_with(&["nextest", "run", "--workspace", "--no-fail-fast"], &LONGER)?;
-        run_cargo(&["test", "--workspace", "--doc", "--quiet"])?;
+    let ran = if has_nextest() {
+        run_cargo_with(&["nextest", "run", "--workspace", "--no-fail-fast"], &left_out.variables())
+            .and_then(|()| run_cargo(&["test", "--workspace", "--doc", "--quiet"]))
     } else {
-        run_cargo_with(&["test", "--workspace", "--no-fail-fast"], &LONGER)?;
-    }
+        run_cargo_with(&["test", "--workspace", "--no-fail-fast"], &left_out.variables())
+    };
+    left_out.show();
+    ran?;
     println!("all checks and tests passed in {} s", started.elapsed().as_secs());
     Ok(())
+}
+
+/// What tests said of themselves that this machine has no means for.
+struct LeftOut {
+    file: tempfile::NamedTempFile,
+}
+
+impl LeftOut {
+    fn begin() -> Result<Self> {
+        Ok(Self { file: tempfile::NamedTempFile::new().context("cannot make a temporary file")? })
+    }
+
+    fn variables(&self) -> Vec<(&str, &OsStr)> {
+        let longer = LONGER.iter().map(|(name, value)| (*name, OsStr::new(*value)));
+        longer.chain([(levee_testing::LEFT_OUT_VARIABLE, self.file.path().as_os_str())]).collect()
+    }
+
+    fn show(&self) {
+        let lines = std::fs::read_to_string(self.file.path()).unwrap_or_default();
+        let lines: BTreeSet<&str> = lines.lines().collect();
+        for line in lines {
+            println!("left out: {line}");
+        }
+    }
 }
 
 fn has_nextest() -> bool {

@@ -1,5 +1,6 @@
 //! Where the project lies, and running cargo in it.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -30,7 +31,7 @@ pub fn run_cargo(arguments: &[&str]) -> Result<()> {
 }
 
 /// The same with variables, unless the caller has given them.
-pub fn run_cargo_with(arguments: &[&str], variables: &[(&str, &str)]) -> Result<()> {
+pub fn run_cargo_with(arguments: &[&str], variables: &[(&str, &OsStr)]) -> Result<()> {
     let variables = variables.iter().filter(|(name, _)| std::env::var_os(name).is_none()).copied();
     let status = cargo(arguments)
         .envs(variables)

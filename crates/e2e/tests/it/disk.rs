@@ -1,4 +1,4 @@
-//! The recovery site's disk is full.
+//! A disk is full: the recovery site's, the server's.
 
 use std::fs;
 use std::time::Duration;
@@ -6,22 +6,24 @@ use std::time::Duration;
 use levee_testing::disk::SmallDisk;
 use levee_testing::wait::wait_until;
 
-use super::faults::check_failed;
+use super::faults::{check_failed, said_by};
 use super::orders::Orders;
+use super::runs::{Begun, Kind};
 use super::status::{wait_no_problem, wait_problem};
 use super::traces::Traces;
-use super::world::{PATIENCE, Setup, Site, World};
+use super::world::{PATIENCE, Process, Setup, Site, World};
 
 /// Room for the base backup, some segments of log and a drill.
 const DISK_MIB: u32 = 512;
+const SERVER_DISK_MIB: u32 = 64;
 
 #[test]
 fn a_full_disk_at_the_recovery_site_takes_nothing_and_loses_nothing() {
     if !SmallDisk::is_possible() {
-        println!("left out: this machine mounts nothing");
         return;
     }
-    let mut world = World::protected_with(Setup { west_disk_mib: Some(DISK_MIB), ..Setup::default() });
+    let mut world =
+        World::protected_with(Setup { small_disk: Some((Process::Agent(Site::West), DISK_MIB)), ..Setup::default() });
     let orders = Orders::start(world.databases());
     let east = world.database(Site::East);
     orders.wait_for_more_at(east, PATIENCE);
@@ -52,10 +54,8 @@ fn a_full_disk_at_the_recovery_site_takes_nothing_and_loses_nothing() {
     let before = Traces::of(&world, Site::West);
     let drill = world.operator(&["drill", "shop", "--to", "west"]);
     check_failed(&drill, &["No space left on device"], &[]);
-    let mut left = Traces::of(&world, Site::West).beyond(&before);
     // The empty folder of all drills.
-    left.retain(|trace| trace != "agent/apps/shop/runs");
-    assert_eq!(left, Vec::<String>::new());
+    Traces::check_nothing_left(&world, Site::West, &before, &["agent/apps/shop/runs"]);
 
     // It goes on by itself when there is room.
     world.disk().free();
@@ -66,4 +66,46 @@ fn a_full_disk_at_the_recovery_site_takes_nothing_and_loses_nothing() {
     world.expect(&["switchover", "shop", "--yes", "--to", "west"]);
     assert!(orders.check_all_in(world.database(Site::West)) > 40);
     assert!(world.folder(Site::West).join("documents/no-room.txt").exists());
+}
+
+/// Losing the server stops no database, and so does what it cannot write.
+#[test]
+fn a_full_disk_at_the_server_holds_up_no_database_and_a_run_goes_on_when_there_is_room() {
+    if !SmallDisk::is_possible() {
+        return;
+    }
+    let disk = Some((Process::Server, SERVER_DISK_MIB));
+    let world = World::protected_with(Setup { small_disk: disk, ..Setup::default() });
+    let orders = Orders::start(world.databases());
+    let (east, west) = (world.database(Site::East), world.database(Site::West));
+    orders.wait_for_more_at(east, PATIENCE);
+
+    world.disk().fill();
+    // What is asked anew is refused with the reason, and nothing of it stays.
+    let other = world.protection_file().replace("every = \"2s\"", "every = \"3s\"");
+    let refused = world.try_apply(&other);
+    println!("said about the file: {}", said_by(&refused));
+    check_failed(&refused, &["full"], &[]);
+    for command in [&["token", "create", "--name", "late"][..], &["drill", "shop", "--to", "west"]] {
+        let refused = world.operator(command);
+        println!("said about {command:?}: {}", said_by(&refused));
+        check_failed(&refused, &["full"], &[]);
+    }
+    assert!(world.status().is_some(), "what is known can be asked for");
+    orders.wait_for_more_at(east, PATIENCE);
+
+    world.disk().free();
+    let begun = Begun::new(&world, &Kind::Drill.command(Site::West));
+    begun.wait_begun(&world, "choose");
+    world.disk().fill();
+    std::thread::sleep(Duration::from_secs(3));
+    orders.wait_for_more_at(east, PATIENCE);
+    world.disk().free();
+    begun.wait_done(&world);
+    wait_no_problem(&world);
+    let applied = said_by(&world.operator(&["app", "show", "shop"]));
+    assert!(applied.contains("\"2s\"") && !applied.contains("\"3s\""), "the refused file counts: {applied}");
+    world.expect(&["switchover", "shop", "--yes", "--to", "west"]);
+    orders.wait_for_more_at(west, PATIENCE);
+    assert!(orders.check_all_in(west) > 40);
 }

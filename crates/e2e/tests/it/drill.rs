@@ -29,7 +29,7 @@ fn a_drill_leaves_nothing_behind_also_when_its_agent_is_killed() {
         let ended = wait_ended(&run, &world);
         println!("drill killed at {killed_at:?}: {ended}");
         assert!(killed_at.is_some() || ended == "done", "an undisturbed drill is {ended}\n{}", world.log_tails());
-        check_nothing_left(&world, &before);
+        Traces::check_nothing_left(&world, Site::West, &before, &KEPT);
         let left: Vec<_> = std::fs::read_dir(&runs).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
         assert!(left.is_empty(), "{left:?}");
     }
@@ -52,16 +52,4 @@ fn wait_ended(run: &Begun, world: &World) -> String {
         ["done", "failed", "aborted"].contains(&state.as_str()).then_some(state)
     });
     state.unwrap_or_else(|| panic!("the drill did not end: {:#}\n{}", run.state(world), world.log_tails()))
-}
-
-#[track_caller]
-fn check_nothing_left(world: &World, before: &Traces) {
-    // Files that are being written have other names for a moment.
-    let mut left = Vec::new();
-    let clean = poll(PATIENCE / 6, || {
-        left = Traces::of(world, Site::West).beyond(before);
-        left.retain(|trace| !KEPT.contains(&trace.as_str()));
-        left.is_empty().then_some(())
-    });
-    assert!(clean.is_some(), "the drill has left {left:#?}\n{}", world.log_tails());
 }

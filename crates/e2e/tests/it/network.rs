@@ -15,7 +15,6 @@ use super::world::{PATIENCE, Process, Setup, Site, World};
 /// A world in which the sites can be cut off; `None` where the machine gives no such networks.
 fn networked(slot_bound: &'static str) -> Option<World> {
     if !Net::is_possible() {
-        println!("left out: this machine gives no network namespaces");
         return None;
     }
     let world = World::set_up(Setup {

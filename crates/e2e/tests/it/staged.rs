@@ -1,11 +1,17 @@
 //! A copy that an aborted switchover has staged, and a failover whose plan knows nothing of it.
 
 use std::fs;
+use std::time::Duration;
 
 use levee_testing::wait::wait_until;
 
+use super::orders::Orders;
 use super::runs::{Begun, Kind};
-use super::world::{PATIENCE, Site, World};
+use super::status::wait_caught_up;
+use super::world::{PATIENCE, Process, Site, World};
+
+/// More than what a switchover still calls close.
+const TOO_OLD: Duration = Duration::from_secs(6);
 
 #[test]
 fn a_rebuild_that_finds_a_staged_copy_takes_in_what_came_since() {
@@ -25,4 +31,41 @@ fn a_rebuild_that_finds_a_staged_copy_takes_in_what_came_since() {
     Begun::new(&world, &["failover", "shop", "--yes", "--to", "west", "--plan", id]).wait_done(&world);
     let late = fs::read_to_string(world.folder(Site::West).join("documents/late.txt"));
     assert_eq!(late.ok().as_deref(), Some("late"), "what was staged before the run is all that is there");
+}
+
+/// A standby that has been staged and does not start any more: nobody is left to go back to.
+#[test]
+fn a_failover_rebuilds_a_staged_copy_that_is_broken() {
+    let mut world = World::protected();
+    let (east, west) = (world.database(Site::East), world.database(Site::West));
+    let orders = Orders::start(world.databases());
+    orders.wait_for_more_at(east, PATIENCE);
+    // Without its source the copy never comes close, so that the run stays before its stop.
+    world.kill_databases(Site::East);
+    std::thread::sleep(TOO_OLD);
+    let switchover = Begun::new(&world, &Kind::Switchover.command(Site::West));
+    switchover.wait_begun(&world, "close");
+    world.expect(&["run", "abort", &switchover.id]);
+    wait_until("the switchover to be aborted", PATIENCE, || switchover.state(&world)["state"] == "aborted");
+    assert!(world.start_database(Site::East).status.success());
+    orders.wait_for_more_at(east, PATIENCE);
+    wait_caught_up(&mut world);
+
+    world.lose(Site::East, true);
+    world.kill_databases(Site::West);
+    let copy = world.folder(Site::West).join("postgres");
+    fs::remove_file(copy.join("global/pg_control")).expect("a standby was staged");
+    let failover = Begun::new(&world, &["failover", "shop", "--to", "west", "--old-site-is-down"]);
+    let ended = failover.wait_done(&world);
+    assert_eq!(ended.retries, 0);
+    let run = failover.state(&world);
+    assert!(run["steps"]["rebuild-orders"]["outcome"]["done"]["bytes"].as_u64() > Some(0), "{run:#}");
+    orders.wait_for_more_at(west, PATIENCE);
+    assert!(orders.check_all_in(west) > 40);
+    // What was of no use is out of the way, and nothing of it is lost.
+    let names = fs::read_dir(world.folder(Site::West)).unwrap().map(|entry| entry.unwrap().file_name());
+    let names: Vec<String> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+    assert!(names.iter().any(|name| name.starts_with("postgres.") && name.contains("aside")), "{names:?}");
+    let log = fs::read_to_string(world.log(Process::Agent(Site::West))).unwrap();
+    assert!(log.contains("the staged copy is rebuilt"), "{log}");
 }

@@ -5,8 +5,9 @@ use std::fs;
 use std::path::Path;
 
 use levee_testing::process::processes_under;
+use levee_testing::wait::poll;
 
-use super::world::{Site, World};
+use super::world::{PATIENCE, Site, World};
 
 /// Where data arrive all the time.
 const ARRIVING: [&str; 2] = ["repository", "journal"];
@@ -35,8 +36,21 @@ impl Traces {
         }
     }
 
+    /// Waits until a site has nothing that it did not have before, but for what may stay. Files that are being written
+    /// have other names for a moment.
+    #[track_caller]
+    pub fn check_nothing_left(world: &World, site: Site, before: &Traces, may_stay: &[&str]) {
+        let mut left = Vec::new();
+        let is_clean = poll(PATIENCE / 6, || {
+            left = Traces::of(world, site).beyond(before);
+            left.retain(|trace| !may_stay.contains(&trace.as_str()));
+            left.is_empty().then_some(())
+        });
+        assert!(is_clean.is_some(), "{left:#?} was left\n{}", world.log_tails());
+    }
+
     /// What is here and was not there before.
-    pub fn beyond(&self, before: &Traces) -> Vec<String> {
+    fn beyond(&self, before: &Traces) -> Vec<String> {
         let parts = [
             (&self.processes, &before.processes),
             (&self.listeners, &before.listeners),

@@ -1,16 +1,17 @@
 //! What the recovery site does for its copies by itself: retention, clearing away, reading again.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use levee_testing::wait::{poll, wait_until};
 use serde_json::Value;
 
+use super::status::{wait_no_problem, wait_problem};
 use super::world::{PATIENCE, Process, Setup, Site, World};
 
 /// Everything that a folder holds, in bytes.
-fn size_of(folder: &Path) -> u64 {
+pub fn size_of(folder: &Path) -> u64 {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let size = |entry: fs::DirEntry| match entry.metadata() {
         Ok(metadata) if metadata.is_dir() => size_of(&entry.path()),
@@ -21,7 +22,7 @@ fn size_of(folder: &Path) -> u64 {
     entries.map(size).sum()
 }
 
-fn names(folder: &Path) -> Vec<String> {
+pub fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
@@ -29,7 +30,7 @@ fn names(folder: &Path) -> Vec<String> {
 }
 
 /// Bytes that nothing compresses, always the same (xorshift).
-fn noise(length: usize) -> Vec<u8> {
+pub fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = || {
         state ^= state << 13;
@@ -40,7 +41,7 @@ fn noise(length: usize) -> Vec<u8> {
     (0..length).map(|_| next()).collect()
 }
 
-fn asset(world: &World, name: &str) -> Option<Value> {
+pub fn asset(world: &World, name: &str) -> Option<Value> {
     let status = world.status()?;
     status["assets"].as_array()?.iter().find(|asset| asset["asset"] == name).cloned()
 }
@@ -148,4 +149,50 @@ fn old_copies_go_their_space_comes_back_and_what_stays_is_read_again() {
     wait_documents(&world, |problems| {
         ["DAMAGED", &pack, "that no asset's recovery relies on"].iter().all(|words| problems.contains(words))
     });
+}
+
+/// The closed segments of the shop's log at west.
+fn closed_segments(world: &World) -> Vec<PathBuf> {
+    let journal = world.shop_folder(Site::West).join("journal/orders");
+    let folders = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    let timelines =
+        folders(&journal).filter(|path| path.is_dir()).flat_map(|system| folders(&system).collect::<Vec<_>>());
+    let files = timelines.filter(|path| path.is_dir()).flat_map(|timeline| folders(&timeline).collect::<Vec<_>>());
+    files.filter(|path| path.to_string_lossy().ends_with(".zst.age")).collect()
+}
+
+fn flip_in(path: &Path) {
+    let mut content = fs::read(path).unwrap();
+    let at = content.len() / 2;
+    content[at] ^= 4;
+    fs::write(path, content).unwrap();
+}
+
+#[test]
+fn damage_in_stored_log_is_found_and_named_and_goes_with_it() {
+    let mut world = World::protected_with(Setup { zero_loss: false, ..Setup::default() });
+    world.cluster().psql_in("shop", "insert into orders select generate_series(1, 10000)");
+    world.cluster().switch_wal();
+    let record = world.shop_folder(Site::West).join("upkeep/log-rereads");
+    // Those before and with the base backup, and what came behind it.
+    wait_until("the closed segments to be read again", PATIENCE, || {
+        closed_segments(&world).len() >= 3
+            && fs::read_to_string(&record).is_ok_and(|text| text.split_ascii_whitespace().count() >= 6)
+    });
+    wait_no_problem(&world);
+
+    world.kill(Process::Agent(Site::West));
+    let segment = closed_segments(&world).into_iter().max().unwrap();
+    flip_in(&segment);
+    // As if the time were over.
+    fs::remove_file(&record).unwrap();
+    world.start(Process::Agent(Site::West));
+    let name = segment.file_name().unwrap().to_string_lossy();
+    let said = wait_problem(&world, &["west", "of its log are DAMAGED", &name, "until behind the next base backup"]);
+    println!("said of the log: {said}");
+
+    world.kill(Process::Agent(Site::West));
+    flip_in(&segment);
+    world.start(Process::Agent(Site::West));
+    wait_no_problem(&world);
 }

@@ -68,8 +68,8 @@ pub struct Setup {
     pub net: Option<Net>,
     /// How far the clock of the source is off, as libfaketime has it (`+3600s`). The agent's is another matter.
     pub source_clock: Option<&'static str>,
-    /// The folder of west's agent is a disk of this size, in MiB.
-    pub west_disk_mib: Option<u32>,
+    /// The folder of a process is a disk of this size, in MiB.
+    pub small_disk: Option<(Process, u32)>,
 }
 
 impl Default for Setup {
@@ -81,7 +81,7 @@ impl Default for Setup {
             settings: Vec::new(),
             net: None,
             source_clock: None,
-            west_disk_mib: None,
+            small_disk: None,
         }
     }
 }
@@ -101,7 +101,7 @@ pub struct World {
     server_place: ServerPlace,
     agent_places: [AgentPlace; 2],
     database_port: u16,
-    /// Where west's agent keeps everything, when that is to be full before long.
+    /// Where a process keeps everything, when that is to be full before long.
     disk: Option<SmallDisk>,
     root: TempSite,
 }
@@ -146,8 +146,11 @@ impl World {
             dns_port,
         };
         let agent_places = [Site::East, Site::West].map(agent_place);
-        let disk = setup.west_disk_mib.map(|mebibytes| {
-            let folder = &agent_places[Site::West as usize].folder;
+        let disk = setup.small_disk.map(|(process, mebibytes)| {
+            let folder = match process {
+                Process::Server => &server_place.folder,
+                Process::Agent(site) => &agent_places[site as usize].folder,
+            };
             fs::create_dir_all(folder).expect("our own folder");
             SmallDisk::mount(folder, mebibytes)
         });
@@ -217,10 +220,10 @@ impl World {
         self.setup.net.as_ref().expect("this world was set up with a network")
     }
 
-    /// The disk of west's agent.
+    /// The small disk.
     #[track_caller]
     pub fn disk(&self) -> &SmallDisk {
-        self.disk.as_ref().expect("this world was set up with a small disk at west")
+        self.disk.as_ref().expect("this world was set up with a small disk")
     }
 
     /// From its next start on, a site's agent runs behind these words (`env NAME=VALUE`, …).

@@ -1,0 +1,3 @@
+//! The developer commands as they are called.
+
+mod demo;
