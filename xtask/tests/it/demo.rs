@@ -32,7 +32,8 @@ fn the_quick_demo_tells_the_whole_story() {
     assert!(acknowledged > 0.0 && number(&report, "/failover/lost") < acknowledged, "{report:#}");
     assert!(number(&report, "/failover/recovery_point_age_s") < 60.0, "{report:#}");
     assert!(!report["failover"]["predicted_loss"].as_object().unwrap().is_empty(), "{report:#}");
-    assert!(number(&report, "/failover/files_lost") < 100.0, "{report:#}");
+    // Those that had changed within the recovery point's age, of a thousand that all change.
+    assert!(number(&report, "/failover/files_lost") < 900.0, "{report:#}");
     let steps = report["failover"]["steps"].as_array().unwrap();
     assert!(steps.iter().any(|step| step["step"] == "rebuild-orders" && step["seconds"].is_f64()), "{report:#}");
     assert!(number(&report, "/switchover/acknowledged") > acknowledged, "{report:#}");
