@@ -23,7 +23,7 @@ impl Rustic {
             None => match tools::find("rustic") {
                 Some(program) => program,
                 None => {
-                    eprintln!("skipped: rustic is not installed, and {VARIABLE} doesn't name its program");
+                    crate::leave_out(&format!("rustic is not installed, and {VARIABLE} doesn't name its program"));
                     return None;
                 }
             },

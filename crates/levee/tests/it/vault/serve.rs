@@ -211,7 +211,6 @@ fn a_renewed_certificate_counts_without_a_restart() {
 #[test]
 fn a_disk_that_is_unmounted_meanwhile_gets_nothing_in_its_place() {
     if !SmallDisk::is_possible() {
-        eprintln!("skipped: this user may not mount a file system");
         return;
     }
     let case = Case::new();
