@@ -26,9 +26,8 @@ use super::app::{App, failure, in_full};
 use super::copies::point_of;
 use super::owner_store::OwnerStore;
 use super::removals::Original;
-use super::tags;
-use super::upkeep::PATIENT_NICE;
 use super::upkeep::prune::Retry;
+use super::{tags, upkeep};
 use log::{LogCopy, Trouble};
 use place::Place;
 use state::FurtherState;
@@ -44,10 +43,7 @@ const DAMAGED_AGAIN_AFTER: Duration = Duration::from_secs(10 * 60);
 pub fn run(app: &Arc<App>, name: &VaultName, stop: &StopSignal) {
     let assignment = app.assignment();
     let Some(spec) = assignment.vaults.get(name) else { return };
-    // Of this thread, and of those that it starts.
-    if let Err(errno) = rustix::process::setpriority_process(None, PATIENT_NICE) {
-        tracing::debug!(%errno, "copies are brought to further vaults at the usual priority");
-    }
+    upkeep::be_patient();
     let mut further = Further {
         app,
         name,

@@ -38,13 +38,17 @@ const TRIM_AGAIN_AFTER_FAILURE: SignedDuration = SignedDuration::from_secs(15);
 /// Comparing large trees takes a while: it is done again after so many times as long.
 const LOOK_SHARE: u32 = 20;
 /// What this does takes what everything else leaves over.
-pub(super) const PATIENT_NICE: i32 = 19;
+const PATIENT_NICE: i32 = 19;
 
-pub fn run(app: &Arc<App>, stop: &StopSignal) {
-    // Of this thread, and of those that it starts.
+/// Gives this thread, and those that it starts, the lowest priority.
+pub(super) fn be_patient() {
     if let Err(errno) = rustix::process::setpriority_process(None, PATIENT_NICE) {
         tracing::debug!(%errno, "copies are looked after at the usual priority");
     }
+}
+
+pub fn run(app: &Arc<App>, stop: &StopSignal) {
+    be_patient();
     let mut upkeep = Upkeep {
         app,
         stop,
