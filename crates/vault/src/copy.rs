@@ -31,10 +31,21 @@ pub struct CopyOptions {
     pub compression: Compression,
     /// How long to wait for others' locks.
     pub patience: Duration,
+    /// Name as the original of each copy what it is called in the source, whatever it says of itself: for a source whose
+    /// writer must not decide what a copy stands for.
+    pub original_is_source: bool,
+    /// Bring anew what snapshots that are there already lack, as after a repair there.
+    pub complete: bool,
     /// Take no lock on the source, for one that cannot be written to.
     pub no_lock_source: bool,
     /// Only say what would be done.
     pub dry_run: bool,
+}
+
+impl CopyOptions {
+    fn original_of(&self, id: &SnapshotId, snapshot: &Snapshot) -> Id {
+        snapshot.original.filter(|_| !self.original_is_source).unwrap_or(id.0)
+    }
 }
 
 /// A snapshot and what it was copied to; `to` is `None` in a dry run.
@@ -74,7 +85,7 @@ struct Identity {
 }
 
 impl Identity {
-    fn of(id: &SnapshotId, snapshot: &Snapshot) -> Result<Self> {
+    fn of(original: Id, snapshot: &Snapshot) -> Result<Self> {
         let sorted = |list: &[String]| {
             let mut list = list.to_vec();
             list.sort();
@@ -83,7 +94,7 @@ impl Identity {
         let (paths, tags, excludes) = (sorted(&snapshot.paths), sorted(&snapshot.tags), sorted(&snapshot.excludes));
         let who = (&snapshot.hostname, &snapshot.username, snapshot.uid, snapshot.gid);
         let content = to_json(&(snapshot.time, who, paths, tags, excludes))?;
-        Ok(Self { original: snapshot.original.unwrap_or(id.0), tree: snapshot.tree, content })
+        Ok(Self { original, tree: snapshot.tree, content })
     }
 }
 
@@ -101,13 +112,16 @@ pub fn copy(from: &Vault, to: &Vault, options: &CopyOptions, progress: &dyn Prog
     let mut to_copy = Vec::new();
     let mut there: HashMap<Identity, SnapshotId> = HashMap::new();
     for (id, snapshot) in to.list_snapshots()?.or_warn() {
-        there.insert(Identity::of(&id, &snapshot)?, id);
+        there.insert(Identity::of(snapshot.original.unwrap_or(id.0), &snapshot)?, id);
     }
     for (id, snapshot) in from.select(&options.selection)? {
-        if there.contains_key(&Identity::of(&id, &snapshot)?) {
+        if there.contains_key(&Identity::of(options.original_of(&id, &snapshot), &snapshot)?) {
             report.skipped.push(id);
+            if options.complete {
+                to_copy.push((id, snapshot, false));
+            }
         } else {
-            to_copy.push((id, snapshot));
+            to_copy.push((id, snapshot, true));
         }
     }
     if to_copy.is_empty() {
@@ -120,10 +134,10 @@ pub fn copy(from: &Vault, to: &Vault, options: &CopyOptions, progress: &dyn Prog
     while waiting.peek().is_some() {
         let (mut batch, mut missing_blobs) = (Vec::new(), 0);
         while missing_blobs < BLOBS_PER_BATCH
-            && let Some((id, snapshot)) = waiting.next()
+            && let Some((id, snapshot, is_new)) = waiting.next()
         {
             missing_blobs += copy.mark(&id, &snapshot)?;
-            batch.push((id, snapshot));
+            batch.extend(is_new.then_some((id, snapshot)));
         }
         copy.blobs(missing_blobs, &mut report)?;
         for (id, snapshot) in batch {
@@ -228,7 +242,7 @@ impl Copy<'_> {
     fn write_snapshot(&self, id: &SnapshotId, snapshot: &Snapshot) -> Result<SnapshotId> {
         let mut fields = self.from.snapshot_fields(id)?;
         fields.remove("parent");
-        set_id(&mut fields, "original", snapshot.original.unwrap_or(id.0));
+        set_id(&mut fields, "original", self.options.original_of(id, snapshot));
         self.to.write_snapshot_fields(&fields)
     }
 }

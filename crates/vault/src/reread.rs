@@ -26,6 +26,12 @@ pub enum Reread {
 }
 
 impl Vault {
+    /// Every pack that is stored, with its size in bytes.
+    pub fn list_packs(&self) -> Result<Vec<(Id, u64)>> {
+        let listed = self.store().list(FileType::Data)?;
+        Ok(listed.into_iter().filter_map(|entry| Some((entry.name.parse().ok()?, entry.size_bytes))).collect())
+    }
+
     /// Reads a pack whole, and checks its hash and those of all blobs in it.
     ///
     /// # Errors

@@ -51,6 +51,7 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
         patience: arguments.retry_lock,
         no_lock_source: arguments.no_lock,
         dry_run: arguments.dry_run,
+        ..CopyOptions::default()
     };
     copy(&source, &vault, &options, output)
 }

@@ -1,8 +1,9 @@
 //! Renewing object lock on what a vault's snapshots still refer to.
 
 use clap::Args;
+use levee_store::Error;
 use levee_store::object_store::LOCKED_DAYS_MAX;
-use levee_store::{Error, FileType, Store};
+use levee_vault::ToRetain;
 use serde::Serialize;
 
 use super::place::Place;
@@ -33,27 +34,18 @@ struct Retained {
 pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
     let store = place.s3_store()?;
     let vault = open(place)?;
-    let (mut files, mut packs_left) = (0, 0);
-    let in_use = vault.packs_in_use().map_err(ended)?;
-    let is_in_use = |name: &str| name.parse().is_ok_and(|pack| in_use.contains(&pack));
-    // Packs come last: an index or a snapshot without a retention is worth less than they are.
-    let types = [FileType::Config, FileType::Key, FileType::Snapshot, FileType::Index, FileType::Data];
-    for file_type in types {
-        for entry in store.list(file_type)? {
-            if file_type == FileType::Data && !is_in_use(&entry.name) {
-                packs_left += 1;
-                continue;
-            }
-            if arguments.dry_run {
-                files += 1;
-                continue;
-            }
-            match store.attempt(|store| store.retain(file_type, &entry.name, arguments.days)) {
-                Ok(_) => files += 1,
-                // Removed since the listing, as unlocked versions may be.
-                Err(Error::NotFound { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
+    let ToRetain { files: to_retain, packs_left } = vault.files_to_retain().map_err(ended)?;
+    let mut files = 0;
+    for (file_type, name) in to_retain {
+        if arguments.dry_run {
+            files += 1;
+            continue;
+        }
+        match store.attempt(|store| store.retain(file_type, &name, arguments.days)) {
+            Ok(_) => files += 1,
+            // Removed since the listing, as unlocked versions may be.
+            Err(Error::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
         }
     }
     let Arguments { days, dry_run } = arguments;

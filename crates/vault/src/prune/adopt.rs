@@ -9,6 +9,7 @@ use levee_store::FileType;
 use super::Prune;
 use crate::index_file::{self, Packs};
 use crate::pack::read_header;
+use crate::reread::Reread;
 use crate::{BlobKind, Id, Result};
 
 impl Prune<'_> {
@@ -50,7 +51,8 @@ impl Prune<'_> {
         }
     }
 
-    /// Unindexed packs that hold a blob of interest. Unreadable ones are left out.
+    /// Unindexed packs that hold a blob of interest. Unreadable and damaged ones are left out: a repair has taken them
+    /// out of the index, and back in it they would hide that something is lost.
     pub(super) fn find_unindexed(&self, is_wanted: &dyn Fn(BlobKind, &Id) -> bool) -> Result<Packs> {
         let mut found = Packs::new();
         for pack in self.unindexed() {
@@ -59,8 +61,10 @@ impl Prune<'_> {
             let read = |offset, length| Ok(self.vault.store().read_range(FileType::Data, &name, offset, length)?);
             match read_header(self.vault.key(), size, read) {
                 Ok(Ok(mut blobs)) if blobs.iter().any(|blob| is_wanted(blob.kind, &blob.id)) => {
-                    blobs.sort_unstable();
-                    found.push((pack, blobs));
+                    if self.is_sound(&pack) {
+                        blobs.sort_unstable();
+                        found.push((pack, blobs));
+                    }
                 }
                 Ok(Ok(_)) => {}
                 Ok(Err(problem)) => tracing::warn!(pack = name, problem, "an unindexed pack cannot be read"),
@@ -68,5 +72,21 @@ impl Prune<'_> {
             }
         }
         Ok(found)
+    }
+
+    fn is_sound(&self, pack: &Id) -> bool {
+        match self.vault.reread(pack) {
+            Ok(Reread::Sound { .. }) => true,
+            Ok(Reread::Gone) => false,
+            Ok(Reread::Damaged { problems }) => {
+                let problem = problems.first().map_or("", String::as_str);
+                tracing::warn!(%pack, problem, "a snapshot refers to an unindexed pack that is damaged; it is left out");
+                false
+            }
+            Err(error) => {
+                tracing::warn!(%pack, %error, "an unindexed pack cannot be read");
+                false
+            }
+        }
     }
 }

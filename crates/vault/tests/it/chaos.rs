@@ -1,7 +1,7 @@
-//! Two backups, a prune, forgetting and taking it back, and stock restic at once, in random order. How long by
-//! `LEVEE_VAULT_CHAOS_SECONDS`, another order by `LEVEE_VAULT_CHAOS_SEED`.
+//! Two streams, a folder that is backed up again and again, a prune, forgetting and taking it back, and stock restic at
+//! once, in random order. How long by `LEVEE_VAULT_CHAOS_SECONDS`, another order by `LEVEE_VAULT_CHAOS_SEED`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use levee_store::LocalStore;
 use levee_vault::{
-    Chunking, Error, ForgetOptions, MaxUnused, NodeMeta, PruneOptions, SnapshotId, SnapshotOptions, SnapshotSelection,
-    SnapshotWriter, UndeleteOptions, Vault,
+    BackupOptions, Chunking, Error, ForgetOptions, MaxUnused, NodeMeta, PruneOptions, SnapshotId, SnapshotOptions,
+    SnapshotSelection, SnapshotWriter, UndeleteOptions, Vault,
 };
 
 use crate::late_listing::LateListing;
@@ -20,6 +20,9 @@ const SECONDS_DEFAULT: u64 = 5;
 const FILE_BYTES: usize = 50_000;
 /// So few different contents that what one snapshot drops the next one soon refers to again.
 const CONTENTS: u64 = 12;
+/// In the folder that is backed up again and again.
+const FILES: usize = 12;
+const DIRECTORIES: usize = 3;
 
 /// Restoring them by stock restic takes half a second each.
 const RESTORED_MAX: usize = 20;
@@ -37,8 +40,59 @@ impl Dice {
     }
 }
 
-/// Snapshots that were reported as saved and not forgotten since.
-type Promises = Mutex<Vec<(SnapshotId, Vec<u64>)>>;
+/// A snapshot that was reported as saved.
+struct Promise {
+    snapshot: SnapshotId,
+    /// By path, the seed of each content.
+    files: Vec<(PathBuf, u64)>,
+    is_of_folder: bool,
+}
+
+/// Those that were not forgotten since.
+type Promises = Mutex<Vec<Promise>>;
+
+/// A folder of which little changes from one snapshot to the next: the rest is taken over from the parent, whose data
+/// forgetting and prunes may be about to remove.
+struct Folder {
+    root: PathBuf,
+    /// Of the content of each file.
+    seeds: Mutex<[u64; FILES]>,
+    taken_over: AtomicU64,
+}
+
+impl Folder {
+    fn make(root: PathBuf) -> Self {
+        for directory in 0..DIRECTORIES {
+            std::fs::create_dir_all(root.join(directory.to_string())).unwrap();
+        }
+        let folder = Self { root, seeds: Mutex::new([0; FILES]), taken_over: AtomicU64::new(0) };
+        (0..FILES).for_each(|number| folder.change(number, number as u64 % CONTENTS));
+        folder
+    }
+
+    fn path(&self, number: usize) -> PathBuf {
+        self.root.join((number % DIRECTORIES).to_string()).join(number.to_string())
+    }
+
+    fn change(&self, number: usize, seed: u64) {
+        std::fs::write(self.path(number), noise(FILE_BYTES, seed)).unwrap();
+        self.seeds.lock().unwrap()[number] = seed;
+    }
+
+    /// With the snapshot before it as its parent, unless that is forgotten.
+    fn back_up(&self, world: &World, dice: &mut Dice, promises: &Promises) -> Result<(), Error> {
+        self.change(dice.below(FILES as u64) as usize, dice.below(CONTENTS));
+        let options = BackupOptions { patience: Duration::from_secs(2), ..backup_options(&self.root) };
+        let summary = levee_vault::backup(&world.open(), &options, &())?;
+        assert!(summary.errors.is_empty(), "{:?}", summary.errors);
+        self.taken_over.fetch_add(summary.files_unmodified, Ordering::Relaxed);
+        let seeds = *self.seeds.lock().unwrap();
+        let files = seeds.into_iter().enumerate().map(|(number, seed)| (self.path(number), seed)).collect();
+        let promise = Promise { snapshot: summary.snapshot_id.unwrap(), files, is_of_folder: true };
+        promises.lock().unwrap().push(promise);
+        Ok(())
+    }
+}
 
 /// What is at work, and on what.
 struct World {
@@ -65,7 +119,8 @@ fn back_up(world: &World, dice: &mut Dice, promises: &Promises) -> Result<(), Er
         std::thread::sleep(Duration::from_millis(dice.below(20)));
     }
     let snapshot = writer.finish()?.snapshot_id.unwrap();
-    promises.lock().unwrap().push((snapshot, seeds));
+    let files = seeds.into_iter().map(|seed| (PathBuf::from(seed.to_string()), seed)).collect();
+    promises.lock().unwrap().push(Promise { snapshot, files, is_of_folder: false });
     Ok(())
 }
 
@@ -81,9 +136,10 @@ fn forget_one(world: &World, dice: &mut Dice, promises: &Promises) -> Result<(),
     let vault = world.open();
     if dice.below(2) == 0 {
         // As an agent's policy does it: beside running backups.
-        return vault.remove_snapshot(&forgotten.0);
+        return vault.remove_snapshot(&forgotten.snapshot);
     }
-    let selection = SnapshotSelection { ids: vec![forgotten.0.to_string()], ..SnapshotSelection::default() };
+    let ids = vec![forgotten.snapshot.to_string()];
+    let selection = SnapshotSelection { ids, ..SnapshotSelection::default() };
     let patience = Duration::from_secs(2);
     let options = ForgetOptions { selection: selection.clone(), patience, ..ForgetOptions::default() };
     if let Err(error) = levee_vault::forget(&vault, &options, Timestamp::now()) {
@@ -143,14 +199,15 @@ fn run(late: Duration, ahead: fn(i32, Duration) -> SignedDuration) {
     std::fs::create_dir(&source).unwrap();
     let (promises, over) = (Promises::default(), AtomicBool::new(false));
     let prunes = AtomicU64::new(0);
-    let counts: [AtomicU64; 4] = std::array::from_fn(|_| AtomicU64::new(0));
+    let folder = Folder::make(scratch.path("folder"));
+    let counts: [AtomicU64; 6] = std::array::from_fn(|_| AtomicU64::new(0));
     let started = Instant::now();
     let repeat = |number: usize, run: &dyn Fn(&mut Dice) -> Result<(), Error>| {
         let mut dice = Dice(seed ^ number as u64);
         while !over.load(Ordering::Relaxed) {
             match run(&mut dice) {
                 Ok(()) => {
-                    counts[number.min(3)].fetch_add(1, Ordering::Relaxed);
+                    counts[number].fetch_add(1, Ordering::Relaxed);
                 }
                 Err(Error::Locked { .. }) => {}
                 Err(error) => panic!("seed {seed}, worker {number}: {error:?}"),
@@ -160,6 +217,8 @@ fn run(late: Duration, ahead: fn(i32, Duration) -> SignedDuration) {
     };
     std::thread::scope(|scope| {
         let (world, promises, prunes, source, repeat) = (&world, &promises, &prunes, &source, &repeat);
+        let folder = &folder;
+        scope.spawn(move || repeat(5, &|dice| folder.back_up(world, dice, promises)));
         for number in [0, 4] {
             scope.spawn(move || repeat(number, &|dice| back_up(world, dice, promises)));
         }
@@ -195,19 +254,33 @@ fn run(late: Duration, ahead: fn(i32, Duration) -> SignedDuration) {
         prune(&world, &mut Dice(seed), now).unwrap();
     }
     let vault: Vault = scratch.open();
-    println!("{counts:?} backups, snapshots forgotten, prunes, backups of restic");
+    println!("{counts:?} streams, snapshots forgotten, prunes, backups of restic, streams, backups of the folder");
+    println!("{} files were taken over from a parent", folder.taken_over.load(Ordering::Relaxed));
     let report = levee_vault::check(&vault, READ_ALL, &()).unwrap();
     assert!(report.is_sound(), "seed {seed}: {report:?}");
     scratch.restic(&["check", "--read-data"]);
-    for (snapshot, seeds) in promises.into_inner().unwrap() {
-        vault.open_snapshot(&snapshot).unwrap_or_else(|error| panic!("seed {seed}, {snapshot}: {error:?}"));
-        for content in seeds {
-            let read = vault.read_file(&snapshot, Path::new(&content.to_string())).unwrap();
-            assert!(read == noise(FILE_BYTES, content), "seed {seed}, {snapshot}: {content}");
+    let promises = promises.into_inner().unwrap();
+    for Promise { snapshot, files, .. } in &promises {
+        vault.open_snapshot(snapshot).unwrap_or_else(|error| panic!("seed {seed}, {snapshot}: {error:?}"));
+        for (path, content) in files {
+            let read = vault.read_file(snapshot, path).unwrap();
+            assert!(read == noise(FILE_BYTES, *content), "seed {seed}, {snapshot}: {path:?}");
+        }
+    }
+    // The last ones of the folder.
+    let of_folder = promises.iter().rev().filter(|promise| promise.is_of_folder);
+    for (number, Promise { snapshot, files, .. }) in of_folder.take(RESTORED_MAX).enumerate() {
+        let target = scratch.path(&format!("restored-{number}"));
+        let restored = restore(&vault, *snapshot, &folder.root, &target);
+        assert_eq!(restored.files_restored, FILES as u64, "seed {seed}, {snapshot}");
+        for (path, content) in files {
+            let read = std::fs::read(target.join(path.strip_prefix(&folder.root).unwrap())).unwrap();
+            assert!(read == noise(FILE_BYTES, *content), "seed {seed}, {snapshot}: {path:?}");
         }
     }
     // Those of restic as well.
-    let of_restic = vault.snapshots().unwrap().into_iter().filter(|(_, snapshot)| !snapshot.paths.is_empty());
+    let is_of_restic = |paths: &[String]| paths.iter().any(|path| Path::new(path) == source);
+    let of_restic = vault.snapshots().unwrap().into_iter().filter(|(_, snapshot)| is_of_restic(&snapshot.paths));
     for (id, _) in of_restic.take(RESTORED_MAX) {
         scratch.restic(&["restore", &id.to_string(), "--target", scratch.path("restored").to_str().unwrap()]);
     }

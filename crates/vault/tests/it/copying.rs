@@ -1,3 +1,4 @@
+use levee_vault::repair::{RepairOptions, repair_index};
 use levee_vault::{CopyOptions, Replaced, RewriteOptions, SnapshotSelection, TagChange, TagOptions, Vault};
 
 use crate::support::*;
@@ -46,6 +47,59 @@ fn a_copy_stands_under_another_key_and_is_complete() {
         json.as_array().unwrap().len()
     };
     assert_eq!((count(&scratch), count(&other)), (2, 2));
+}
+
+#[test]
+fn a_snapshot_stands_for_itself_where_its_writer_is_not_trusted() {
+    let (scratch, other) = (Scratch::new(), Scratch::new());
+    let source = scratch.path("source");
+    std::fs::create_dir(&source).unwrap();
+    let from = scratch.init();
+    backup(&from, &source);
+    let (first, _) = from.snapshots().unwrap().remove(0);
+    // Tagged by its writer, and so one that names the first as its original.
+    let add = TagOptions::new(TagChange::Edit { add: vec!["a".into()], remove: Vec::new() });
+    levee_vault::tag(&from, &add, drop).unwrap();
+    let (claims, snapshot) = from.snapshots().unwrap().remove(0);
+    assert_eq!(snapshot.original, Some(first.0));
+    let to = other.init();
+    let options = CopyOptions { original_is_source: true, ..CopyOptions::default() };
+    levee_vault::copy(&from, &to, &options, &()).unwrap();
+    assert_eq!(to.snapshots().unwrap()[0].1.original, Some(claims.0));
+    let again = levee_vault::copy(&from, &to, &options, &()).unwrap();
+    assert_eq!((again.copied.len(), again.skipped), (0, vec![claims]));
+}
+
+#[test]
+fn what_a_repair_has_taken_out_is_brought_anew() {
+    let (scratch, other) = (Scratch::new(), Scratch::new());
+    let source = scratch.path("source");
+    std::fs::create_dir(&source).unwrap();
+    std::fs::write(source.join("file"), noise(100_000, 1)).unwrap();
+    let from = scratch.init();
+    backup(&from, &source);
+    other.init();
+    let copied = copy(&from, &other.open()).copied[0].to.unwrap();
+    let pack = largest_pack(&other);
+    std::fs::remove_file(&pack).unwrap();
+    repair_index(&other.open(), false, RepairOptions { apply: true, ..RepairOptions::default() }, &()).unwrap();
+    assert!(other.open().open_snapshot(&copied).unwrap_err().is_damage());
+    assert_eq!(copy(&from, &other.open()).blobs, 0, "it is there already");
+    let options = CopyOptions { complete: true, ..CopyOptions::default() };
+    let report = levee_vault::copy(&from, &other.open(), &options, &()).unwrap();
+    assert_eq!((report.copied.len(), report.skipped.len()), (0, 1));
+    assert!(report.blobs > 0, "{report:?}");
+    other.open().open_snapshot(&copied).unwrap();
+    other.restic(&["check", "--read-data"]);
+}
+
+fn largest_pack(scratch: &Scratch) -> std::path::PathBuf {
+    std::fs::read_dir(scratch.path("repository/data"))
+        .unwrap()
+        .flat_map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap())
+        .map(|file| file.unwrap().path())
+        .max_by_key(|path| std::fs::metadata(path).unwrap().len())
+        .unwrap()
 }
 
 #[test]

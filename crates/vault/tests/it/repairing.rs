@@ -1,7 +1,8 @@
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use levee_vault::repair::{RepairOptions, SnapshotRepairOptions, repair_index, repair_packs, repair_snapshots};
-use levee_vault::{Id, Vault};
+use levee_vault::{Error, Id, PruneOptions, Vault};
 
 use crate::support::*;
 
@@ -67,6 +68,28 @@ fn an_index_is_made_anew_from_the_packs() {
     assert_eq!(errors(&scratch.open()), 0);
     scratch.restic(&["check", "--read-data"]);
     assert!(repair_index(&scratch.open(), true, LOOK, &()).unwrap().is_sound());
+}
+
+#[test]
+fn a_prune_does_not_take_back_what_a_repair_has_taken_out() {
+    let (scratch, _) = damaged_by(|scratch| flip(files(scratch, "data").last().unwrap(), 100));
+    let pack = name(files(&scratch, "data").last().unwrap());
+    let repaired = repair_packs(&scratch.open(), &[pack], APPLY, &()).unwrap();
+    assert_eq!((repaired.lost_blobs.len(), repaired.saved_blobs), (1, 1), "{repaired:?}");
+    let prune = || levee_vault::prune(&scratch.open(), &PruneOptions::default(), Timestamp::now(), &());
+    let refused = prune().unwrap_err();
+    assert!(matches!(refused, Error::MissingBlob { .. }), "{refused}");
+    assert!(!scratch.open().any_indexed(&[pack].into()).unwrap());
+    // The next backup brings what was lost, and then the pack may go.
+    std::fs::write(scratch.path("source/below/file"), noise(80_000, 1)).unwrap();
+    let mut brought = backup(&scratch.open(), &scratch.path("source"));
+    if brought.data_blobs == 0 {
+        std::fs::write(scratch.path("source/same"), noise(60_000, 9)).unwrap();
+        brought = backup(&scratch.open(), &scratch.path("source"));
+    }
+    assert!(brought.data_blobs > 0, "{brought:?}");
+    assert_eq!(prune().unwrap().packs_readopted, 0);
+    assert_eq!(levee_vault::check(&scratch.open(), READ_ALL, &()).unwrap().error_count, 0);
 }
 
 #[test]
