@@ -7,8 +7,11 @@ mod failure;
 mod s3;
 mod s3_archive;
 mod s3_request;
+mod s3_versions;
 mod service;
 mod transport;
+mod undoing;
+mod versions;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -23,6 +26,8 @@ pub use s3::{FileState, LOCKED_DAYS_MAX};
 use s3::{Kind, S3};
 pub use service::{AzureOptions, GcsOptions, KeyPair, S3Options, Service, SignedOptions, WebDavOptions};
 pub use transport::TransportOptions;
+pub use undoing::{FileHistory, FileVersion, Undo};
+pub use versions::BroughtBack;
 
 /// Names that start so are on their way to their place, or were left behind by a crash. They are never listed.
 const TEMPORARY_FOLDER: &str = "tmp";

@@ -1,3 +1,5 @@
+mod versions;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -26,6 +28,8 @@ pub enum RepairVerb {
     Packs(PackArguments),
     /// Make snapshots without what is lost out of damaged ones
     Snapshots(SnapshotArguments),
+    /// Bring back what was removed or overwritten in a bucket that keeps versions (object lock at s3:…)
+    Versions(versions::Arguments),
 }
 
 #[derive(Debug, Args)]
@@ -85,10 +89,12 @@ fn print<T: Serialize>(output: Output, repair: &T, text: impl FnOnce(&T) -> Stri
 }
 
 pub fn run(place: &Place, verb: RepairVerb, output: Output) -> anyhow::Result<Exit> {
-    let vault = open(place)?;
-    let display = Display::new(output, During::Repair);
+    let begin = || anyhow::Ok((open(place)?, Display::new(output, During::Repair)));
     let needs_more = match verb {
+        // The vault is not opened: its keys and its configuration may be what has to come back.
+        RepairVerb::Versions(arguments) => return versions::run(place, &arguments, output),
         RepairVerb::Index(arguments) => {
+            let (vault, display) = begin()?;
             let result = repair_index(&vault, arguments.read_all_packs, arguments.applying.options(), &display);
             display.finish();
             let repair = result.map_err(ended)?;
@@ -96,6 +102,7 @@ pub fn run(place: &Place, verb: RepairVerb, output: Output) -> anyhow::Result<Ex
             !repair.is_sound() && !repair.applied
         }
         RepairVerb::Packs(arguments) => {
+            let (vault, display) = begin()?;
             let result = repair_packs(&vault, &arguments.packs, arguments.applying.options(), &display);
             display.finish();
             let repair = result.map_err(ended)?;
@@ -103,6 +110,7 @@ pub fn run(place: &Place, verb: RepairVerb, output: Output) -> anyhow::Result<Ex
             !repair.damaged_packs.is_empty() && !repair.applied
         }
         RepairVerb::Snapshots(arguments) => {
+            let (vault, display) = begin()?;
             let options = SnapshotRepairOptions {
                 selection: arguments.selection.selection()?,
                 forget: arguments.forget,

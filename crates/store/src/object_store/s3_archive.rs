@@ -139,7 +139,7 @@ fn page(xml: &[u8]) -> opendal::Result<Page> {
 }
 
 /// As a value stands in a query: a slash is no part of it.
-fn encoded_value(value: &str) -> String {
+pub(super) fn encoded_value(value: &str) -> String {
     encoded(value).replace('/', "%2F")
 }
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::process::Command;
 
-use levee_store::object_store::{KeyPair, S3Options, Service, TransportOptions};
+use levee_store::object_store::{BroughtBack, KeyPair, S3Options, Service, TransportOptions};
 use levee_store::{
     BucketAddress, Entry, Error, FileType, ObjectStore, RetryStore, Store, Temperature, ThawRequest, ThawSpeed,
     conformance, content_name,
@@ -41,6 +41,7 @@ fn on_ceph() {
     a_wrong_size_is_no_success(&ceph);
     only_packs_of_contents_go_to_the_cold_class(&ceph);
     locked_files_cannot_be_removed_for_good(&ceph);
+    what_a_removal_hides_is_listed_and_brought_back(&ceph);
     an_archive_is_thawed_before_it_is_read(&ceph);
 }
 
@@ -160,6 +161,39 @@ fn locked_files_cannot_be_removed_for_good(ceph: &Ceph) {
     assert!(matches!(refused, Error::Denied { .. }), "{refused:?}");
     store.remove(FileType::Lock, &name).unwrap();
     assert_eq!(store.list(FileType::Lock).unwrap(), []);
+}
+
+/// In the bucket of `locked_files_cannot_be_removed_for_good`.
+fn what_a_removal_hides_is_listed_and_brought_back(ceph: &Ceph) {
+    let locking = S3Options { locked_for_days: Some(1), ..options(ceph.endpoint(), "locked", "hidden") };
+    let store = store(locking);
+    let (name, other) = (content_name(b"x"), content_name(b"other"));
+    store.write(FileType::Data, &name, b"x").unwrap();
+    store.write(FileType::Data, &other, b"other").unwrap();
+    store.write(FileType::Config, "", b"configuration").unwrap();
+    // Hidden twice: S3 has nothing against it.
+    store.remove(FileType::Data, &name).unwrap();
+    request(ceph, "DELETE", &format!("locked/hidden/data/{}/{name}", &name[..2]));
+    let histories = store.histories(FileType::Data).unwrap();
+    assert_eq!(histories.len(), 2, "{histories:?}");
+    let versions = &histories.iter().find(|history| history.name == name).unwrap().versions;
+    // Ceph keeps one marker of the two.
+    let (oldest, above) = versions.split_last().unwrap();
+    assert!(!oldest.is_marker && !above.is_empty() && above.iter().all(|version| version.is_marker), "{versions:?}");
+    assert_eq!(store.read_version(FileType::Data, &name, oldest).unwrap(), b"x");
+    let gone = store.read(FileType::Data, &name).unwrap_err();
+    assert!(matches!(gone, Error::NotFound { .. }), "{gone:?}");
+    // The second time as after an answer that was lost.
+    for _ in 0..2 {
+        let how = store.bring_back(FileType::Data, &name, oldest, above).unwrap();
+        assert_eq!(how, BroughtBack::Uncovered);
+        assert_eq!(store.read(FileType::Data, &name).unwrap(), b"x");
+    }
+    let configurations = store.histories(FileType::Config).unwrap();
+    assert_eq!((configurations.len(), configurations[0].versions.len()), (1, 1), "{configurations:?}");
+    let without = self::store(options(ceph.endpoint(), BUCKET, "hidden"));
+    let refused = without.histories(FileType::Data).unwrap_err();
+    assert!(refused.to_string().contains("keeps no versions"), "{refused}");
 }
 
 /// A request of somebody who has the account's keys, and what is answered.

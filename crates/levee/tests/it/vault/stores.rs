@@ -2,11 +2,13 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use levee_store::object_store::{KeyPair, S3Options, Service, TransportOptions};
-use levee_store::{BucketAddress, FileType, ObjectStore};
+use levee_store::{BucketAddress, Entry, FileType, ObjectStore, Store, content_name};
 use levee_testing::ceph::{ACCESS_KEY, Ceph, SECRET_KEY};
 use levee_testing::glacier::{ARCHIVE_CLASS, Glacier};
+use levee_testing::process::run;
 use levee_testing::restic;
 use levee_testing::sshd::Sshd;
 use levee_testing::webdav::{self, WebDav};
@@ -70,6 +72,8 @@ fn s3_on_ceph() {
     };
     work_together(&case, &levee, &|restic| with_keys(restic.command(&vault, PASSWORD)));
     only_what_is_referred_to_is_retained(&case, &ceph);
+    what_a_thief_hides_or_overwrites_comes_back(&case, &ceph);
+    a_bucket_without_versions_brings_nothing_back(&ceph);
     a_restore_thaws_what_it_needs(&case, &ceph);
 }
 
@@ -109,15 +113,118 @@ fn only_what_is_referred_to_is_retained(case: &Case, ceph: &Ceph) {
     assert_eq!((&retained["files"], &retained["packs_left"]), (&8.into(), &2.into()));
 }
 
-/// For how long the configuration of the locked vault cannot be removed.
-fn days_locked(ceph: &Ceph) -> f64 {
-    let address = BucketAddress { endpoint: ceph.endpoint(), bucket: "locked".into(), path: "vault".into() };
+/// A vault's files, for whoever has the keys of the bucket and not Levee.
+fn files_of(ceph: &Ceph, bucket: &str) -> ObjectStore {
+    let address = BucketAddress { endpoint: ceph.endpoint(), bucket: bucket.into(), path: "vault".into() };
     let keys = KeyPair { id: ACCESS_KEY.into(), secret: SECRET_KEY.into(), session_token: None };
     let options =
         S3Options { address, region: None, keys: Some(keys), profile: None, data_class: None, locked_for_days: None };
-    let store = ObjectStore::new(Service::S3(options), TransportOptions::default()).unwrap();
+    ObjectStore::new(Service::S3(options), TransportOptions::default()).unwrap()
+}
+
+/// For how long the configuration of the locked vault cannot be removed.
+fn days_locked(ceph: &Ceph) -> f64 {
+    let store = files_of(ceph, "locked");
     let state = store.state(FileType::Config, "").unwrap().unwrap();
     state.locked_until.unwrap().duration_since(jiff::Timestamp::now()).as_hours() as f64 / 24.0
+}
+
+/// Every file but the locks.
+fn all_files(store: &ObjectStore) -> Vec<(FileType, Entry)> {
+    let types = FileType::ALL.into_iter().filter(|file_type| *file_type != FileType::Lock);
+    let listed = |file_type| store.list(file_type).unwrap().into_iter().map(move |entry| (file_type, entry));
+    let mut files: Vec<_> = types.flat_map(listed).collect();
+    files.sort();
+    files
+}
+
+/// Writes over a file of a vault in a bucket, as Levee never does.
+fn overwrite(ceph: &Ceph, bucket: &str, path: &str, content: &str) {
+    let mut curl = Command::new("curl");
+    curl.args(["-s", "-S", "--fail", "-X", "PUT", "--aws-sigv4", "aws:amz:us-east-1:s3", "-u"]);
+    curl.arg(format!("{ACCESS_KEY}:{SECRET_KEY}"));
+    curl.args(["-H", &format!("x-amz-content-sha256: {}", content_name(content.as_bytes()))]);
+    run(curl.args(["--data-binary", content]).arg(format!("{}/{bucket}/vault/{path}", ceph.endpoint())));
+}
+
+fn what_a_thief_hides_or_overwrites_comes_back(case: &Case, ceph: &Ceph) {
+    let levee = |arguments: &[&str]| {
+        let locking = ["--s3-object-lock", "1"];
+        on_s3(&ceph.endpoint(), "robbed/vault", &[&locking, arguments].concat())
+    };
+    succeed(&mut levee(&["init"]));
+    let file = case.path("robbed");
+    for content in ["one", "two", "three"] {
+        std::fs::write(&file, content).unwrap();
+        succeed(&mut levee(&["backup", file.to_str().unwrap()]));
+    }
+    let store = files_of(ceph, "robbed");
+    let with_forgotten = store.list(FileType::Snapshot).unwrap();
+    succeed(&mut levee(&["forget", "--keep-last", "2"]));
+    let before = all_files(&store);
+    assert_eq!((with_forgotten.len(), store.list(FileType::Snapshot).unwrap().len()), (3, 2));
+
+    // The service gives whole seconds, by a clock of its own.
+    std::thread::sleep(Duration::from_secs(2));
+    let since = jiff::Timestamp::now().to_string();
+    std::thread::sleep(Duration::from_secs(1));
+    let packs: Vec<_> = store.list(FileType::Data).unwrap().into_iter().map(|entry| entry.name).collect();
+    for pack in &packs[..2] {
+        overwrite(ceph, "robbed", &format!("data/{}/{pack}", &pack[..2]), "garbage");
+        assert_eq!(store.read(FileType::Data, pack).unwrap(), b"garbage");
+    }
+    // Of these two, one cannot be removed either.
+    assert!(store.retain(FileType::Data, &packs[0], 1).unwrap());
+    overwrite(ceph, "robbed", "config", "garbage");
+    let foreign = content_name(b"an index");
+    overwrite(ceph, "robbed", &format!("index/{foreign}"), "garbage");
+    let overwritten = [packs[0].as_str(), packs[1].as_str(), "", &foreign];
+    let mut hidden: u64 = 0;
+    for (file_type, Entry { name, .. }) in all_files(&store) {
+        if !overwritten.contains(&name.as_str()) {
+            store.remove(file_type, &name).unwrap();
+            hidden += 1;
+        }
+    }
+    let robbed = all_files(&store);
+    assert_eq!(robbed.len(), overwritten.len());
+    assert!(!levee(&["snapshots"]).output().unwrap().status.success());
+
+    let repair = ["repair", "versions", "--since", &since, "--json"];
+    let repair_with = |more: &[&str]| levee(&[&repair[..], more].concat());
+    let counts = |text: &str| -> [u64; 5] {
+        let summary = last_line(text);
+        assert_eq!(
+            (summary["message_type"].as_str(), summary["failed"].as_u64()),
+            (Some("summary"), Some(0)),
+            "{text}"
+        );
+        let kinds = summary["kinds"].as_array().unwrap();
+        let sum = |field: &str| kinds.iter().map(|kind| kind[field].as_u64().unwrap()).sum::<u64>();
+        ["hidden", "overwritten", "foreign", "lost", "written_again"].map(sum)
+    };
+    let foreseen = repair_with(&[]).output().unwrap();
+    assert_eq!(foreseen.status.code(), Some(1));
+    assert_eq!(counts(&String::from_utf8(foreseen.stdout).unwrap()), [hidden, 3, 1, 0, 0]);
+    assert_eq!(all_files(&store), robbed, "a dry run has changed something");
+
+    let done = counts(&succeed(&mut repair_with(&["--apply"])));
+    assert_eq!(done, [hidden, 3, 1, 0, 1]);
+    assert_eq!(all_files(&store), before);
+    succeed(&mut levee(&["check", "--read-data"]));
+    let target = case.path("unrobbed");
+    succeed(&mut levee(&["restore", "latest", "--target", target.to_str().unwrap()]));
+    assert_eq!(std::fs::read_to_string(below(&target, &file)).unwrap(), "three");
+    // There is nothing more to do, and what was written again is locked as everything else is.
+    assert_eq!(counts(&succeed(&mut repair_with(&[]))), [0; 5]);
+    let state = store.state(FileType::Data, &packs[0]).unwrap().unwrap();
+    assert!(state.locked_until.is_some(), "{state:?}");
+}
+
+fn a_bucket_without_versions_brings_nothing_back(ceph: &Ceph) {
+    let arguments = ["repair", "versions", "--since", "2026-01-01", "--apply"];
+    let refused = fail(1, &mut on_s3(&ceph.endpoint(), "vaults/of/mine", &arguments));
+    assert!(refused.contains("keeps no versions"), "{refused}");
 }
 
 fn a_restore_thaws_what_it_needs(case: &Case, ceph: &Ceph) {
