@@ -142,6 +142,15 @@ impl LocalStore {
         self.identity().is_some()
     }
 
+    /// An error when the repository whose configuration was seen here does not stand here any more. Before one was seen,
+    /// anything may.
+    pub fn require_standing(&self) -> Result<()> {
+        self.require_same_repository().map_err(|source| match source.kind() {
+            ErrorKind::NotFound => Error::Vanished { location: self.location(), reason: "its folder is gone" },
+            _ => self.io_error("look up", FileType::Config, "", source),
+        })
+    }
+
     fn identity(&self) -> MutexGuard<'_, Option<Identity>> {
         self.identity.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -223,7 +232,7 @@ impl Store for LocalStore {
             Ok(Standing::Same | Standing::Damaged) => {
                 self.note_config(file_type, content);
                 if let Some(identity) = &mut *self.identity() {
-                    identity.note_written(self.path(file_type, name));
+                    identity.note_written(file_type, self.path(file_type, name));
                 }
                 Ok(())
             }

@@ -104,7 +104,8 @@ pub fn run(arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
 struct Repositories {
     path: PathBuf,
     /// What clients have read the configuration of: there are no more than repositories. It is remembered from one
-    /// request to the next, so that a repository on a disk that goes is not taken for another one beneath it.
+    /// request to the next, so that a repository on a disk that goes is not taken for another one beneath it. An entry must
+    /// never give way to another: a client in the middle of a backup would be told that its data are stored, in there.
     opened: Mutex<HashMap<PathBuf, LocalStore>>,
     /// `None` lets in everybody.
     users: Option<Users>,
@@ -143,11 +144,17 @@ impl Guarded for Repositories {
                 return text(StatusCode::INTERNAL_SERVER_ERROR, "the server's own store failed; its log says why");
             }
         };
-        let repository = self.repository(&asked);
+        let repository = match self.repository(&asked) {
+            Ok(repository) => repository,
+            Err(error) => {
+                tracing::error!("{error}; where another repository was put there on purpose, start this server again");
+                return text(StatusCode::BAD_GATEWAY, "the repository behind this server is not where it was");
+            }
+        };
         let store = Counted::new(repository.clone(), quotas);
         let answer = levee_agent::rest::answer(&store, self.access, asked.inside, &request);
         if repository.knows_repository() {
-            self.opened().insert(repository.dir().into(), repository);
+            self.opened().entry(repository.dir().into()).or_insert(repository);
         }
         answer
     }
@@ -158,12 +165,19 @@ impl Repositories {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The repository that a client has opened, or whatever stands there for one that is about to.
-    fn repository(&self, asked: &Asked<'_>) -> LocalStore {
+    /// The repository that clients have opened, or whatever stands there for the first that is about to.
+    ///
+    /// # Errors
+    /// When a client is about to open, or to make, one where another was opened that does not stand there any more.
+    fn repository(&self, asked: &Asked<'_>) -> levee_store::Result<LocalStore> {
         let path = asked.below(&self.path);
-        let opens = matches!(asked.inside, "/" | "/config");
-        let known = if opens { None } else { self.opened().get(&path).cloned() };
-        known.unwrap_or_else(|| LocalStore::new(path))
+        let known = self.opened().get(&path).cloned();
+        let Some(known) = known else { return Ok(LocalStore::new(path)) };
+        if matches!(asked.inside, "/" | "/config") {
+            // What is written later is looked at by the store itself; what these read would be that of the other one.
+            known.require_standing()?;
+        }
+        Ok(known)
     }
 }
 
@@ -171,4 +185,73 @@ fn text(status: StatusCode, message: &'static str) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from_static(message.as_bytes()));
     *response.status_mut() = status;
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+    use std::process::Command;
+
+    use levee_store::content_name;
+
+    use super::*;
+
+    fn serving(path: &Path) -> Repositories {
+        let quotas = Quotas::of(path, None, None).unwrap();
+        let (opened, users) = (Mutex::default(), None);
+        Repositories { path: path.into(), opened, users, private_repos: false, access: Access::Owner, quotas }
+    }
+
+    /// Asks with the content `x` and expects this status.
+    #[track_caller]
+    fn check(server: &Repositories, method: &str, path: &str, expected: u16) {
+        let request = Request::builder().method(method).uri(path).body(Bytes::from_static(b"x")).unwrap();
+        assert_eq!(server.handle(request).status().as_u16(), expected, "{method} {path}");
+    }
+
+    #[test]
+    fn another_client_does_not_let_an_older_copy_take_the_place_of_a_repository_in_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let server = serving(dir.path());
+        let name = content_name(b"x");
+        let [pack, lock, index] = ["data", "locks", "index"].map(|folder| format!("/host/{folder}/{name}"));
+        check(&server, "POST", "/host/?create=true", 200);
+        check(&server, "POST", "/host/config", 200);
+        let copied = Command::new("cp").arg("-a").args([path("host"), path("older")]).status().unwrap();
+        assert!(copied.success());
+        // A client is in the middle of its backup when the disk goes, and only the mount point is left, or nothing.
+        check(&server, "POST", &pack, 200);
+        check(&server, "POST", &lock, 200);
+        check(&server, "DELETE", &lock, 200);
+        fs::rename(path("host"), path("disk")).unwrap();
+        check(&server, "POST", "/host/?create=true", 502);
+        assert!(!path("host").exists(), "a repository was made in place of the one that is gone");
+        fs::rename(path("older"), path("host")).unwrap();
+        for (method, asked) in [
+            // Another client comes.
+            ("GET", "/host/config"),
+            ("HEAD", "/host/config"),
+            ("POST", "/host/config"),
+            ("POST", "/host/?create=true"),
+            ("POST", lock.as_str()),
+            // The first one goes on.
+            ("POST", index.as_str()),
+            ("POST", pack.as_str()),
+        ] {
+            check(&server, method, asked, 502);
+        }
+        for folder in ["locks", "index"] {
+            assert_eq!(fs::read_dir(path("host").join(folder)).unwrap().count(), 0, "{folder}");
+        }
+        // Started again, the server knows of no other.
+        check(&serving(dir.path()), "GET", "/host/config", 200);
+        // When the disk is back everybody goes on.
+        fs::rename(path("host"), path("older")).unwrap();
+        fs::rename(path("disk"), path("host")).unwrap();
+        check(&server, "GET", "/host/config", 200);
+        check(&server, "POST", &index, 200);
+        check(&server, "GET", &pack, 200);
+    }
 }

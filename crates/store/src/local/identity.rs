@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::content_name;
+use crate::{FileType, content_name};
 
 /// What is remembered of a repository.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub(super) struct Identity {
     place: FolderPlace,
     /// The hash of its configuration.
     config: String,
-    /// What was written to it last, and not removed since.
+    /// What was written to it last, but for locks, and not removed since.
     newest: Option<PathBuf>,
 }
 
@@ -38,8 +38,11 @@ impl Identity {
         Ok(Self { place: FolderPlace::of(folder)?, config: content_name(config), newest: None })
     }
 
-    pub(super) fn note_written(&mut self, path: PathBuf) {
-        self.newest = Some(path);
+    /// A lock says nothing: it is soon removed, and then there would be nothing left that an older copy does not have.
+    pub(super) fn note_written(&mut self, file_type: FileType, path: PathBuf) {
+        if file_type != FileType::Lock {
+            self.newest = Some(path);
+        }
     }
 
     pub(super) fn note_removed(&mut self, path: &Path) {

@@ -192,6 +192,36 @@ fn a_repository_in_a_folder_of_another_number_is_the_same() {
     assert_replaced(store.list(FileType::Data));
 }
 
+/// A lock is written and removed all the time: what was written before it still tells.
+#[test]
+fn an_older_copy_is_known_for_one_also_when_a_lock_came_last() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = LocalStore::new(dir.path().join("repository"));
+    store.create().unwrap();
+    store.write(FileType::Config, "", b"config").unwrap();
+    let older = dir.path().join("older");
+    let copied = Command::new("cp").arg("-a").args([store.dir(), older.as_path()]).status().unwrap();
+    assert!(copied.success());
+    let (pack, lock) = (content_name(b"pack"), content_name(b"lock"));
+    store.write(FileType::Data, &pack, b"pack").unwrap();
+    store.write(FileType::Lock, &lock, b"lock").unwrap();
+    store.remove(FileType::Lock, &lock).unwrap();
+    store.require_standing().unwrap();
+
+    fs::rename(store.dir(), dir.path().join("disk")).unwrap();
+    assert!(matches!(store.require_standing(), Err(Error::Vanished { .. })), "there is no folder at all");
+    fs::rename(&older, store.dir()).unwrap();
+    assert_replaced(store.require_standing());
+    assert_replaced(store.write(FileType::Data, &lock, b"lock"));
+    // Whoever has seen no repository here takes what stands here.
+    LocalStore::new(store.dir()).require_standing().unwrap();
+
+    fs::rename(store.dir(), &older).unwrap();
+    fs::rename(dir.path().join("disk"), store.dir()).unwrap();
+    store.require_standing().unwrap();
+    assert_eq!(store.read(FileType::Data, &pack).unwrap(), b"pack");
+}
+
 /// As after an error of the disk, or when somebody takes the right to write away.
 #[test]
 fn a_disk_that_may_only_be_read_is_said_and_goes_on_later() {

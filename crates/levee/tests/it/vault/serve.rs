@@ -223,25 +223,34 @@ fn a_disk_that_is_unmounted_meanwhile_gets_nothing_in_its_place() {
     let served = Served::start(&case, &["--no-auth"]);
     let certificate = case.path("cert.pem");
     fs::copy(served.certificate(), &certificate).unwrap();
-    let url = format!("rest:https://127.0.0.1:{}/host/", served.port);
-    let status = |method: &str, path: &str| {
+    let status_at = |port: u16, certificate: &Path, method: &str, path: &str| {
         let mut curl = Command::new("curl");
-        curl.args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "-X", method, "--cacert"]).arg(&certificate);
-        text(&curl.args(["--data-binary", "x"]).arg(format!("{}{path}", &url["rest:".len()..])).output().unwrap())
+        curl.args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "-X", method, "--cacert"]).arg(certificate);
+        let url = format!("https://127.0.0.1:{port}/host/{path}");
+        text(&curl.args(["--data-binary", "x"]).arg(url).output().unwrap())
     };
+    let status = |method: &str, path: &str| status_at(served.port, &certificate, method, path);
     let lock = levee_store::content_name(b"x");
     for path in ["?create=true", "config", &format!("locks/{lock}")] {
         assert_eq!(status("POST", path), "200", "{path}");
     }
     drop(disk);
-    for (method, path) in
-        [("POST", format!("locks/{lock}")), ("GET", "keys/".into()), ("DELETE", "locks/".to_string() + &lock)]
-    {
+    for (method, path) in [
+        ("POST", format!("locks/{lock}")),
+        ("GET", "keys/".into()),
+        ("DELETE", "locks/".to_string() + &lock),
+        // Whoever opens it now is not let in to what stands there instead.
+        ("GET", "config".into()),
+        ("POST", "?create=true".into()),
+        ("POST", format!("locks/{lock}")),
+    ] {
         assert_eq!(status(method, &path), "502", "{method} {path}");
     }
     assert_eq!(fs::read_dir(below_disk.join("locks")).unwrap().count(), 0);
     assert!(served.child.log_text().contains("mounted"), "{}", served.child.log_text());
-    // Whoever opens what stands there now gets that.
+    // A server that is started again serves what it finds.
+    let again = Served::start(&case, &["--no-auth"]);
+    let status = |method: &str, path: &str| status_at(again.port, &again.certificate(), method, path);
     assert_eq!(status("GET", "config"), "200");
     assert_eq!(status("POST", &format!("locks/{lock}")), "200");
 }
