@@ -129,6 +129,8 @@ pub struct PostgresSpec {
 
 impl PostgresSpec {
     const BASE_EVERY: Period = Period::from_seconds(24 * 3600);
+    /// Without a bound, an archive that stays away fills the source's disk.
+    pub const SLOT_BOUND: Size = Size::from_bytes(10 << 30);
 
     /// When base backups are taken.
     pub fn base_rhythm(&self) -> Rhythm<'_> {
@@ -139,7 +141,7 @@ impl PostgresSpec {
     }
 
     fn default_slot_bound() -> Size {
-        Size::from_bytes(10 << 30)
+        Self::SLOT_BOUND
     }
 }
 

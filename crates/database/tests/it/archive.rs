@@ -172,6 +172,28 @@ fn a_synchronous_commit_waits_for_the_sink_and_for_nothing_else() {
 }
 
 #[test]
+fn commits_that_would_wait_for_ever_are_told_without_zero_loss_too() {
+    let cluster = Cluster::builder().start();
+    let running = Running::start(archive_options(&cluster), &MemorySink::new());
+    running.wait_until_streaming();
+    let told = || running.status().zero_loss_problem;
+    // Nobody waits for this archive: it is another standby's matter. The settings are looked at every two seconds.
+    cluster.set("synchronous_commit", "remote_apply");
+    std::thread::sleep(Duration::from_millis(4500));
+    assert_eq!(told(), None);
+    for names in ["other, levee_test", "*"] {
+        cluster.set("synchronous_standby_names", names);
+        wait_until("it is told", || {
+            told().is_some_and(|problem| problem.contains("`remote_apply`") && problem.contains("wait for ever"))
+        });
+        cluster.set("synchronous_standby_names", "");
+        wait_until("it is told no more", || told().is_none());
+    }
+    assert_eq!(running.status().problem, None);
+    running.stop();
+}
+
+#[test]
 fn it_goes_on_after_a_crash_of_the_server_where_the_sink_is_durable() {
     let mut cluster = Cluster::builder().fsync(true).setting("wal_keep_size", "1GB").start();
     let sink = MemorySink::new();
@@ -254,6 +276,37 @@ fn a_slot_dropped_behind_our_back_is_a_gap_only_when_the_log_is_gone() {
     let host = Host::Tcp(proxy.ip().to_string());
     let connect = ConnectOptions { ssl_mode: SslMode::Disable, ..ConnectOptions::new(host, proxy.port(), "postgres") };
     is_gap(ArchiveOptions::new(connect, "levee_test"));
+    assert!(slot_restart(&cluster).unwrap() > stored);
+    check_goes_on_behind_the_gap(&cluster);
+}
+
+#[test]
+fn a_slot_that_passed_max_slot_wal_keep_size_is_named_with_the_gap_and_made_anew() {
+    let cluster = Cluster::builder()
+        .setting("min_wal_size", "32MB")
+        .setting("max_wal_size", "32MB")
+        .setting("max_slot_wal_keep_size", "16MB")
+        .start();
+    let sink = MemorySink::new();
+    let first = Running::start(archive_options(&cluster), &sink);
+    first.wait_until_streaming();
+    cluster.psql("create table t (a int)");
+    let end = flushed(&cluster);
+    wait_until("all is there", || sink.end(1) >= end);
+    first.stop();
+    let stored = sink.end(1);
+    for _ in 0..8 {
+        cluster.switch_wal();
+        cluster.psql("insert into t values (1); checkpoint");
+    }
+    wait_until("the server gives the slot up", || {
+        cluster.psql("select wal_status from pg_replication_slots where slot_name = 'levee_test'") == "lost"
+    });
+    let error = Running::start(archive_options(&cluster), &sink).join().unwrap_err();
+    assert!(matches!(&error, Error::Gap { needed, .. } if *needed == stored), "{error:?}");
+    let message = error.to_string();
+    assert!(message.contains("removed it (slot \"levee_test\" had passed max_slot_wal_keep_size)"), "{message}");
+    assert!(message.contains(&format!("stays restorable up to {stored}; take a new base backup")), "{message}");
     assert!(slot_restart(&cluster).unwrap() > stored);
     check_goes_on_behind_the_gap(&cluster);
 }
@@ -421,6 +474,11 @@ fn what_does_not_pass_ends_it_with_a_name() {
     });
     let error = Running::start(archive_options(&cluster), &sink).join().unwrap_err();
     assert!(matches!(error, Error::SourceBehind { .. }), "{error:?}");
+
+    // It says that all WAL senders are in use, and would not start with more of them.
+    let minimal = Cluster::builder().setting("wal_level", "minimal").setting("max_wal_senders", "0").start();
+    let error = Running::start(archive_options(&minimal), &MemorySink::new()).join().unwrap_err();
+    assert!(matches!(error, Error::WalLevelMinimal), "{error:?}");
 
     let other = levee_model::postgres::SystemIdentifier(1);
     let options = ArchiveOptions { system_identifier: Some(other), ..archive_options(&cluster) };

@@ -61,9 +61,23 @@ fn who_may_not_is_told_what_is_missing() {
     assert!(matches!(error, Error::WrongPassword { .. }), "{error:?}");
     assert!(!error.with_causes().contains("wrong "), "{error}");
     assert!(matches!(check("plain", "x"), Err(Error::NoReplicationRight { .. })));
-    assert!(matches!(check("blind", "x"), Err(Error::NoMonitorRight { .. })));
+    let error = check("blind", "x").unwrap_err();
+    assert!(matches!(error, Error::NoMonitorRight { .. }), "{error:?}");
+    assert_eq!(
+        error.to_string(),
+        "role \"blind\" can't read the server's settings and slots: run GRANT pg_monitor TO blind"
+    );
     let error = check("local_only", "x").unwrap_err();
     assert!(matches!(error, Error::NotAdmitted { .. }), "{error:?}");
+    let advice = format!(
+        "PostgreSQL at {}:{} does not let role \"local_only\" connect: create it where it is not there (CREATE ROLE \
+         local_only LOGIN REPLICATION), add a line for it (for a database and for `replication`) to pg_hba.conf and reload",
+        cluster.address(),
+        cluster.port()
+    );
+    assert_eq!(error.to_string(), advice);
+    // What the server said about it, which names the line that is in the way.
+    assert!(error.with_causes().contains("pg_hba.conf rejects replication connection"), "{}", error.with_causes());
     let mut nobody = as_role(&cluster, "levee", "x");
     nobody.password = None;
     assert!(matches!(preflight(&nobody, &needs()), Err(Error::NoPassword { .. })));

@@ -1,5 +1,7 @@
 //! `levee database …` as a user runs it on one machine: a vault folder, a journal folder, no server.
 
+mod archive;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -24,7 +26,11 @@ struct Machine {
 
 impl Machine {
     fn new() -> Machine {
-        let machine = Machine { cluster: Cluster::builder().start(), site: TempSite::new("one"), binary: binary() };
+        Machine::with(Cluster::builder().start())
+    }
+
+    fn with(cluster: Cluster) -> Machine {
+        let machine = Machine { cluster, site: TempSite::new("one"), binary: binary() };
         fs::write(machine.path("password"), PASSWORD).unwrap();
         machine.levee(&["vault", "init"]);
         let made = Command::new("age-keygen").arg("-o").arg(machine.path("identity")).output().unwrap();

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use levee_engine::postgres::ConnectOptions;
 use levee_model::postgres::{Lsn, SystemIdentifier, TimelineId};
 
-use super::{LogSink, SinkError, slot};
+use super::{Expect, LogSink, Needs, SinkError, slot};
 use crate::{Error, Result, StopSignal};
 use session::{Session, SessionEnd};
 use watch::Watch;
@@ -47,6 +47,17 @@ impl ArchiveOptions {
             system_identifier: None,
         }
     }
+
+    /// What it needs of the server, for a preflight. It may as well follow a standby.
+    pub fn needs(&self) -> Needs {
+        Needs {
+            expect: Expect::Either,
+            zero_loss: self.zero_loss,
+            application_name: self.application_name.clone(),
+            slot: Some(self.slot.clone()),
+            system_identifier: self.system_identifier,
+        }
+    }
 }
 
 /// How an archive stands.
@@ -68,7 +79,8 @@ pub struct ArchiveStatus {
     pub slot_held_bytes: Option<u64>,
     /// What hinders the archive now, and what to do about it.
     pub problem: Option<String>,
-    /// Why a commit may return without being durable at the sink, where zero loss is asked for.
+    /// What is wrong with how commits wait for this archive: why one may return without being durable at the sink, where
+    /// zero loss is asked for, or why one would never return, whether it is asked for or not.
     pub zero_loss_problem: Option<String>,
 }
 
@@ -85,7 +97,7 @@ pub enum ArchiveEnd {
 }
 
 /// Archives until it is stopped. It reconnects by itself after whatever may pass: `ArchiveStatus::problem` tells of
-/// that. An error is what will not pass: a gap, another cluster, a sink that refuses.
+/// that. An error is what will not pass: a gap, another cluster, a log that holds too little, a sink that refuses.
 pub fn run(
     options: &ArchiveOptions,
     sink: &mut dyn LogSink,
@@ -155,6 +167,7 @@ fn is_final(error: &Error) -> bool {
             | Error::OtherCluster { .. }
             | Error::UnsupportedVersion { .. }
             | Error::UnsupportedBuild { .. }
+            | Error::WalLevelMinimal
             | Error::SlotIsLogical { .. }
             | Error::Sink(SinkError::Refused { .. })
     )

@@ -51,7 +51,8 @@ impl Session<'_> {
     pub(super) fn run(&mut self) -> Result<SessionEnd> {
         let connect =
             ConnectOptions { application_name: self.options.application_name.clone(), ..self.options.connect.clone() };
-        let mut connection = preflight::connect(&connect, Connection::connect_replication)?;
+        let connected = preflight::connect(&connect, Connection::connect_replication);
+        let mut connection = connected.map_err(|error| self.why_no_sender(error))?;
         let version = connection.server_version();
         if !(13..=17).contains(&version.major()) {
             return Err(Error::UnsupportedVersion { version: version.to_string() });
@@ -99,6 +100,18 @@ impl Session<'_> {
                     branches = ancestors(&mut connection, &system)?;
                 }
             }
+        }
+    }
+
+    /// With wal_level = minimal a server has no WAL sender at all, and says that all are in use. Raising max_wal_senders,
+    /// which is the advice then, would keep it from starting.
+    fn why_no_sender(&self, error: Error) -> Error {
+        if !matches!(error, Error::AllSendersInUse { .. }) {
+            return error;
+        }
+        match preflight(&self.options.connect, &self.options.needs()) {
+            Err(minimal @ Error::WalLevelMinimal) => minimal,
+            _ => error,
         }
     }
 

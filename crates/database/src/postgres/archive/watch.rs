@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use levee_engine::postgres::Connection;
 
 use super::{ArchiveEnd, ArchiveOptions};
-use crate::postgres::preflight::{Expect, Needs, check_zero_loss};
+use crate::postgres::preflight::check_zero_loss;
 use crate::postgres::slot::{Bounded, hold_to_bound};
 use crate::{Error, Result, StopSignal};
 
@@ -109,7 +109,6 @@ impl Watch {
             let is_pressing = options.slot_bound_bytes.is_some_and(|bound| self.is_pressing(bound));
             if is_due {
                 looked_at_all = Some(Instant::now());
-                self.look_at_commits(options, &mut is_name_taken);
             }
             if is_due || is_pressing {
                 let looked = self.look_at_slot(options, &mut connection);
@@ -118,6 +117,10 @@ impl Watch {
                     tracing::debug!(slot = options.slot, problem = error.with_causes(), "slot not seen");
                     connection = None;
                 }
+            }
+            // After the slot, which tells whether any commit waits.
+            if is_due {
+                self.look_at_commits(options, &mut is_name_taken);
             }
             if !is_pressing {
                 connection = None;
@@ -128,17 +131,21 @@ impl Watch {
         }
     }
 
+    /// Without zero loss it is looked at as well as soon as a commit may wait for this archive: with remote_apply it
+    /// would do so for ever.
+    ///
     /// A receiver of the same name is a problem once it has been seen twice: one of a moment ago may be on its way out.
     fn look_at_commits(&self, options: &ArchiveOptions, is_name_taken: &mut bool) {
-        if !options.zero_loss {
+        if !options.zero_loss && !self.commits_wait() {
+            self.seen.lock().unwrap_or_else(PoisonError::into_inner).zero_loss_problem = None;
             return;
         }
-        let found = check_zero_loss(&options.connect, &needs(options));
+        let found = check_zero_loss(&options.connect, &options.needs());
         let was_taken = std::mem::replace(is_name_taken, matches!(&found, Err(Error::ApplicationNameTaken { .. })));
         let problem = match found {
             Ok(()) => None,
             Err(Error::ApplicationNameTaken { .. }) if !was_taken => return,
-            Err(error) if is_about_zero_loss(&error) => Some(error.with_causes()),
+            Err(error) if is_about_commits(&error) => Some(error.with_causes()),
             // A server that could not be asked has changed nothing that is known.
             Err(error) => {
                 tracing::debug!(slot = options.slot, problem = error.with_causes(), "not asked");
@@ -176,7 +183,7 @@ impl Watch {
     }
 }
 
-fn is_about_zero_loss(error: &Error) -> bool {
+fn is_about_commits(error: &Error) -> bool {
     matches!(
         error,
         Error::RemoteApply { .. }
@@ -184,14 +191,4 @@ fn is_about_zero_loss(error: &Error) -> bool {
             | Error::NotInEveryQuorum { .. }
             | Error::ApplicationNameTaken { .. }
     )
-}
-
-fn needs(options: &ArchiveOptions) -> Needs {
-    Needs {
-        expect: Expect::Either,
-        zero_loss: true,
-        application_name: options.application_name.clone(),
-        slot: Some(options.slot.clone()),
-        system_identifier: options.system_identifier,
-    }
 }
