@@ -1,10 +1,15 @@
 //! The agent's hand on PostgreSQL servers at this site: the app's own, and the copies of drills.
 
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use levee_database::postgres::fitness;
 use levee_database::postgres::gate::StartGate;
+use levee_database::postgres::hindrance::Hindrance;
 use levee_database::postgres::instance::{self, ControlData, Instance, Running, ServerState, StopMode};
 use levee_database::postgres::restore::{self, Mode, Network, RecoveryTarget, RestoreRequest};
 use levee_engine::postgres::{ConnectOptions, Connection, Host, Password};
@@ -15,6 +20,7 @@ use levee_model::{AssetName, Epoch, LogPosition, RunId, SiteName};
 
 use super::app::{App, failure, in_full, transient};
 use super::damaged::Found;
+use super::recovery::ROOM_MIN_BYTES;
 use crate::secrets::Secrets;
 
 /// How long a server may take to end, with its shutdown checkpoint.
@@ -23,6 +29,8 @@ const STOP_MAX: Duration = Duration::from_secs(120);
 const REPLAY_MAX: Duration = Duration::from_secs(3600);
 /// How long an answer to a question of ours may take.
 const ASK_MAX: Duration = Duration::from_secs(30);
+/// So much of the end of a server's log is looked through.
+const LOG_BYTES_MAX: u64 = 64 << 10;
 /// So many characters of an answer are shown.
 const SHOWN_MAX: usize = 200;
 
@@ -212,16 +220,74 @@ pub fn restore_in_place(
     restore(app, asset, position, &here.data_directory, recover, &private_directory(app, asset))
 }
 
+/// Why a standby does not run that was to be started.
+pub struct NotRunning {
+    pub failure: Failure,
+    /// What the start has met that is no fault of the standby's data.
+    pub hindrance: Option<Hindrance>,
+}
+
+impl From<Failure> for NotRunning {
+    fn from(failure: Failure) -> Self {
+        NotRunning { failure, hindrance: None }
+    }
+}
+
+impl From<NotRunning> for Failure {
+    fn from(not_running: NotRunning) -> Self {
+        not_running.failure
+    }
+}
+
 /// Sees to it that a staged standby runs.
-pub fn run_standby(app: &Arc<App>, asset: &AssetName) -> Result<(), Failure> {
+pub fn run_standby(app: &Arc<App>, asset: &AssetName) -> Result<(), NotRunning> {
     let instance = open(app, asset, &here(app, asset)?)?;
     if running(&instance)?.is_some_and(|running| running.state >= ServerState::Standby) {
         return Ok(());
     }
-    instance
-        .start(ServerState::Standby, REPLAY_MAX)
-        .map(drop)
-        .map_err(|error| transient(format!("the standby of {asset} does not run: {}", in_full(&error))))
+    instance.start(ServerState::Standby, REPLAY_MAX).map(drop).map_err(|error| NotRunning {
+        hindrance: Hindrance::of_error(&error),
+        failure: transient(format!("the standby of {asset} does not run: {}", in_full(&error))),
+    })
+}
+
+/// How long the log of the app's own server is: what it says from there on is of a later time.
+pub fn logged_bytes(app: &App, asset: &AssetName) -> u64 {
+    std::fs::metadata(log(app, asset)).map_or(0, |log| log.len())
+}
+
+/// What keeps the app's own server from running and is no fault of its data: by what it has logged since its log had
+/// `logged_before` bytes, or by what can be seen from outside, since a server may log elsewhere or in another language.
+pub fn hindrance(app: &App, asset: &AssetName, logged_before: u64) -> Result<Option<Hindrance>, Failure> {
+    // A log that can't be read says nothing.
+    let logged = logged_since(&log(app, asset), logged_before).unwrap_or_default();
+    match Hindrance::in_log(&logged) {
+        Some(hindrance) => Ok(Some(hindrance)),
+        None => hindrance_from_outside(app, asset),
+    }
+}
+
+/// The same, without its log.
+pub fn hindrance_from_outside(app: &App, asset: &AssetName) -> Result<Option<Hindrance>, Failure> {
+    let here = here(app, asset)?;
+    let log_folder = here.data_directory.join("pg_wal");
+    let mut folders = [&here.data_directory, &log_folder].into_iter().chain(here.tablespaces.values());
+    if folders.any(|folder| fitness::free_bytes(folder).is_some_and(|free| free < ROOM_MIN_BYTES)) {
+        return Ok(Some(Hindrance::DiskFull));
+    }
+    let is_taken = fitness::is_listened_on(SocketAddr::new(here.address, here.port)) == Some(true);
+    Ok((is_taken && !runs(app, asset)?).then_some(Hindrance::PortTaken))
+}
+
+fn logged_since(log: &Path, before: u64) -> io::Result<String> {
+    let mut file = File::open(log)?;
+    let length = file.metadata()?.len();
+    // One that is shorter has been begun anew.
+    let from = if before <= length { before } else { 0 };
+    file.seek(SeekFrom::Start(from.max(length.saturating_sub(LOG_BYTES_MAX))))?;
+    let mut logged = Vec::new();
+    file.take(LOG_BYTES_MAX).read_to_end(&mut logged)?;
+    Ok(String::from_utf8_lossy(&logged).into_owned())
 }
 
 /// Whether the app's own server at this site runs, however far it has come.
@@ -393,5 +459,23 @@ fn ask(connect: &ConnectOptions, probe: &SqlProbe) -> Result<String, String> {
             Err(format!("it answered {shown}, expected {expected:?}"))
         }
         _ => Ok(shown),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_log_says_since_then_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("postgresql.log");
+        std::fs::write(&log, "old\nnew\n").unwrap();
+        assert_eq!(logged_since(&log, 4).unwrap(), "new\n");
+        assert_eq!(logged_since(&log, 8).unwrap(), "");
+        assert_eq!(logged_since(&log, 9).unwrap(), "old\nnew\n", "it was begun anew");
+        std::fs::write(&log, "x".repeat(LOG_BYTES_MAX as usize + 10)).unwrap();
+        assert_eq!(logged_since(&log, 0).unwrap().len() as u64, LOG_BYTES_MAX, "it has a bound");
+        assert!(logged_since(&folder.path().join("nowhere"), 0).is_err());
     }
 }

@@ -3,12 +3,13 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use levee_database::postgres::hindrance::Hindrance;
 use levee_model::control::{AssetPoint, Done, Failure};
 use levee_model::postgres::Lsn;
 use levee_model::{AssetName, Epoch, Position};
 
 use super::app::{App, failure, transient};
-use super::database::{self, Recover};
+use super::database::{self, NotRunning, Recover};
 use super::rebuild;
 use super::state::{Phase, Standing};
 
@@ -41,7 +42,7 @@ pub fn stage(app: &Arc<App>, asset: &AssetName) -> Result<Done, Failure> {
 
 /// Sees to it that a staged standby runs. Under the place's lock: once the next run has made a writer of it, a start from
 /// here would go past the start gate.
-fn keep_following(app: &Arc<App>, asset: &AssetName) -> Result<(), Failure> {
+fn keep_following(app: &Arc<App>, asset: &AssetName) -> Result<(), NotRunning> {
     let lock = app.place(asset);
     let _alone = lock.lock().unwrap_or_else(PoisonError::into_inner);
     match app.state().standing(asset) {
@@ -61,7 +62,7 @@ pub fn follow(app: &Arc<App>, asset: &AssetName, point: &AssetPoint) -> Result<(
         return Ok(());
     }
     match &point.position {
-        Position::Log(_) => database::run_standby(app, asset),
+        Position::Log(_) => Ok(database::run_standby(app, asset)?),
         Position::Snapshot { id, .. } => {
             if app.board.get(asset).point.as_ref() != Some(point) {
                 rebuild::restore_files(app, asset, id, &rebuild::own_path(app, asset)?)?;
@@ -120,16 +121,23 @@ fn replay_up_to(app: &Arc<App>, asset: &AssetName, wanted: Lsn) -> Result<(), Be
     let (mut furthest, mut moved_at) = (None, begun);
     // As long as it answers, it runs.
     let (mut answers, mut failures) = (false, 0);
+    let logged_before = database::logged_bytes(app, asset);
     loop {
         let follows = if answers { Ok(()) } else { keep_following(app, asset) };
-        let replayed = match follows.and_then(|()| database::replayed(app, asset)) {
+        let replayed = match follows.and_then(|()| database::replayed(app, asset).map_err(NotRunning::from)) {
             Ok(replayed) => replayed,
-            Err(failure) => {
+            Err(NotRunning { failure, hindrance }) => {
                 (answers, failures) = (false, failures + 1);
                 if failures == STANDBY_ATTEMPTS {
                     // One that runs and is not to be asked has nothing wrong with its data.
-                    let runs = database::runs(app, asset)?;
-                    return Err(if runs { Behind::Waits(failure) } else { Behind::Broken(failure) });
+                    if database::runs(app, asset)? {
+                        return Err(Behind::Waits(failure));
+                    }
+                    let hindrance = match hindrance {
+                        Some(hindrance) => Some(hindrance),
+                        None => database::hindrance(app, asset, logged_before)?,
+                    };
+                    return Err(broken_unless_hindered(asset, hindrance, failure));
                 }
                 std::thread::sleep(STANDBY_PAUSE);
                 continue;
@@ -143,12 +151,14 @@ fn replay_up_to(app: &Arc<App>, asset: &AssetName, wanted: Lsn) -> Result<(), Be
             (furthest, moved_at) = (Some(replayed), Instant::now());
         }
         if moved_at.elapsed() >= STALLED_MAX {
-            return Err(Behind::Broken(transient(format!(
+            let failure = transient(format!(
                 "the standby of {asset} has replayed up to {replayed} and, for {} s, nothing of what follows up to {wanted}; \
                  its log is {}",
                 STALLED_MAX.as_secs(),
                 log()
-            ))));
+            ));
+            // Where its disk is full, it gets no further log.
+            return Err(broken_unless_hindered(asset, database::hindrance_from_outside(app, asset)?, failure));
         }
         if begun.elapsed() >= CATCH_UP_MAX {
             return Err(Behind::Waits(transient(format!(
@@ -159,6 +169,18 @@ fn replay_up_to(app: &Arc<App>, asset: &AssetName, wanted: Lsn) -> Result<(), Be
         }
         std::thread::sleep(CATCH_UP_EVERY);
     }
+}
+
+/// A copy that this host hinders is kept: another would be hindered as well, and takes its space a second time.
+fn broken_unless_hindered(asset: &AssetName, hindrance: Option<Hindrance>, failure: Failure) -> Behind {
+    let Some(hindrance) = hindrance else { return Behind::Broken(failure) };
+    Behind::Waits(Failure {
+        message: format!(
+            "the staged copy of {asset} is hindered, and is kept as it is: {hindrance}, and retry. {}",
+            failure.message
+        ),
+        ..failure
+    })
 }
 
 /// Takes what the operator has put into an asset's own place for its data.
@@ -211,4 +233,31 @@ pub fn start(app: &Arc<App>, asset: &AssetName, epoch: Epoch, by_hand: bool) -> 
         return Err(failure);
     }
     Ok(Done::Started { timeline: timeline.map(|timeline| timeline.0), replay_s: begun.elapsed().as_secs_f64() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_that_the_host_hinders_is_kept_and_one_that_nothing_hinders_is_broken() {
+        let asset = "orders".parse().unwrap();
+        let judged = |hindrance| broken_unless_hindered(&asset, hindrance, transient("the standby does not run"));
+        let hindrances = [
+            (Hindrance::DiskFull, "make room"),
+            (Hindrance::PortTaken, "port"),
+            (Hindrance::NotInstalled, "install"),
+            (Hindrance::Denied, "user"),
+            (Hindrance::Memory, "memory"),
+        ];
+        for (hindrance, words) in hindrances {
+            let Behind::Waits(failure) = judged(Some(hindrance)) else { panic!("{hindrance:?} breaks no data") };
+            assert!(failure.transient, "it may pass: {hindrance:?}");
+            for words in ["orders", "kept", words, "the standby does not run"] {
+                assert!(failure.message.contains(words), "{words:?} is not in {}", failure.message);
+            }
+        }
+        let Behind::Broken(failure) = judged(None) else { panic!("nothing else is in its way") };
+        assert_eq!(failure.message, "the standby does not run");
+    }
 }

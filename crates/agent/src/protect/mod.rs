@@ -3,7 +3,7 @@
 //!
 //! - `app` holds one app's state, assignment and threads; `state` says which turns are legal.
 //! - Writer side: `writer` (loops), `sink` (log stream), `remote` (repository at the other site).
-//! - Recovery side: `recovery` (watches what arrives), `copies` (repository, journals), `session`, `arrivals` (who
+//! - Recovery side: `recovery` (watches what arrives), `fitness` (whether this host could run it), `copies` (repository, journals), `session`, `arrivals` (who
 //!   sent what), `upkeep` (retention, clearing away), `further` (copies in further vaults), `removals` (what goes there).
 //! - `actions` carries out a run's commands; `rebuild`, `place` and `drill` do the work.
 
@@ -17,6 +17,7 @@ mod damaged;
 mod database;
 mod demote;
 mod drill;
+mod fitness;
 pub(crate) mod folder;
 mod further;
 mod gaps;

@@ -10,13 +10,14 @@ use levee_model::AssetName;
 use levee_model::control::{AssetState, Failure};
 
 use super::app::{App, in_full};
+use super::fitness::FitnessWatch;
 use super::live;
 use super::state::Standing;
 
 /// How often what has arrived is looked at. The live age on the operator's screen is as fresh as this.
 const LOOK_EVERY: Duration = Duration::from_millis(400);
 /// Two segments of log: with less, the next one may not be stored.
-const ROOM_MIN_BYTES: u64 = 32 << 20;
+pub const ROOM_MIN_BYTES: u64 = 32 << 20;
 /// How often it is looked for closed log whose marks are missing. As long as there is some, it is looked through segment
 /// by segment, one at each look.
 const INDEX_EVERY: Duration = Duration::from_secs(60);
@@ -25,6 +26,7 @@ pub fn run(app: &Arc<App>, asset: &AssetName, stop: &StopSignal) {
     let assignment = app.assignment();
     let is_database = assignment.spec.postgres.contains_key(asset);
     let mut indexed_at: Option<Instant> = None;
+    let mut fitness = FitnessWatch::default();
     loop {
         match look(app, asset, is_database) {
             Ok(()) => match no_room(app) {
@@ -43,7 +45,11 @@ pub fn run(app: &Arc<App>, asset: &AssetName, stop: &StopSignal) {
                 }
             }
         }
+        if is_database {
+            fitness.turn(app, asset);
+        }
         if stop.wait(LOOK_EVERY) {
+            fitness.end(app, asset);
             return;
         }
     }

@@ -3,7 +3,8 @@
 use std::process::Output;
 
 use super::runs::{Begun, Kind};
-use super::world::{Process, Site, World};
+use super::status::{wait_no_problem, wait_problem};
+use super::world::{Process, Setup, Site, World};
 
 #[track_caller]
 fn check_refused(output: &Output, says: &[&str]) {
@@ -44,4 +45,20 @@ fn a_failover_needs_a_word_on_the_old_site() {
     // The shop is where it was, and can be brought back there.
     world.start(Process::Agent(Site::East));
     world.wait_protected(Site::East);
+}
+
+/// What a failover would stop at is said while there is time.
+#[test]
+fn a_recovery_site_without_the_databases_programs_is_named_before_it_is_needed() {
+    let world = World::set_up(Setup::default());
+    let file = world.protection_file();
+    let place = "[app.shop.postgres.orders.at.west]\n";
+    assert!(file.contains(place), "{file}");
+    world.apply(&file.replace(place, &format!("{place}binaries = \"/nowhere\"\n")));
+    let said = wait_problem(&world, &["west", "PostgreSQL 15 is not installed here", "/nowhere"]);
+    println!("said about the database: {said}");
+    assert_eq!(world.operator(&["status"]).status.code(), Some(2));
+    world.apply(&file);
+    world.wait_protected(Site::East);
+    wait_no_problem(&world);
 }
