@@ -296,23 +296,41 @@ impl Copies {
             return Ok(Vec::new());
         }
         let vault = self.vault()?;
+        let mut bases = self.known_bases(&vault, asset)?;
+        bases.retain(|base| self.open_base(&vault, asset, base));
+        let (sound, damaged): (Vec<_>, Vec<_>) =
+            bases.into_iter().partition(|base| !self.damaged.is_damaged(asset, &base.snapshot));
+        Ok(if sound.is_empty() { damaged } else { sound })
+    }
+
+    /// All base backups of a database that are listed here, the oldest first, also those that can't be opened.
+    pub fn listed_bases(&self, asset: &AssetName) -> Result<Vec<ListedBase>, Failure> {
+        if !self.exists() {
+            return Ok(Vec::new());
+        }
+        let vault = self.vault()?;
+        let listed = |base: BaseBackup| {
+            let opens = self.open_base(&vault, asset, &base);
+            ListedBase { is_sound: opens && !self.damaged.is_damaged(asset, &base.snapshot), base }
+        };
+        Ok(self.known_bases(&vault, asset)?.into_iter().map(listed).collect())
+    }
+
+    fn known_bases(&self, vault: &Vault, asset: &AssetName) -> Result<Vec<BaseBackup>, Failure> {
         let id = AssetId::new(self.app.clone(), asset.clone());
         let mut all_known = self.bases.lock().unwrap_or_else(PoisonError::into_inner);
         let known = all_known.entry(asset.clone()).or_default();
         known
-            .refresh(&vault, &id)
+            .refresh(vault, &id)
             .map_err(|error| failure(format!("cannot list the base backups of {id}: {}", in_full(&error))))?;
-        let (mut bases, unreadable) = (known.bases(), known.unreadable().clone());
+        let (bases, unreadable) = (known.bases(), known.unreadable().clone());
         drop(all_known);
         let present = bases.iter().map(|base| base.snapshot).chain(unreadable.keys().copied()).collect();
         self.damaged.keep_only(asset, &present);
         for (base, unreadable) in unreadable {
             self.damaged.note(asset, &base, unreadable.taken_at, Found::Opening, &unreadable.reason);
         }
-        bases.retain(|base| self.open_base(&vault, asset, base));
-        let (sound, damaged): (Vec<_>, Vec<_>) =
-            bases.into_iter().partition(|base| !self.damaged.is_damaged(asset, &base.snapshot));
-        Ok(if sound.is_empty() { damaged } else { sound })
+        Ok(bases)
     }
 
     /// Whether all parts of a base backup are there.
@@ -409,6 +427,13 @@ impl Copies {
     pub fn point(&self, asset: &AssetName, is_database: bool) -> Result<Option<AssetPoint>, Failure> {
         Ok(self.newest(asset, is_database)?.map(|(point, _)| point))
     }
+}
+
+/// A base backup of a database that lies here.
+pub struct ListedBase {
+    pub base: BaseBackup,
+    /// It opens with this site's keys, and nothing says that it is damaged.
+    pub is_sound: bool,
 }
 
 /// The point that a restore of a database comes to.

@@ -5,9 +5,12 @@
 //! else up, and nothing waits for it: a run that brings the app here leaves it to end at its next operation.
 
 mod clearing;
+mod held_log;
+mod locking;
 mod log;
 mod place;
 mod state;
+mod verifying;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,9 +18,9 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use levee_database::StopSignal;
-use levee_database::postgres::base;
+use levee_database::postgres::base::{self, KnownBases};
 use levee_model::control::{AssetPoint, Assignment, Failure};
-use levee_model::protection::VaultSpec;
+use levee_model::protection::{Upkeep, VaultSpec};
 use levee_model::{AssetId, AssetName, Position, VaultName};
 use levee_store::FileType;
 use levee_vault::{CopyOptions, SWAP_PATIENCE, Snapshot, SnapshotId, SnapshotSelection, Vault};
@@ -25,12 +28,14 @@ use levee_vault::{CopyOptions, SWAP_PATIENCE, Snapshot, SnapshotId, SnapshotSele
 use super::app::{App, failure, in_full};
 use super::copies::point_of;
 use super::owner_store::OwnerStore;
-use super::removals::Original;
 use super::upkeep::prune::Retry;
 use super::{tags, upkeep};
+use held_log::HeldLog;
+use locking::Renewal;
 use log::{LogCopy, Trouble};
 use place::Place;
 use state::FurtherState;
+use verifying::{HIT_AGAIN_MIN, Verifying};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often it is looked whether what was copied is still there.
@@ -55,9 +60,16 @@ pub fn run(app: &Arc<App>, name: &VaultName, stop: &StopSignal) {
         copied_log_at: BTreeMap::new(),
         damaged: BTreeMap::new(),
         new_logs: BTreeSet::new(),
-        not_cleared: None,
+        known_bases: BTreeMap::new(),
+        held: BTreeMap::new(),
+        verifying: None,
+        damage: None,
+        renewal: None,
+        besides: BTreeMap::new(),
         retry: Retry::default(),
         clear_retry: Retry::default(),
+        lock_retry: Retry::default(),
+        verify_retry: Retry::default(),
     };
     loop {
         // This thread may outlive its phase by a moment.
@@ -96,16 +108,30 @@ struct Further<'a> {
     damaged: BTreeMap<SnapshotId, (Instant, String)>,
     /// Databases of which there may be a copy of the log that a newer one replaces.
     new_logs: BTreeSet<AssetName>,
-    /// Why old copies there do not go, which holds up nothing else either: a vault may be append-only.
-    not_cleared: Option<String>,
+    /// The base backups there.
+    known_bases: BTreeMap<AssetId, KnownBases>,
+    /// Which log its copies there hold.
+    held: BTreeMap<SnapshotId, HeldLog>,
+    /// `None` until something there is to be read again, and after a failure.
+    verifying: Option<Verifying>,
+    /// What is damaged there, in words.
+    damage: Option<String>,
+    /// A renewal of object lock that is under way.
+    renewal: Option<Renewal>,
+    /// What goes wrong beside the copies, and holds them up no more than a damaged one does: an append-only vault lets
+    /// nothing go.
+    besides: BTreeMap<String, String>,
     retry: Retry,
     clear_retry: Retry,
+    lock_retry: Retry,
+    verify_retry: Retry,
 }
 
 /// The open vault, and what it holds.
 struct There {
     vault: Vault,
-    snapshots: BTreeMap<Original, SnapshotId>,
+    /// The copy of each snapshot, by the id that this has at the site.
+    snapshots: BTreeMap<SnapshotId, SnapshotId>,
     looked_at: Instant,
 }
 
@@ -144,13 +170,44 @@ impl Further<'_> {
             // What goes makes room for what comes.
             let cleared = self.clear(&mut there, assignment, state, now);
             self.clear_retry.note(cleared.is_ok(), Timestamp::now());
-            self.not_cleared = cleared.err().map(|failure| failure.message);
+            self.note_besides("what goes", cleared);
+        }
+        if self.lock_retry.is_time(now) {
+            let renewed = self.renew_locks(&there, state, now);
+            self.lock_retry.note(renewed.is_ok(), Timestamp::now());
+            self.note_besides("object lock", renewed.and(self.locks_in_time(state, now)));
         }
         let here: BTreeSet<SnapshotId> = assets.iter().flat_map(|of| of.here.iter().map(|(id, _)| *id)).collect();
         self.damaged.retain(|id, _| here.contains(id));
         self.copy(&mut there, &assets, state)?;
+        self.look_after(&there, &assignment.spec.upkeep, state, now);
         self.there = Some(there);
         Ok(())
+    }
+
+    /// Reads again what is there, once all copies are made that are due.
+    fn look_after(&mut self, there: &There, upkeep: &Upkeep, state: &mut FurtherState, now: Timestamp) {
+        let Some(within) = self.spec.verify_within else {
+            (self.verifying, self.damage) = (None, None);
+            state.damaged.clear();
+            state.hit.clear();
+            return;
+        };
+        if self.verify_retry.is_time(now) {
+            let verified = self.verify(there, upkeep, within, state);
+            self.verify_retry.note(verified.is_ok(), Timestamp::now());
+            if verified.is_err() {
+                self.verifying = None;
+            }
+            self.note_besides("reading again", verified.and(self.verified_in_time(upkeep, within)));
+        }
+    }
+
+    fn note_besides(&mut self, what: &str, outcome: Result<(), Failure>) {
+        match outcome {
+            Ok(()) => drop(self.besides.remove(what)),
+            Err(failure) => drop(self.besides.insert(what.into(), failure.message)),
+        }
     }
 
     /// What is here of each asset.
@@ -173,12 +230,15 @@ impl Further<'_> {
 
     /// The open vault, looked through anew from time to time; and whether it was.
     fn there(&mut self, state: &mut FurtherState) -> Result<(There, bool), Failure> {
-        if let Some(known) = self.there.take().filter(|there| there.looked_at.elapsed() < LOOK_THERE_EVERY) {
+        // A repair there changes the index under whoever has opened it before.
+        let every = if state.hit.is_empty() { LOOK_THERE_EVERY } else { HIT_AGAIN_MIN };
+        if let Some(known) = self.there.take().filter(|there| there.looked_at.elapsed() < every) {
             return Ok((known, false));
         }
         let vault = self.place.open(state)?;
         let listed = vault.list_snapshots().map_err(|error| self.place.failure("list what is in", &error))?;
-        let snapshots = listed.or_warn().iter().map(|(id, snapshot)| (Original::of(id, snapshot), *id)).collect();
+        let copy = |(id, snapshot): (SnapshotId, Snapshot)| Some((SnapshotId(snapshot.original?), id));
+        let snapshots = listed.or_warn().into_iter().filter_map(copy).collect();
         // What is said of the log there is to be so.
         self.copied_log_at.clear();
         self.new_logs = self.app.assignment().spec.postgres.keys().cloned().collect();
@@ -189,8 +249,8 @@ impl Further<'_> {
     fn forget_what_is_gone(&self, assets: &[OfAsset], there: &There, state: &mut FurtherState) -> Result<(), Failure> {
         for of in assets {
             let is_there = match of.is_database {
-                true => of.newest_there(there).is_some() && !self.logs(there, &of.asset)?.is_empty(),
-                false => of.newest_there(there).is_some(),
+                true => of.newest_there(there, &state.hit).is_some() && !self.logs(there, &of.asset)?.is_empty(),
+                false => of.newest_there(there, &state.hit).is_some(),
             };
             if !is_there {
                 state.points.remove(&of.asset);
@@ -202,21 +262,53 @@ impl Further<'_> {
     }
 
     /// Copies what is missing there: the newest of each asset first, then the log of databases, then what is older.
+    /// Trouble with one asset holds no other up.
     fn copy(&mut self, there: &mut There, assets: &[OfAsset], state: &mut FurtherState) -> Result<(), Failure> {
-        let mut older = Vec::new();
+        let (mut older, mut outcome) = (Vec::new(), Ok(()));
         for of in assets {
-            let mut missing = of.missing(there);
-            if let Some(newest) = missing.pop_if(|(id, _)| of.here.last().is_some_and(|(newest, _)| newest == id)) {
-                self.copy_one(there, &newest)?;
+            match self.copy_asset(there, of, &mut older, state) {
+                // What is wrong here is said, and tried again when it is the asset's turn next.
+                Err(failure) if !failure.transient => {
+                    self.copied_log_at.insert(of.asset.clone(), Instant::now());
+                    self.note_besides(of.asset.as_str(), Err(failure));
+                }
+                copied => {
+                    if !of.is_database && copied.is_ok() {
+                        self.note_besides(of.asset.as_str(), Ok(()));
+                    }
+                    outcome = outcome.and(copied);
+                }
             }
-            older.extend(missing.into_iter().rev());
-            match of.is_database {
-                true => self.copy_log(there, of, state)?,
-                false => self.tell_files(there, of, state)?,
+            if self.stop.is_stopped() {
+                return outcome;
             }
         }
         older.retain(|(id, _)| !self.is_left_alone(id));
-        older.iter().take(OLDER_AT_ONCE).try_for_each(|snapshot| self.copy_one(there, snapshot))
+        outcome.and_then(|()| older.iter().take(OLDER_AT_ONCE).try_for_each(|snapshot| self.copy_one(there, snapshot)))
+    }
+
+    /// Copies an asset's newest snapshot and its log, and says which older ones are missing there.
+    fn copy_asset(
+        &mut self,
+        there: &mut There,
+        of: &OfAsset,
+        older: &mut Vec<(SnapshotId, Snapshot)>,
+        state: &mut FurtherState,
+    ) -> Result<(), Failure> {
+        let mut missing = of.missing(there);
+        let newest = missing.pop_if(|(id, _)| of.here.last().is_some_and(|(newest, _)| newest == id));
+        older.extend(missing.into_iter().rev());
+        if let Some(newest) = newest {
+            self.copy_one(there, &newest)?;
+            if there.snapshots.contains_key(&newest.0) {
+                // A base backup is worth nothing without its log.
+                self.copied_log_at.remove(&of.asset);
+            }
+        }
+        match of.is_database {
+            true => self.copy_log(there, of, state),
+            false => self.tell_files(there, of, state),
+        }
     }
 
     fn is_left_alone(&self, id: &SnapshotId) -> bool {
@@ -224,7 +316,7 @@ impl Further<'_> {
     }
 
     /// Copies one snapshot that this site has opened with its own keys. One that is damaged is noted, and left alone.
-    fn copy_one(&mut self, there: &mut There, (id, snapshot): &(SnapshotId, Snapshot)) -> Result<(), Failure> {
+    fn copy_one(&mut self, there: &mut There, (id, _): &(SnapshotId, Snapshot)) -> Result<(), Failure> {
         if self.is_left_alone(id) {
             return Ok(());
         }
@@ -234,24 +326,24 @@ impl Further<'_> {
             Err(failure) if failure.transient => Err(failure),
             Err(failure) => Ok(Err(Damaged(failure.message))),
         };
+        if let Ok(Ok(to)) = copied {
+            self.damaged.remove(id);
+            there.snapshots.insert(*id, to);
+            return Ok(());
+        }
         // Retention may remove it at any time.
         let stands = self.app.copies.store().size_bytes(FileType::Snapshot, &id.to_string());
         if let Err(levee_store::Error::NotFound { .. }) = stands {
             return Ok(());
         }
-        match copied? {
-            Ok(to) => {
-                self.damaged.remove(id);
-                there.snapshots.insert(Original::of(id, snapshot), to);
-            }
-            Err(Damaged(reason)) => {
-                let said = format!("snapshot {} is not copied to vault {}: {reason}", id.short(), self.name);
-                self.damaged.insert(*id, (Instant::now(), said));
-            }
+        if let Err(Damaged(reason)) = copied? {
+            let said = format!("snapshot {} is not copied to vault {}: {reason}", id.short(), self.name);
+            self.damaged.insert(*id, (Instant::now(), said));
         }
         Ok(())
     }
 
+    /// Copies a snapshot, or brings anew what its copy lacks.
     fn copy_opened(&self, there: &There, id: &SnapshotId) -> Result<Result<SnapshotId, Damaged>, Failure> {
         let master_key = self.app.copies.vault()?.master_key().clone();
         // Opened for itself: it ends at once when it is to, and its index is not kept in memory in between.
@@ -260,6 +352,9 @@ impl Further<'_> {
         let options = CopyOptions {
             selection: SnapshotSelection { ids: vec![id.to_string()], ..SnapshotSelection::default() },
             patience: SWAP_PATIENCE,
+            // Who writes here must not have one snapshot stand for another: what it stands for goes with it.
+            original_is_source: true,
+            complete: true,
             // A prune here must not wait for a vault that is slow. What it takes away stays for its time of grace.
             no_lock_source: true,
             ..CopyOptions::default()
@@ -282,7 +377,10 @@ impl Further<'_> {
 
     /// The newest copy of a folder that is there and opens there.
     fn tell_files(&self, there: &There, of: &OfAsset, state: &mut FurtherState) -> Result<(), Failure> {
-        let Some((id, snapshot, copy)) = of.newest_there(there) else { return Ok(()) };
+        let Some((id, snapshot, copy)) = of.newest_there(there, &state.hit) else {
+            state.points.remove(&of.asset);
+            return Ok(());
+        };
         let position = Position::Snapshot { id: id.to_string(), taken_at: snapshot.time };
         let point = AssetPoint { position, as_of: snapshot.time };
         if state.points.get(&of.asset) == Some(&point) {
@@ -297,15 +395,14 @@ impl Further<'_> {
         there.vault.open_snapshot(copy).map_err(|error| self.place.failure("open what was copied to", &error))
     }
 
-    /// Copies a database's journal, when it is time or when a base waits for its log.
+    /// Copies a database's journal, when it is time.
     fn copy_log(&mut self, there: &There, of: &OfAsset, state: &mut FurtherState) -> Result<(), Failure> {
         let asset = &of.asset;
-        let missing: BTreeSet<SnapshotId> = of.missing(there).into_iter().map(|(id, _)| id).collect();
+        let sound = of.sound(there, &state.hit);
         let mut bases = self.app.copies.bases(asset)?;
-        bases.retain(|base| !missing.contains(&base.snapshot));
+        bases.retain(|base| sound.contains(&base.snapshot));
         let is_time = self.copied_log_at.get(asset).is_none_or(|at| at.elapsed() >= self.spec.log_every.duration());
-        let is_due = is_time || !state.points.contains_key(asset);
-        if bases.is_empty() || !is_due {
+        if bases.is_empty() || !is_time {
             return Ok(());
         }
         // Asked before the log is copied: whatever was durable by now is in the copy.
@@ -322,7 +419,11 @@ impl Further<'_> {
         self.open_there(there, &newest)?;
         self.new_logs.insert(asset.clone());
         self.copied_log_at.insert(asset.clone(), Instant::now());
-        state.points.insert(asset.clone(), point);
+        match self.is_hit(there, &newest, state)? {
+            true => drop(state.points.remove(asset)),
+            false => drop(state.points.insert(asset.clone(), point)),
+        }
+        self.note_besides(asset.as_str(), Ok(()));
         Ok(())
     }
 
@@ -343,12 +444,18 @@ impl Further<'_> {
     }
 
     fn problems(&self, failure: Option<Failure>) -> Vec<String> {
-        let failure = failure.map(|failure| failure.message);
-        let damaged = self.damaged.values().next().map(|(_, said)| match self.damaged.len() {
+        let besides = self.besides.values().cloned();
+        let left_alone = self.damaged.values().next().map(|(_, said)| match self.damaged.len() {
             1 => said.clone(),
             many => format!("{said}; and {} more", many - 1),
         });
-        [failure, self.not_cleared.clone(), damaged].into_iter().flatten().collect()
+        failure
+            .map(|failure| failure.message)
+            .into_iter()
+            .chain(besides)
+            .chain(left_alone)
+            .chain(self.damage.clone())
+            .collect()
     }
 
     /// What is wrong with the vault is said at each asset that it is of.
@@ -366,16 +473,24 @@ struct Damaged(String);
 impl OfAsset {
     /// What is not there, the oldest first.
     fn missing(&self, there: &There) -> Vec<(SnapshotId, Snapshot)> {
-        let is_missing =
-            |(id, snapshot): &&(SnapshotId, Snapshot)| !there.snapshots.contains_key(&Original::of(id, snapshot));
+        let is_missing = |(id, _): &&(SnapshotId, Snapshot)| !there.snapshots.contains_key(id);
         self.here.iter().filter(is_missing).cloned().collect()
     }
 
-    /// The newest that is there too, and its copy.
-    fn newest_there(&self, there: &There) -> Option<(SnapshotId, &Snapshot, SnapshotId)> {
-        self.here
-            .iter()
-            .rev()
-            .find_map(|(id, snapshot)| Some((*id, snapshot, *there.snapshots.get(&Original::of(id, snapshot))?)))
+    /// What is there and can be restored whole from there.
+    fn sound(&self, there: &There, hit: &BTreeSet<SnapshotId>) -> BTreeSet<SnapshotId> {
+        self.here.iter().map(|(id, _)| *id).filter(|id| there.sound_copy(id, hit).is_some()).collect()
+    }
+
+    /// The newest that is there too and can be restored whole from there, and its copy.
+    fn newest_there(&self, there: &There, hit: &BTreeSet<SnapshotId>) -> Option<(SnapshotId, &Snapshot, SnapshotId)> {
+        self.here.iter().rev().find_map(|(id, snapshot)| Some((*id, snapshot, there.sound_copy(id, hit)?)))
+    }
+}
+
+impl There {
+    /// A snapshot's copy, unless damage hits it.
+    fn sound_copy(&self, id: &SnapshotId, hit: &BTreeSet<SnapshotId>) -> Option<SnapshotId> {
+        self.snapshots.get(id).copied().filter(|copy| !hit.contains(copy))
     }
 }

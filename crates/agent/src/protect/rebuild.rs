@@ -154,6 +154,8 @@ pub fn restore_files(app: &App, asset: &AssetName, id: &str, target: &Path) -> R
         subfolder: Some(PathBuf::from(source)),
         delete: true,
         durable: true,
+        // A file with holes may be larger than the disk: with its zeros written out it would not fit here.
+        sparse: true,
         // What a staged copy holds was put there by Levee: size and time of change tell.
         overwrite: Overwrite::IfChanged,
         target: target.to_path_buf(),

@@ -11,24 +11,11 @@ use levee_journal::{KeepRange, SegmentPlace};
 use levee_model::control::Failure;
 use levee_model::postgres::{Lsn, SystemIdentifier, TimelineId};
 use levee_model::{AssetName, VaultName};
-use levee_vault::{Id, Snapshot, SnapshotId};
+use levee_vault::SnapshotId;
 use serde::{Deserialize, Serialize};
 
 use super::app::failure;
 use crate::durable;
-
-/// What makes a snapshot the same in each vault that it was copied to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Original {
-    pub id: Id,
-    pub tree: Option<Id>,
-}
-
-impl Original {
-    pub fn of(id: &SnapshotId, snapshot: &Snapshot) -> Self {
-        Self { id: snapshot.original.unwrap_or(id.0), tree: snapshot.tree }
-    }
-}
 
 /// Log that retention has decided to remove, of one timeline.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,8 +50,6 @@ struct Record {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Removed {
-    #[serde(flatten)]
-    original: Original,
     /// Those that have not removed it yet.
     vaults: BTreeSet<VaultName>,
 }
@@ -104,16 +89,15 @@ impl Removals {
     }
 
     /// Notes snapshots that are about to be removed here. Nothing may go before this returns.
-    pub fn note(&self, leaving: &[(SnapshotId, Snapshot)], vaults: &BTreeSet<VaultName>) -> Result<(), Failure> {
+    pub fn note(&self, leaving: &[SnapshotId], vaults: &BTreeSet<VaultName>) -> Result<(), Failure> {
         self.change(|record| {
             // What is copied to no more is left as it is.
             record.snapshots.retain(|_, removed| {
                 removed.vaults.retain(|vault| vaults.contains(vault));
                 !removed.vaults.is_empty()
             });
-            for (id, snapshot) in leaving.iter().filter(|_| !vaults.is_empty()) {
-                let removed = Removed { original: Original::of(id, snapshot), vaults: vaults.clone() };
-                record.snapshots.insert(id.to_string(), removed);
+            for id in leaving.iter().filter(|_| !vaults.is_empty()) {
+                record.snapshots.insert(id.to_string(), Removed { vaults: vaults.clone() });
             }
         })
     }
@@ -125,10 +109,10 @@ impl Removals {
     }
 
     /// What is to go from a vault, by the id that it had here.
-    pub fn of(&self, vault: &VaultName) -> Result<Vec<(SnapshotId, Original)>, Failure> {
+    pub fn of(&self, vault: &VaultName) -> Result<Vec<SnapshotId>, Failure> {
         self.change(|record| {
             let of_vault = record.snapshots.iter().filter(|(_, removed)| removed.vaults.contains(vault));
-            of_vault.filter_map(|(id, removed)| Some((id.parse().ok()?, removed.original))).collect()
+            of_vault.filter_map(|(id, _)| id.parse().ok()).collect()
         })
     }
 
@@ -164,9 +148,8 @@ impl Removals {
 mod tests {
     use super::*;
 
-    fn snapshot(digit: &str) -> (SnapshotId, Snapshot) {
-        let json = r#"{"time":"2026-11-26T10:00:00Z","tree":null,"paths":[]}"#;
-        (digit.repeat(64).parse().unwrap(), serde_json::from_str(json).unwrap())
+    fn snapshot(digit: &str) -> SnapshotId {
+        digit.repeat(64).parse().unwrap()
     }
 
     fn vaults(names: &[&str]) -> BTreeSet<VaultName> {
@@ -178,15 +161,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let open = || Removals::new(folder.path().join("removed.json"));
         let (far, near) = ("far".parse().unwrap(), "near".parse().unwrap());
-        let of =
-            |vault: &VaultName| open().of(vault).unwrap().into_iter().map(|(id, _)| id.short()).collect::<Vec<_>>();
+        let of = |vault: &VaultName| open().of(vault).unwrap().iter().map(SnapshotId::short).collect::<Vec<_>>();
         open().note(&[snapshot("a"), snapshot("b")], &vaults(&[])).unwrap();
         assert_eq!(of(&far), [] as [&str; 0], "nothing is copied anywhere");
         open().note(&[snapshot("a"), snapshot("b")], &vaults(&["far", "near"])).unwrap();
-        open().done(&far, &[snapshot("a").0]).unwrap();
+        open().done(&far, &[snapshot("a")]).unwrap();
         assert_eq!((of(&far), of(&near)), (vec!["bbbbbbbb".into()], vec!["aaaaaaaa".into(), "bbbbbbbb".into()]));
         // It was not removed after all.
-        open().keep_present(&[snapshot("b").0].into()).unwrap();
+        open().keep_present(&[snapshot("b")].into()).unwrap();
         assert_eq!((of(&far), of(&near)), (vec![], vec!["aaaaaaaa".into()]));
         // A vault that nothing is copied to any more is left as it is.
         open().note(&[snapshot("c")], &vaults(&["far"])).unwrap();

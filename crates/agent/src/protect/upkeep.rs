@@ -4,14 +4,15 @@
 //! One thread for each app, at the lowest priority, and only where copies may be removed at all: beside a writer they
 //! are frozen.
 
+pub(super) mod again;
 mod alarm;
 mod bases;
 pub(super) mod prune;
-mod record;
+pub(super) mod record;
 mod reread;
 mod reread_log;
 mod retention;
-mod state;
+pub(super) mod state;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use super::faults::files_with;
 use super::status::{wait_caught_up, wait_problem};
-use super::upkeep::{asset, names, noise, size_of};
+use super::upkeep::{asset, damage_a_pack, names, noise, size_of};
 use super::world::{PATIENCE, Process, Setup, Site, World};
 
 const PASSWORD: &str = "open the far vault";
@@ -74,7 +74,7 @@ fn protection_file(world: &World, near: &Path, far: &Served) -> String {
     assert!(file.contains("copy_to") && file.contains("keep = \"15s\""));
     format!(
         "{file}[site.east]\nregion = \"east\"\n[site.west]\nregion = \"west\"\n\
-         [vault.near]\naddress = {near:?}\nlog_every = \"{LOG_EVERY}\"\nhost = \"nas\"\n\
+         [vault.near]\naddress = {near:?}\nlog_every = \"{LOG_EVERY}\"\nhost = \"nas\"\nverify_within = \"10m\"\n\
          [vault.far]\naddress = \"{}\"\ncacert = {:?}\nlog_every = \"{LOG_EVERY}\"\nregion = \"north\"\n\
          secrets = {{ LEVEE_REST_USERNAME = \"far-user\", LEVEE_REST_PASSWORD = \"far-password\" }}\n",
         far.address(),
@@ -82,7 +82,7 @@ fn protection_file(world: &World, near: &Path, far: &Served) -> String {
     )
 }
 
-fn set_secret(world: &World, name: &str, value: &str) {
+pub fn set_secret(world: &World, name: &str, value: &str) {
     let mut command = world.command_at(Site::West);
     command.args(["agent", "secret", "set", name, "--folder"]).arg(&world.agent_place(Site::West).folder);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
@@ -111,7 +111,7 @@ fn wait_newer(world: &World, name: &str, vault: &str) {
 
 /// Waits until nothing is wrong with an asset, and the copies of it are so many.
 #[track_caller]
-fn wait_copies(world: &World, name: &str, copies: u64) -> Value {
+pub fn wait_copies(world: &World, name: &str, copies: u64) -> Value {
     let found = poll(PATIENCE, || {
         asset(world, name)
             .filter(|asset| asset["copies"]["copies"] == copies && asset["problems"] == serde_json::json!([]))
@@ -166,6 +166,7 @@ fn copies_go_to_further_vaults_and_restore_from_there_alone() {
         wait_newer(&world, name, "far");
     }
 
+    what_is_damaged_there_counts_no_more_until_it_is_mended(&mut world, &near.join("shop/west"));
     the_far_vault_goes_and_comes_back(&mut world, &mut far);
     an_agent_is_killed_while_it_copies(&mut world, &far);
     what_retention_removes_goes_there_too(&world, &near.join("shop/west"), &far.repository());
@@ -180,6 +181,23 @@ fn copies_go_to_further_vaults_and_restore_from_there_alone() {
     a_lost_repository_takes_nothing_along(&mut world, &near.join("shop/west"));
     let shown = ["client", "server", "west/agent/apps", "near", "far"].map(|name| world.root().join(name));
     assert_eq!(files_with(PASSWORD, &shown.each_ref().map(|path| path.as_path())), "");
+}
+
+/// The folder's first copy and the base backup are hit; what this site has is brought anew once the index is repaired.
+fn what_is_damaged_there_counts_no_more_until_it_is_mended(world: &mut World, near: &Path) {
+    world.kill(Process::Agent(Site::West));
+    let pack = damage_a_pack(near);
+    // Whatever was read before counts no more: as if the time were over.
+    fs::remove_file(world.shop_folder(Site::West).join("further/near/rereads")).unwrap();
+    world.start(Process::Agent(Site::West));
+    wait_problem(world, &["vault near are DAMAGED", &pack, "can't be restored whole", "repair packs"]);
+    wait_until("the damaged copy to count no more", PATIENCE, || as_of(world, "orders", "near").is_none());
+    let mut repair = world.command_at(Site::West);
+    repair.args(["vault", "repair", "packs", "--apply", "--retry-lock", "60s", &pack, "--vault"]).arg(near);
+    run(repair.env("LEVEE_PASSWORD", of_kit(world, "restic password")));
+    wait_copies(world, "orders", 4);
+    wait_copies(world, "documents", 4);
+    wait_newer(world, "orders", "near");
 }
 
 fn the_far_vault_goes_and_comes_back(world: &mut World, far: &mut Served) {

@@ -15,6 +15,7 @@ mod faults;
 mod foreign;
 mod further;
 mod kills;
+mod locked;
 mod network;
 mod orders;
 mod promoted;

@@ -1,6 +1,8 @@
 //! A copy that an aborted switchover has staged, and a failover whose plan knows nothing of it.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
 use levee_testing::wait::wait_until;
@@ -10,12 +12,18 @@ use super::runs::{Begun, Kind};
 use super::status::wait_caught_up;
 use super::world::{PATIENCE, Process, Site, World};
 
+/// A file that is all hole, and what of it may be on the disk.
+const SPARSE_BYTES: u64 = 64 << 20;
+const SPARSE_STORED_BYTES_MAX: u64 = 1 << 20;
 /// More than what a switchover still calls close.
 const TOO_OLD: Duration = Duration::from_secs(6);
 
 #[test]
 fn a_rebuild_that_finds_a_staged_copy_takes_in_what_came_since() {
     let world = World::protected();
+    let documents = world.folder(Site::East).join("documents");
+    // The staging has most likely restored this one by the time of the failover, which takes in another.
+    make_sparse(&documents.join("early.img"));
     let plan = world.expect(&["failover", "shop", "--yes", "--to", "west", "--dry-run"]);
     assert!(plan.to_string().contains("rebuild-documents"), "{plan}");
     let id = plan["id"].as_str().expect("a plan has an id");
@@ -27,10 +35,22 @@ fn a_rebuild_that_finds_a_staged_copy_takes_in_what_came_since() {
     world.wait_protected(Site::East);
 
     // Only the last copy, which the stop makes, has it.
-    fs::write(world.folder(Site::East).join("documents/late.txt"), "late").expect("our own folder");
+    fs::write(documents.join("late.txt"), "late").expect("our own folder");
+    make_sparse(&documents.join("late.img"));
     Begun::new(&world, &["failover", "shop", "--yes", "--to", "west", "--plan", id]).wait_done(&world);
     let late = fs::read_to_string(world.folder(Site::West).join("documents/late.txt"));
     assert_eq!(late.ok().as_deref(), Some("late"), "what was staged before the run is all that is there");
+    for name in ["early.img", "late.img"] {
+        let restored = fs::metadata(world.folder(Site::West).join("documents").join(name)).unwrap();
+        assert_eq!(restored.len(), SPARSE_BYTES, "{name}");
+        // `blocks` counts 512 bytes each on any file system.
+        let stored_bytes = restored.blocks() * 512;
+        assert!(stored_bytes <= SPARSE_STORED_BYTES_MAX, "{name}: {stored_bytes} bytes, so that the hole was filled");
+    }
+}
+
+fn make_sparse(path: &Path) {
+    fs::File::create(path).unwrap().set_len(SPARSE_BYTES).unwrap();
 }
 
 /// A standby that has been staged and does not start any more: nobody is left to go back to.

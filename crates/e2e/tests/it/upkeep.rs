@@ -53,7 +53,7 @@ fn wait_documents(world: &World, test: impl Fn(&str) -> bool) -> String {
 }
 
 /// A pack with a flipped bit, that the newest copies need.
-fn damage_a_pack(repository: &Path) -> String {
+pub fn damage_a_pack(repository: &Path) -> String {
     let data = repository.join("data");
     let packs = names(&data).into_iter().flat_map(|folder| {
         let folder = data.join(folder);

@@ -9,6 +9,10 @@ use serde::{Deserialize, Serialize};
 use super::{Period, SiteSpec};
 use crate::{Address, AppName, AssetName, InvalidAddress, SiteName};
 
+const DAY_MS: u64 = 24 * 3600 * 1000;
+/// Ten years: a mistake in compliance mode can be undone by nobody.
+const LOCKED_DAYS_MAX: u64 = 3660;
+
 /// A further vault, to which recovery sites copy what they keep.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -27,6 +31,16 @@ pub struct VaultSpec {
     /// How old the newest copy there may be. An older one counts no more.
     #[serde(default = "VaultSpec::default_within")]
     pub within: Period,
+    /// Within what time everything there is read again and its hashes checked; nothing is, unless it is said: in many
+    /// places reading costs money.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify_within: Option<Period>,
+    /// The storage class of file contents at S3, such as `STANDARD_IA`; all else stays in the usual one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_class: Option<String>,
+    /// For how long what is in use there can be removed by nobody, at S3 with object lock; whole days.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locked_for: Option<Period>,
     // What it shares with sites and other vaults. What is not said may be the same as anywhere else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<String>,
@@ -57,6 +71,12 @@ impl VaultSpec {
         self.address.parsed.below(&[app.as_str(), site.as_str()])
     }
 
+    /// For how many days what is in use there is locked.
+    pub fn locked_for_days(&self) -> Option<u16> {
+        let days = self.locked_for?.milliseconds() / DAY_MS;
+        Some(u16::try_from(days).unwrap_or(u16::MAX))
+    }
+
     /// What it shares with others, its host aside.
     pub fn place(&self) -> SiteSpec {
         let VaultSpec { disk, fault_domain, zone, region, provider, .. } = self.clone();
@@ -73,6 +93,27 @@ impl VaultSpec {
             let message =
                 format!("it must be longer than log_every ({}), or no copy of a log ever counts", self.log_every);
             return at("within", message);
+        }
+        if self.verify_within.is_some_and(|within| within.milliseconds() == 0) {
+            return at("verify_within", "it must be longer than nothing".into());
+        }
+        if let Some(class) = &self.data_class {
+            let is_class = |class: &str| class.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+            if !matches!(self.address.parsed, Address::S3(_)) {
+                return at("data_class", "this is for vaults at s3:…".into());
+            }
+            if class.is_empty() || !is_class(class) {
+                return at("data_class", format!("{class:?} is no storage class of S3; one is STANDARD_IA"));
+            }
+        }
+        if let Some(locked_for) = self.locked_for {
+            if !matches!(self.address.parsed, Address::S3(_)) {
+                return at("locked_for", "this is for vaults at s3:…: other stores have no object lock".into());
+            }
+            let (days, rest) = (locked_for.milliseconds() / DAY_MS, locked_for.milliseconds() % DAY_MS);
+            if rest != 0 || !(1..=LOCKED_DAYS_MAX).contains(&days) {
+                return at("locked_for", format!("say whole days, from 1d to {LOCKED_DAYS_MAX}d"));
+            }
         }
         if self.cacert.is_some() && !self.address.parsed.has_certificates() {
             return at("cacert", "this is for vaults that are reached over HTTPS".into());
@@ -188,7 +229,8 @@ at.west.path = "/srv/west/documents"
     fn a_further_vault_parses() {
         let file = with_vault(
             "address = \"s3:https://s3.north.example/backups\"\nregion = \"north\"\nhost = \"s3\"\n\
-             secrets = { AWS_ACCESS_KEY_ID = \"far-id\", AWS_SECRET_ACCESS_KEY = \"far-key\" }\nwithin = \"2d\"",
+             secrets = { AWS_ACCESS_KEY_ID = \"far-id\", AWS_SECRET_ACCESS_KEY = \"far-key\" }\nwithin = \"2d\"\n\
+             locked_for = \"30d\"",
         );
         let file = file.unwrap();
         let (shop, west) = ("shop".parse().unwrap(), "west".parse().unwrap());
@@ -197,6 +239,7 @@ at.west.path = "/srv/west/documents"
         assert_eq!(Ok(far.repository(&shop, &west)), Address::parse("s3:https://s3.north.example/backups/shop/west"));
         assert_eq!(far.place(), SiteSpec { region: Some("north".into()), ..SiteSpec::default() });
         assert_eq!((far.log_every.to_string(), far.within.to_string()), ("5m".into(), "2d".into()));
+        assert_eq!((far.locked_for_days(), far.verify_within), (Some(30), None));
         let json = serde_json::to_string(far).unwrap();
         assert_eq!(&serde_json::from_str::<VaultSpec>(&json).unwrap(), far);
     }
@@ -230,6 +273,15 @@ at.west.path = "/srv/west/documents"
         check(&s3("cacert = \"ca.pem\""), "vault.far.cacert: ca.pem must be an absolute path");
         check(&s3("log_every = \"0s\""), "vault.far.log_every: it must be longer than nothing");
         check(&s3("within = \"5m\""), "vault.far.within: it must be longer than log_every (5m)");
+        check(&s3("verify_within = \"0d\""), "vault.far.verify_within: it must be longer than nothing");
+        check(&s3("data_class = \"cold\""), "vault.far.data_class: \"cold\" is no storage class");
+        check(
+            "address = \"/mnt/nas\"\ndata_class = \"STANDARD_IA\"",
+            "vault.far.data_class: this is for vaults at s3:",
+        );
+        check(&s3("locked_for = \"36h\""), "vault.far.locked_for: say whole days, from 1d to 3660d");
+        check(&s3("locked_for = \"4000d\""), "vault.far.locked_for: say whole days");
+        check("address = \"/mnt/nas\"\nlocked_for = \"30d\"", "vault.far.locked_for: this is for vaults at s3:");
         check(&s3("regoin = \"north\""), "line 3, column 1: unknown field `regoin`");
         let message = ProtectionFile::parse(SHOP).unwrap_err().to_string();
         assert!(message.starts_with("app.shop.copy_to: there is no [vault.far]"), "{message}");

@@ -7,7 +7,7 @@ use levee_database::StopSignal;
 use levee_model::control::Failure;
 use levee_model::protection::VaultSpec;
 use levee_model::{Address, VaultName};
-use levee_store::{FileType, Opening, RetryPolicy, Store, trust};
+use levee_store::{FileType, ObjectStore, Opening, RetryPolicy, RetryStore, Store, trust};
 use levee_vault::{Cache, Error, Vault};
 
 use super::super::app::{App, failure, in_full, transient};
@@ -34,6 +34,10 @@ impl Place<'_> {
     /// Opens the repository with the master key that this site's own has. Notes it in the state when it is made.
     pub fn open(&self, state: &mut FurtherState) -> Result<Vault, Failure> {
         let store = self.store()?;
+        if state.repository.is_none() {
+            // Nothing is found in a bucket that is not there.
+            store.create().map_err(|error| self.store_failure("make a place in", error))?;
+        }
         let folder = self.app.folder.further(self.name);
         let own_locks = folder.join("own-locks");
         remove_left_locks(&*store, &own_locks).map_err(|error| self.store_failure("remove a left lock from", error))?;
@@ -100,6 +104,15 @@ impl Place<'_> {
                 self.name
             )));
         }
+        self.opened(|opening, address| opening.store(address))
+    }
+
+    /// The bucket, for what S3 alone can do.
+    pub fn object_store(&self) -> Result<RetryStore<ObjectStore>, Failure> {
+        self.opened(|opening, address| opening.object_store(address))
+    }
+
+    fn opened<S>(&self, open: impl FnOnce(Opening<'_>, Address) -> levee_store::Result<S>) -> Result<S, Failure> {
         let mut known = Vec::new();
         for (variable, secret) in &self.spec.secrets {
             let value = self.app.context.secrets.get(secret).map_err(|error| {
@@ -115,9 +128,15 @@ impl Place<'_> {
                 Some(trust::client_config(cacert, None).map_err(|error| self.store_failure("open", error))?)
             }
         };
-        let opening = Opening { tls, patience: PATIENCE, ..Opening::with(&variable) };
+        let opening = Opening {
+            tls,
+            patience: PATIENCE,
+            s3_data_class: self.spec.data_class.clone(),
+            s3_locked_for_days: self.spec.locked_for_days(),
+            ..Opening::with(&variable)
+        };
         let address = self.spec.repository(&self.app.name, &self.app.context.site);
-        opening.store(address).map_err(|error| self.store_failure("reach", error))
+        open(opening, address).map_err(|error| self.store_failure("reach", error))
     }
 
     fn store_failure(&self, doing: &str, error: levee_store::Error) -> Failure {

@@ -1,15 +1,17 @@
 //! What is known of one further vault after a restart: `further/VAULT/state.json`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use jiff::{SignedDuration, Timestamp};
 use levee_model::control::{AssetPoint, Failure};
 use levee_model::{AssetName, VaultName};
-use levee_vault::Id;
+use levee_vault::{Id, SnapshotId};
 use serde::{Deserialize, Serialize};
 
 use super::super::app::failure;
 use super::super::folder::AppFolder;
 use super::super::upkeep::prune::Clearing;
+use super::super::upkeep::state::DamagedPack;
 use crate::durable;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +26,29 @@ pub struct FurtherState {
     /// What could be rebuilt from there alone.
     #[serde(default)]
     pub points: BTreeMap<AssetName, AssetPoint>,
+    /// Packs there that are not as they must be.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub damaged: Vec<DamagedPack>,
+    /// Copies there that can't be restored whole for it.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub hit: BTreeSet<SnapshotId>,
+    /// When object lock was last renewed on all that is in use there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locked: Option<Locked>,
+}
+
+/// A renewal of object lock, by when it began.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Locked {
+    pub at: Timestamp,
+    pub days: u16,
+}
+
+impl Locked {
+    /// From when on something may be removable.
+    pub fn runs_out(&self) -> Timestamp {
+        self.at.checked_add(SignedDuration::from_hours(24 * i64::from(self.days))).unwrap_or(Timestamp::MAX)
+    }
 }
 
 impl FurtherState {

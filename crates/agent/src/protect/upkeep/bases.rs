@@ -24,6 +24,8 @@ pub struct KnownBase {
     pub stop: Lsn,
     /// The log from its start to its stop is here: without it nothing can be restored from it.
     pub has_log: bool,
+    /// It opens with this site's keys, and nothing says that it is damaged.
+    pub is_sound: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -45,16 +47,24 @@ pub fn plan(bases: &[KnownBase], keep: &Retention, keep_bases: Option<&Retention
     let received_at = |base: &KnownBase| (base.arrival.received_at, base.arrival.id);
     let anchor = bases
         .iter()
-        .filter(|base| base.has_log && base.arrival.received_at <= window_start)
+        .filter(|base| base.is_sound && base.has_log && base.arrival.received_at <= window_start)
         .max_by_key(|base| received_at(base))?;
     let (in_window, before): (Vec<KnownBase>, Vec<KnownBase>) =
         bases.iter().cloned().partition(|base| received_at(base) >= received_at(anchor));
     let leaving: BTreeSet<SnapshotId> = match keep_bases {
         None => before.iter().map(|base| base.arrival.id).collect(),
         Some(keep) => {
-            let arrivals: Vec<Arrival> = bases.iter().map(|base| base.arrival.clone()).collect();
-            let leaving = rules(keep).map(|rules| rules.leaving(&arrivals, now)).unwrap_or_default();
-            leaving.into_iter().filter(|id| before.iter().any(|base| base.arrival.id == *id)).collect()
+            // One that may be mended must not take a sound one's place, and goes when its own time has come.
+            let leaving_of = |is_counted: &dyn Fn(&KnownBase) -> bool| {
+                let counted = bases.iter().filter(|base| is_counted(base)).map(|base| base.arrival.clone());
+                let arrivals: Vec<Arrival> = counted.collect();
+                rules(keep).map(|rules| rules.leaving(&arrivals, now)).unwrap_or_default()
+            };
+            let of_sound = leaving_of(&|base| base.is_sound).into_iter();
+            let is_damaged = |id: &SnapshotId| bases.iter().any(|base| base.arrival.id == *id && !base.is_sound);
+            let of_damaged = leaving_of(&|_| true).into_iter().filter(is_damaged);
+            let leaving = of_sound.chain(of_damaged);
+            leaving.filter(|id| before.iter().any(|base| base.arrival.id == *id)).collect()
         }
     };
     let before = before.into_iter().filter(|base| !leaving.contains(&base.arrival.id)).collect();
@@ -95,6 +105,7 @@ mod tests {
             start: Lsn(number * 1000),
             stop: Lsn(number * 1000 + 10),
             has_log: true,
+            is_sound: true,
         }
     }
 
@@ -129,6 +140,26 @@ mod tests {
         let plan = plan_now(&[base(1, 30, 1), base(2, 9, 1), torn, base(4, 3, 1)], None).unwrap();
         assert_eq!(plan.leaving, [id(1)]);
         assert_eq!(plan.log_to_keep(SystemIdentifier(7), TimelineId(1)), Some((Lsn(2000), vec![])));
+    }
+
+    #[test]
+    fn a_damaged_base_keeps_its_log_and_takes_no_sound_ones_place() {
+        let damaged = |number, days_ago| KnownBase { is_sound: false, ..base(number, days_ago, 1) };
+        let range = |number: u64| KeepRange { start: Lsn(number * 1000), stop: Lsn(number * 1000 + 10) };
+        let keep = Retention::Rules(KeepRules { monthly: Some(2), ..KeepRules::default() });
+        // The newest of October is damaged: the sound one before it is October's, and both stay.
+        let plan = plan_now(&[base(1, 31, 1), damaged(2, 30), base(3, 8, 1), base(4, 3, 1)], Some(&keep)).unwrap();
+        assert_eq!(plan.leaving, []);
+        let (from, ranges) = plan.log_to_keep(SystemIdentifier(7), TimelineId(1)).unwrap();
+        assert_eq!((from, ranges), (Lsn(3000), vec![range(1), range(2)]));
+        // Nothing is restored from it, so the window does not begin with it.
+        let plan = plan_now(&[base(1, 9, 1), damaged(2, 8), base(3, 3, 1)], None).unwrap();
+        assert_eq!(plan.leaving, []);
+        assert_eq!(plan.log_to_keep(SystemIdentifier(7), TimelineId(1)), Some((Lsn(1000), vec![])));
+        assert_eq!(plan_now(&[damaged(1, 9)], None), None);
+        // Its own time comes as well.
+        let plan = plan_now(&[damaged(1, 90), base(2, 31, 1), base(3, 8, 1), base(4, 3, 1)], Some(&keep)).unwrap();
+        assert_eq!(plan.leaving, [id(1)]);
     }
 
     #[test]

@@ -9,21 +9,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use levee_database::StopSignal;
 use levee_model::control::{AssetPoint, Failure, VerifiedBackup};
 use levee_model::protection::{AppSpec, Upkeep};
 use levee_model::{AssetName, LogPosition, Position};
 use levee_store::{FileType, LocalStore};
 use levee_vault::forget::Arrival;
-use levee_vault::reread::{Pace, PackAge, Reread};
+use levee_vault::reread::PackAge;
 use levee_vault::{Id, SnapshotId, Vault};
 
 use super::super::app::{App, failure, in_full};
 use super::super::owner_store::OwnerStore;
 use super::super::tags;
+use super::again::{self, Allowance, Found, Stored};
 use super::record::Record;
-use super::state::{DamagedPack, UpkeepState};
+use super::state::{UpkeepState, name_packs, note_pack};
 
 /// How long packs are read before something else has its turn.
 const TURN_MAX: Duration = Duration::from_secs(20);
@@ -43,7 +44,42 @@ pub struct Rereading {
 struct Listing {
     at: Timestamp,
     next: Instant,
-    packs: Vec<PackAge>,
+    packs: BTreeMap<Id, PackAge>,
+}
+
+/// The packs of this site's repository.
+struct Packs<'a> {
+    app: &'a App,
+    vault: &'a Vault,
+    packs: &'a mut BTreeMap<Id, PackAge>,
+    state: &'a mut UpkeepState,
+    has_news: &'a mut bool,
+}
+
+impl Stored for Packs<'_> {
+    fn ages(&self) -> Vec<PackAge> {
+        self.packs.values().cloned().collect()
+    }
+
+    fn read(&mut self, id: &Id) -> Result<Found, Failure> {
+        let path = pack_path(&self.app.folder.repository(), id);
+        drop_from_memory(&path);
+        let read = self.vault.reread(id);
+        drop_from_memory(&path);
+        let read = read.map_err(|error| failure(format!("cannot read what is stored again: {}", in_full(&error))))?;
+        Ok(read.into())
+    }
+
+    fn note(&mut self, id: &Id, at: Timestamp, problem: Option<String>) {
+        if let Some(problem) = &problem {
+            tracing::error!(app = %self.app.name, pack = %id, problem, "stored data are damaged");
+        }
+        if let Some(age) = self.packs.get_mut(id) {
+            again::note(age, at, problem.as_deref());
+        }
+        note_pack(&mut self.state.damaged, id, at, problem);
+        *self.has_news = true;
+    }
 }
 
 impl Rereading {
@@ -82,14 +118,15 @@ impl Rereading {
         let files = LocalStore::new(app.folder.repository())
             .received(FileType::Data)
             .map_err(|error| failure(format!("cannot list what is stored: {}", in_full(&error))))?;
-        let mut packs = Vec::with_capacity(files.len());
+        let mut packs = BTreeMap::new();
         for file in files {
             let Ok(id) = file.name.parse::<Id>() else { continue };
             let damaged_at = state.damaged.iter().find(|damaged| damaged.pack == file.name).map(|damaged| damaged.at);
             let verified_at = self.record.read_at(&id);
-            packs.push(PackAge { id, bytes: file.size_bytes, stored_at: file.received_at, verified_at, damaged_at });
+            let (bytes, stored_at) = (file.size_bytes, file.received_at);
+            packs.insert(id, PackAge { id, bytes, stored_at, verified_at, damaged_at });
         }
-        let there: BTreeSet<Id> = packs.iter().map(|pack| pack.id).collect();
+        let there: BTreeSet<Id> = packs.keys().copied().collect();
         self.record.retain(&there).map_err(|error| failure(format!("cannot note what was read: {error}")))?;
         // What a prune or a repair has removed is damage no more.
         let before = state.damaged.len();
@@ -104,54 +141,9 @@ impl Rereading {
     }
 
     fn read(&mut self, app: &App, upkeep: &Upkeep, state: &mut UpkeepState, stop: &StopSignal) -> Result<(), Failure> {
-        let Some(listing) = &mut self.listing else { return Ok(()) };
-        let begun = Instant::now();
-        let due: Vec<Id> = pace(upkeep).due(&listing.packs, Timestamp::now()).into_iter().map(|pack| pack.id).collect();
-        let mut positions: BTreeMap<Id, usize> = BTreeMap::new();
-        if !due.is_empty() {
-            positions = listing.packs.iter().enumerate().map(|(position, pack)| (pack.id, position)).collect();
-        }
-        for id in due {
-            if begun.elapsed() >= TURN_MAX || stop.is_stopped() {
-                break;
-            }
-            let Some(pack) = positions.get(&id).and_then(|position| listing.packs.get_mut(*position)) else { continue };
-            let read_begun = Instant::now();
-            let path = pack_path(&app.folder.repository(), &id);
-            drop_from_memory(&path);
-            let read = match self.vault.reread(&id) {
-                Ok(read) => read,
-                Err(_) if stop.is_stopped() => break,
-                Err(error) => return Err(failure(format!("cannot read what is stored again: {}", in_full(&error)))),
-            };
-            let now = Timestamp::now();
-            match read {
-                Reread::Sound { .. } => {
-                    self.record
-                        .note(id, now)
-                        .map_err(|error| failure(format!("cannot note what was read: {error}")))?;
-                    (pack.verified_at, pack.damaged_at) = (Some(now), None);
-                    state.damaged.retain(|damaged| damaged.pack != id.to_string());
-                    self.has_news = true;
-                }
-                Reread::Damaged { problems } => {
-                    tracing::error!(app = %app.name, pack = %id, ?problems, "stored data are damaged");
-                    pack.damaged_at = Some(now);
-                    state.damaged.retain(|damaged| damaged.pack != id.to_string());
-                    let problem = problems.into_iter().next().unwrap_or_default();
-                    state.damaged.push(DamagedPack { pack: id.to_string(), at: now, problem });
-                    self.has_news = true;
-                }
-                // The next listing knows.
-                Reread::Gone => {}
-            }
-            drop_from_memory(&path);
-            let wanted = Duration::from_secs_f64(pack.bytes as f64 / upkeep.verify_bytes_per_second().bytes() as f64);
-            if stop.wait(wanted.saturating_sub(read_begun.elapsed())) {
-                break;
-            }
-        }
-        Ok(())
+        let Self { vault, record, listing: Some(listing), has_news } = self else { return Ok(()) };
+        let mut packs = Packs { app, vault, packs: &mut listing.packs, state, has_news };
+        Allowance::of(upkeep, TURN_MAX).read_due(&mut packs, record, stop)
     }
 
     /// Says what is verified, and what damage hits.
@@ -214,35 +206,14 @@ impl Rereading {
 
     /// An error when not everything is read within the time that is asked for, or can't be.
     pub fn in_time(&self, upkeep: &Upkeep) -> Result<(), Failure> {
-        let Some(listing) = &self.listing else { return Ok(()) };
-        let pace = pace(upkeep);
-        let (within, limit) = (upkeep.verify_within(), upkeep.verify_bytes_per_second());
-        let total: u64 = listing.packs.iter().map(|pack| pack.bytes).sum();
-        if pace.bytes_per_second(total) > limit.bytes() as f64 {
-            return Err(failure(format!(
-                "{total} bytes are stored, and with {limit} a second they can't all be read again within {within}: raise \
-                 upkeep.verify_bytes_per_second or upkeep.verify_within"
-            )));
-        }
-        let overdue = pace.overdue(&listing.packs, Timestamp::now()).count();
-        if overdue > 0 {
-            return Err(failure(format!(
-                "{overdue} of {} stored packs have not been read again within {within}; it goes on",
-                listing.packs.len()
-            )));
-        }
-        Ok(())
+        let ages: Vec<PackAge> = self.listing.iter().flat_map(|listing| listing.packs.values().cloned()).collect();
+        Allowance::of(upkeep, TURN_MAX).in_time("packs", &ages)
     }
-}
-
-/// How soon what was read is read again.
-pub fn pace(upkeep: &Upkeep) -> Pace {
-    Pace { within: SignedDuration::try_from(upkeep.verify_within().duration()).unwrap_or(SignedDuration::MAX) }
 }
 
 /// Whatever was received before has been read in full, damaged packs aside.
 fn verified_through(listing: &Listing, state: &UpkeepState) -> Timestamp {
-    let unread = listing.packs.iter().filter(|pack| pack.verified_at.is_none() && pack.damaged_at.is_none());
+    let unread = listing.packs.values().filter(|pack| pack.verified_at.is_none() && pack.damaged_at.is_none());
     // What a prune has written is part of snapshots that are older than it.
     let stands_for = |pack: &PackAge| match state.moved_from {
         Some(from) if pack.stored_at >= from && state.moved_until.is_none_or(|until| pack.stored_at <= until) => {
@@ -290,17 +261,11 @@ fn copies_hit(hit: &[&Arrival], of: Option<usize>) -> String {
 }
 
 fn damage_text(state: &UpkeepState, copies: &str) -> String {
-    let packs: Vec<String> = state
-        .damaged
-        .iter()
-        .take(NAMED_MAX)
-        .map(|damaged| format!("data/{}: {}", damaged.pack, damaged.problem))
-        .collect();
     format!(
         "{} stored pack(s) are DAMAGED: {}; {copies}; nothing is repaired by itself: look at the disk, then `levee vault \
          repair packs` lets the next copy store anew what is lost and still there at the source",
         state.damaged.len(),
-        packs.join("; ")
+        name_packs(&state.damaged)
     )
 }
 
@@ -327,7 +292,7 @@ mod tests {
 
     fn pack(stored_at: i64, verified: bool, damaged: bool) -> PackAge {
         PackAge {
-            id: Id::from_bytes([7; 32]),
+            id: Id::of(&stored_at.to_le_bytes()),
             bytes: 1,
             stored_at: at(stored_at),
             verified_at: verified.then(|| at(500)),
@@ -338,6 +303,7 @@ mod tests {
     #[test]
     fn what_is_verified_ends_before_the_first_pack_that_was_never_read() {
         let check = |packs: Vec<PackAge>, moved: Option<(i64, Option<i64>)>, expected: Timestamp| {
+            let packs = packs.into_iter().map(|pack| (pack.id, pack)).collect();
             let listing = Listing { at: at(1000), next: Instant::now(), packs };
             let state = UpkeepState {
                 moved_from: moved.map(|(from, _)| at(from)),

@@ -16,8 +16,9 @@ use levee_vault::Id;
 use levee_vault::reread::PackAge;
 
 use super::super::app::{App, failure, in_full};
+use super::again::{Allowance, Found, Stored};
 use super::record::Record;
-use super::reread::{drop_from_memory, pace};
+use super::reread::drop_from_memory;
 
 /// How long segments are read before something else has its turn.
 const TURN_MAX: Duration = Duration::from_secs(10);
@@ -51,6 +52,45 @@ impl Segment {
     }
 }
 
+/// The closed segments of all journals of an app.
+struct Segments<'a> {
+    app: &'a App,
+    segments: &'a mut BTreeMap<Id, Segment>,
+}
+
+impl Stored for Segments<'_> {
+    fn ages(&self) -> Vec<PackAge> {
+        ages(self.segments)
+    }
+
+    fn read(&mut self, id: &Id) -> Result<Found, Failure> {
+        let Some(segment) = self.segments.get(id) else { return Ok(Found::Gone) };
+        drop_from_memory(&segment.closed.path);
+        let read = segment.journal.reread(&segment.closed);
+        drop_from_memory(&segment.closed.path);
+        match read.map_err(|error| failure(format!("cannot read stored log again: {}", in_full(&error))))? {
+            RereadSegment::Sound => Ok(Found::Sound),
+            RereadSegment::Damaged { problem } => Ok(Found::Damaged { problem }),
+            RereadSegment::Gone => Ok(Found::Gone),
+        }
+    }
+
+    fn note(&mut self, id: &Id, at: Timestamp, problem: Option<String>) {
+        let Some(segment) = self.segments.get_mut(id) else { return };
+        match problem {
+            None => (segment.verified_at, segment.damage) = (Some(at), None),
+            Some(problem) => {
+                tracing::error!(app = %self.app.name, asset = %segment.asset, problem, "stored log is damaged");
+                segment.damage = Some((at, problem));
+            }
+        }
+    }
+}
+
+fn ages(segments: &BTreeMap<Id, Segment>) -> Vec<PackAge> {
+    segments.iter().map(|(id, segment)| segment.age(*id)).collect()
+}
+
 impl LogRereading {
     pub fn begin(app: &App) -> Result<Self, Failure> {
         let path = app.folder.log_rereads();
@@ -63,7 +103,8 @@ impl LogRereading {
     /// Reads for a while what is due, and tells the board.
     pub fn turn(&mut self, app: &App, spec: &AppSpec, stop: &StopSignal) -> Result<(), Failure> {
         self.list(app, spec)?;
-        self.read(app, &spec.upkeep, stop)?;
+        let mut segments = Segments { app, segments: &mut self.segments };
+        Allowance::of(&spec.upkeep, TURN_MAX).read_due(&mut segments, &mut self.record, stop)?;
         for asset in spec.postgres.keys() {
             app.board.remark(asset, "log damage", self.damage_of(app, asset)?);
         }
@@ -93,46 +134,6 @@ impl LogRereading {
         let there: BTreeSet<Id> = self.segments.keys().copied().collect();
         self.record.retain(&there).map_err(|error| failure(format!("cannot note what was read: {error}")))?;
         self.listed = Some(Instant::now());
-        Ok(())
-    }
-
-    fn read(&mut self, app: &App, upkeep: &Upkeep, stop: &StopSignal) -> Result<(), Failure> {
-        let begun = Instant::now();
-        let ages: Vec<PackAge> = self.segments.iter().map(|(id, segment)| segment.age(*id)).collect();
-        let due: Vec<Id> = pace(upkeep).due(&ages, Timestamp::now()).into_iter().map(|age| age.id).collect();
-        for id in due {
-            if begun.elapsed() >= TURN_MAX || stop.is_stopped() {
-                break;
-            }
-            let Some(segment) = self.segments.get_mut(&id) else { continue };
-            let read_begun = Instant::now();
-            drop_from_memory(&segment.closed.path);
-            let read = segment
-                .journal
-                .reread(&segment.closed)
-                .map_err(|error| failure(format!("cannot read stored log again: {}", in_full(&error))))?;
-            let now = Timestamp::now();
-            match read {
-                RereadSegment::Sound => {
-                    self.record
-                        .note(id, now)
-                        .map_err(|error| failure(format!("cannot note what was read: {error}")))?;
-                    (segment.verified_at, segment.damage) = (Some(now), None);
-                }
-                RereadSegment::Damaged { problem } => {
-                    tracing::error!(app = %app.name, asset = %segment.asset, problem, "stored log is damaged");
-                    segment.damage = Some((now, problem));
-                }
-                // The next listing knows.
-                RereadSegment::Gone => {}
-            }
-            drop_from_memory(&segment.closed.path);
-            let bytes = segment.closed.size_bytes as f64;
-            let wanted = Duration::from_secs_f64(bytes / upkeep.verify_bytes_per_second().bytes() as f64);
-            if stop.wait(wanted.saturating_sub(read_begun.elapsed())) {
-                break;
-            }
-        }
         Ok(())
     }
 
@@ -172,14 +173,6 @@ impl LogRereading {
 
     /// An error when not everything is read within the time that is asked for.
     pub fn in_time(&self, upkeep: &Upkeep) -> Result<(), Failure> {
-        let ages: Vec<PackAge> = self.segments.iter().map(|(id, segment)| segment.age(*id)).collect();
-        match pace(upkeep).overdue(&ages, Timestamp::now()).count() {
-            0 => Ok(()),
-            overdue => Err(failure(format!(
-                "{overdue} of {} stored segments of log have not been read again within {}; it goes on",
-                ages.len(),
-                upkeep.verify_within()
-            ))),
-        }
+        Allowance::of(upkeep, TURN_MAX).in_time("segments of log", &ages(&self.segments))
     }
 }

@@ -11,6 +11,7 @@ use levee_vault::SnapshotId;
 use levee_vault::forget::{Arrival, Keep, Policy, RetainReceived, record_forgotten};
 
 use super::super::app::{App, failure, in_full};
+use super::super::copies::ListedBase;
 use super::super::removals::TrimmedLog;
 use super::super::tags;
 use super::alarm::{Alarm, Alarms};
@@ -120,7 +121,7 @@ fn trim_database(
         let stretches = journal.extents(system_identifier, timeline).map_err(|error| fail(&error))?;
         extents.insert((system_identifier, timeline), stretches);
     }
-    let known = |base: levee_database::postgres::base::BaseBackup| {
+    let known = |ListedBase { base, is_sound }: ListedBase| {
         let arrival = arrivals.iter().find(|arrival| arrival.id == base.snapshot)?;
         let facts = &base.facts;
         let has_log = extents.get(&(facts.system_identifier, facts.timeline)).is_some_and(|stretches| {
@@ -133,9 +134,11 @@ fn trim_database(
             start: facts.start,
             stop: facts.stop,
             has_log,
+            is_sound,
         })
     };
-    let bases: Vec<KnownBase> = app.copies.bases(asset)?.into_iter().filter_map(known).collect();
+    // Those as well that can't be opened just now: their log must not go before them.
+    let bases: Vec<KnownBase> = app.copies.listed_bases(asset)?.into_iter().filter_map(known).collect();
     let Some(plan) = bases::plan(&bases, &spec.keep, spec.keep_bases.as_ref(), now) else { return Ok(0) };
     let removed = leaver.remove(&plan.leaving)?;
     for (system_identifier, timeline) in extents.into_keys() {
@@ -175,9 +178,7 @@ impl Leaver<'_> {
         };
         may_remove()?;
         let vault = app.copies.vault()?;
-        // What can't be read was never copied.
-        let known: Vec<_> = leaving.iter().filter_map(|id| Some((*id, vault.read_snapshot(id).ok()?))).collect();
-        app.removals.note(&known, vaults)?;
+        app.removals.note(leaving, vaults)?;
         // A rule that was written by mistake can be taken back, until the next prune's time of grace is over.
         record_forgotten(&vault, leaving, now)
             .map_err(|error| failure(format!("cannot note what is about to be removed: {}", in_full(&error))))?;

@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use levee_model::AssetName;
 use levee_model::control::{Failure, VerifiedBackup};
+use levee_vault::Id;
 use serde::{Deserialize, Serialize};
 
 use super::super::app::failure;
 use super::super::folder::AppFolder;
 use super::prune::Clearing;
 use crate::durable;
+
+const NAMED_MAX: usize = 3;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UpkeepState {
@@ -35,6 +38,21 @@ pub struct DamagedPack {
     /// When it was last found so.
     pub at: Timestamp,
     pub problem: String,
+}
+
+/// Notes what reading a pack has shown.
+pub fn note_pack(damaged: &mut Vec<DamagedPack>, pack: &Id, at: Timestamp, problem: Option<String>) {
+    let pack = pack.to_string();
+    damaged.retain(|known| known.pack != pack);
+    if let Some(problem) = problem {
+        damaged.push(DamagedPack { pack, at, problem });
+    }
+}
+
+/// The first of these packs, and what is wrong with each.
+pub fn name_packs(damaged: &[DamagedPack]) -> String {
+    let named = damaged.iter().take(NAMED_MAX).map(|damaged| format!("data/{}: {}", damaged.pack, damaged.problem));
+    named.collect::<Vec<_>>().join("; ")
 }
 
 impl UpkeepState {

@@ -302,7 +302,9 @@ impl Writer<'_> {
                 && Some(base.facts.timeline) == status.timeline
                 && log_start.is_some_and(|start| start.timeline != base.facts.timeline || start.lsn <= base.facts.start)
         };
-        let Some(newest) = bases.iter().filter(usable).map(|known| known.begun_at).max() else {
+        // One from ahead of the clock, which was put back since, says nothing of when the next is due.
+        let begun = bases.iter().filter(usable).map(|known| known.begun_at).filter(|begun_at| *begun_at <= now);
+        let Some(newest) = begun.max() else {
             // Without one nothing can be restored: that does not wait for the hour.
             return true;
         };
