@@ -15,6 +15,19 @@ use crate::workspace::{run_cargo, run_cargo_with};
 /// in a vault.
 const LONGER: [(&str, &str); 1] = [("LEVEE_VAULT_CHAOS_SECONDS", "60")];
 
+/// Whoever sets one of these wants a test in its long form, which takes up to an hour and a half.
+const LONG_FORMS: [&str; 9] = [
+    "LEVEE_E2E_ALL",
+    "LEVEE_E2E_KILLS",
+    "LEVEE_IMAGE_MIB",
+    "LEVEE_MUTATIONS",
+    "LEVEE_TEST_ENTRIES",
+    "LEVEE_VAULT_CHAOS_SECONDS",
+    "LEVEE_VAULT_FAULTS_ALL",
+    "LEVEE_VAULT_FORGET_SEEDS",
+    "LEVEE_VAULT_TABLE_BLOBS",
+];
+
 /// Sets up, checks tidiness and runs all tests; ends with one line that says how it went.
 pub fn run() -> Result<()> {
     let started = Instant::now();
@@ -23,7 +36,9 @@ pub fn run() -> Result<()> {
     let left_out = LeftOut::begin()?;
     // Tests of several crates start the program. It is built with the tests of its own crate, before any runs.
     let ran = if has_nextest() {
-        run_cargo_with(&["nextest", "run", "--workspace", "--no-fail-fast"], &left_out.variables())
+        let profile = if LONG_FORMS.iter().any(|name| is_set(name)) { "long" } else { "default" };
+        let arguments = ["nextest", "run", "--workspace", "--no-fail-fast", "--profile", profile];
+        run_cargo_with(&arguments, &left_out.variables())
             .and_then(|()| run_cargo(&["test", "--workspace", "--doc", "--quiet"]))
     } else {
         run_cargo_with(&["test", "--workspace", "--no-fail-fast"], &left_out.variables())
@@ -45,7 +60,7 @@ impl LeftOut {
     }
 
     fn variables(&self) -> Vec<(&str, &OsStr)> {
-        let longer = LONGER.iter().map(|(name, value)| (*name, OsStr::new(*value)));
+        let longer = LONGER.iter().filter(|(name, _)| !is_set(name)).map(|(name, value)| (*name, OsStr::new(*value)));
         longer.chain([(levee_testing::LEFT_OUT_VARIABLE, self.file.path().as_os_str())]).collect()
     }
 
@@ -56,6 +71,10 @@ impl LeftOut {
             println!("left out: {line}");
         }
     }
+}
+
+fn is_set(variable: &str) -> bool {
+    std::env::var_os(variable).is_some()
 }
 
 fn has_nextest() -> bool {

@@ -184,7 +184,11 @@ impl Schedule {
     /// Whether a copy is due, when the last one was begun at `last_begun`. `salt` is the asset's name: it spreads the
     /// jitter. A run that was missed is due at once, and only once, however many were missed. The very first is due
     /// at once too: what has no copy yet does not wait for the night.
+    ///
+    /// A last one in the future, from a clock that was ahead, counts as none. It says nothing about the moments that were
+    /// missed, and taken for one that began `now` it would move on with the clock, so that nothing ever came due.
     pub fn due(&self, last_begun: Option<Timestamp>, now: Timestamp, salt: &str) -> Due {
+        let last_begun = last_begun.filter(|last| *last <= now);
         let planned = match last_begun {
             None => Some(now),
             Some(last) => self.next_after(last),

@@ -40,6 +40,23 @@ fn the_first_copy_does_not_wait_and_missed_ones_are_caught_up_once() {
     check(&nightly, "2026-11-23T12:00:00Z", "2026-11-23T12:00:01Z", later("2026-11-24T02:30:00Z"));
 }
 
+/// One copy made while the clock was a year ahead.
+#[test]
+fn a_last_copy_in_the_future_holds_up_nothing() {
+    let nightly = schedule("cron = '30 2 * * *'\nblackout = ['08:00-18:00']");
+    let ahead = "2027-11-23T12:00:00Z";
+    check(&nightly, ahead, "2026-11-23T02:30:00Z", now("2026-11-23T02:30:00Z"));
+    check(&nightly, ahead, "2026-11-23T19:00:00Z", now("2026-11-23T19:00:00Z"));
+    // Closed windows stay closed to it.
+    check(&nightly, ahead, "2026-11-23T12:00:00Z", later("2026-11-23T18:00:00Z"));
+    // The copy that is made counts from then on: no second one at once, and the next in its night.
+    check(&nightly, "2026-11-23T19:00:00Z", "2026-11-23T19:00:01Z", later("2026-11-24T02:30:00Z"));
+    check(&nightly, "2026-11-23T19:00:00Z", "2026-11-24T02:30:00Z", now("2026-11-24T02:30:00Z"));
+    // Ahead by so little that the clock catches up with it before the night.
+    check(&nightly, "2026-11-23T19:00:01Z", "2026-11-23T19:00:00Z", now("2026-11-23T19:00:00Z"));
+    check(&nightly, "2026-11-23T19:00:01Z", "2026-11-23T19:00:01Z", later("2026-11-24T02:30:00Z"));
+}
+
 #[test]
 fn hours_are_those_of_the_time_zone_also_when_clocks_change() {
     let berlin = schedule("hours = [2]\nminute = 30\ntime_zone = 'Europe/Berlin'");
