@@ -1,6 +1,6 @@
 //! zstd as the format has it: whole frames for blobs; a version byte in front for other files.
 
-use std::io::Read;
+use std::io::{Read, Write};
 
 use zstd::bulk::{Compressor, Decompressor};
 
@@ -33,6 +33,8 @@ impl Compression {
 const COMPRESSED_FILE: u8 = 2;
 /// A bound on what a decompressed index, snapshot or lock file may take in memory.
 const FILE_BYTES_MAX: u64 = 1 << 30;
+/// What is compared at once.
+const PIECE_BYTES: usize = 64 << 10;
 /// Below this a blob is compressed without asking.
 const PROBE_FROM_BYTES: usize = 64 << 10;
 /// How much of a blob is looked at to see whether compressing it is worth anything.
@@ -101,11 +103,29 @@ impl BlobDecompressor {
     }
 }
 
-/// What an index, snapshot or lock file of version 2 holds before it is sealed.
-pub(crate) fn compress_file(json: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut content = vec![COMPRESSED_FILE];
-    content.extend_from_slice(&zstd::bulk::compress(json, 3)?);
-    Ok(content)
+/// Puts behind `out` what an index, snapshot or lock file of version 2 holds before it is sealed.
+pub(crate) fn compress_file_onto(json: &[u8], out: &mut Vec<u8>) -> std::io::Result<()> {
+    out.push(COMPRESSED_FILE);
+    let mut encoder = zstd::stream::write::Encoder::new(out, 3)?;
+    encoder.set_pledged_src_size(Some(json.len() as u64))?;
+    encoder.write_all(json)?;
+    encoder.finish()?;
+    Ok(())
+}
+
+/// Whether an opened file of either version holds this JSON. An index is megabytes, so it is compared piece by piece.
+pub(crate) fn file_holds(content: &[u8], json: &[u8]) -> std::io::Result<bool> {
+    let Some(frame) = content.strip_prefix(&[COMPRESSED_FILE]) else { return Ok(content == json) };
+    let mut decoder = zstd::stream::read::Decoder::new(frame)?;
+    let (mut piece, mut left) = (vec![0; PIECE_BYTES], json);
+    loop {
+        let length = decoder.read(&mut piece)?;
+        match left.strip_prefix(&piece[..length]) {
+            Some(after) if length > 0 => left = after,
+            Some(after) => return Ok(after.is_empty()),
+            None => return Ok(false),
+        }
+    }
 }
 
 /// The JSON of an opened file of either version.
@@ -158,7 +178,17 @@ mod tests {
     fn files_of_both_versions_are_read() {
         assert_eq!(decompress_file(b"{}".to_vec()).unwrap(), b"{}");
         assert_eq!(decompress_file(b"[]".to_vec()).unwrap(), b"[]");
-        assert_eq!(decompress_file(compress_file(b"{\"a\":1}").unwrap()).unwrap(), b"{\"a\":1}");
+        let json = b"{\"a\":1}".repeat(50_000);
+        let mut content = Vec::new();
+        compress_file_onto(&json, &mut content).unwrap();
+        assert_eq!(decompress_file(content.clone()).unwrap(), json);
+        assert!(file_holds(&content, &json).unwrap() && file_holds(&json, &json).unwrap());
+        let longer = [&json[..], b" "].concat();
+        for other in [&json[1..], &json[..json.len() - 1], &longer] {
+            assert!(!file_holds(&content, other).unwrap() && !file_holds(&json, other).unwrap());
+        }
+        content.truncate(content.len() / 2);
+        assert!(!file_holds(&content, &json).is_ok_and(|holds| holds));
         for bad in [&b""[..], b"\x01{}", b"\x02nonsense", b"\x02"] {
             assert!(decompress_file(bad.to_vec()).is_err(), "{bad:?}");
         }

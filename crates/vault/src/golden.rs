@@ -1,6 +1,6 @@
 //! A right file of each kind, for those who make wrong ones of it.
 
-use crate::compress::compress_file;
+use crate::compress::compress_file_onto;
 use crate::config::Config;
 use crate::lock::LockFile;
 use crate::pack::{PackedBlob, encode_header};
@@ -51,6 +51,8 @@ pub(crate) fn all() -> Vec<(&'static str, Vec<u8>)> {
     let master_key = MasterKey::generate().expect(right);
     let key_file = master_key.seal_key_file(&Password::new("password"), "host", "user").expect(right);
     let json = tree().to_json();
+    let mut compressed_file = Vec::new();
+    compress_file_onto(&json, &mut compressed_file).expect(right);
     let image = ImageDescription {
         version: 1,
         name: "disk.qcow2".into(),
@@ -69,7 +71,7 @@ pub(crate) fn all() -> Vec<(&'static str, Vec<u8>)> {
         ("image_description", serde_json::to_vec(&image).expect(right)),
         ("key_file", key_file.content),
         ("master_key", master_key.to_json().as_bytes().to_vec()),
-        ("compressed_file", compress_file(&json).expect(right)),
+        ("compressed_file", compressed_file),
         ("compressed_blob", zstd::bulk::compress(&json, 3).expect(right)),
     ]
 }

@@ -7,8 +7,6 @@
 //! ```
 //! Blobs lie without a gap from offset 0. Source: restic's design document, "Pack Format".
 
-use sha2::{Digest, Sha256};
-
 use crate::crypto::{Key, OVERHEAD};
 use crate::room::empty_with_room;
 use crate::{BlobKind, Id, Result};
@@ -76,7 +74,6 @@ pub(crate) struct FinishedPack {
 /// Collects sealed blobs of one kind.
 pub(crate) struct PackWriter {
     content: Vec<u8>,
-    hasher: Sha256,
     blobs: Vec<PackedBlob>,
 }
 
@@ -85,19 +82,14 @@ impl PackWriter {
     pub fn new(mut buffer: Vec<u8>) -> Self {
         // At once: growing step by step would leave holes in memory as large as the pack. What is not used takes none.
         empty_with_room(&mut buffer, TARGET_BYTES + SLACK_BYTES);
-        Self { content: buffer, hasher: Sha256::new(), blobs: Vec::new() }
+        Self { content: buffer, blobs: Vec::new() }
     }
 
     pub fn add(&mut self, kind: BlobKind, id: Id, sealed: &[u8], uncompressed_length: u32) {
         // A pack is finished far below 4 GiB, so that both fit.
         let (offset, length) = (self.content.len() as u32, sealed.len() as u32);
         self.blobs.push(PackedBlob { offset, length, uncompressed_length, kind, id });
-        self.append(sealed);
-    }
-
-    fn append(&mut self, bytes: &[u8]) {
-        self.hasher.update(bytes);
-        self.content.extend_from_slice(bytes);
+        self.content.extend_from_slice(sealed);
     }
 
     pub fn is_empty(&self) -> bool {
@@ -108,11 +100,12 @@ impl PackWriter {
         self.content.len() >= TARGET_BYTES || self.blobs.len() >= ENTRIES_MAX
     }
 
+    /// Ends the pack and hashes it.
     pub fn finish(mut self, key: &Key) -> Result<FinishedPack> {
         let header = key.seal(&encode_header(&self.blobs))?;
-        self.append(&header);
-        self.append(&(header.len() as u32).to_le_bytes());
-        Ok(FinishedPack { id: Id::from_bytes(self.hasher.finalize().into()), content: self.content, blobs: self.blobs })
+        self.content.extend_from_slice(&header);
+        self.content.extend_from_slice(&(header.len() as u32).to_le_bytes());
+        Ok(FinishedPack { id: Id::of(&self.content), content: self.content, blobs: self.blobs })
     }
 }
 

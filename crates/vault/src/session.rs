@@ -1,7 +1,7 @@
 //! Storing new blobs: the pipeline behind every backup.
 //!
 //! ```text
-//! callers ─▶ jobs ─▶ sealers (hash, look up, compress, encrypt, read back) ─▶ packer ─▶ uploaders ─▶ store
+//! callers ─▶ jobs ─▶ sealers (hash, look up, compress, encrypt, read back, pack) ─▶ uploaders ─▶ store
 //! ```
 //! All queues are bounded, so that the slowest stage sets the pace and memory stays within the constants
 //! below. A failure anywhere is kept as the one failure of the session; from then on every stage throws
@@ -26,16 +26,15 @@ use crate::room::CHUNK_ROOM_BYTES;
 use crate::{BlobKind, Error, Id, Result, Tree, Vault};
 use beside::Beside;
 use index_writer::IndexWriter;
+use packer::Packer;
 
 /// Chunks that wait for each sealer; at most 8 MiB each, 1 MiB or less as a rule.
 const JOBS_PER_SEALER: usize = 2;
-/// Sealed blobs that wait for the packer.
-const SEALED_BLOBS: usize = 4;
 /// A full pack of 16 MiB goes to an uploader that is free: none waits beside those being filled and stored.
 const PACKS_WAITING: usize = 0;
 /// Buffers kept for reuse: fresh memory is dear when it comes by the megabyte. More than can be in use at once, for each
 /// sealer: what is freed and allocated again in other sizes leaves holes.
-const SPARE_CHUNK_BUFFERS_PER_SEALER: usize = 12;
+const SPARE_CHUNK_BUFFERS_PER_SEALER: usize = 6;
 const SPARE_PACK_BUFFERS: usize = 2;
 /// Larger ones are freed: a rare chunk of 8 MiB must not make every buffer as large in the end.
 const SPARE_CHUNK_BYTES_MAX: usize = CHUNK_ROOM_BYTES;
@@ -262,14 +261,15 @@ impl Session {
         });
         let index_writer = Arc::new(IndexWriter::default());
         let (jobs, next_job) = bounded::<Job>(sealers * JOBS_PER_SEALER);
-        let (sealed, next_sealed) = bounded(SEALED_BLOBS);
         let (packs, next_pack) = bounded(PACKS_WAITING);
+        let packer = Arc::new(Packer::new(&shared, packs));
         let mut session = Self { shared, jobs: Some(jobs), threads: Vec::new(), index_writer };
         for _ in 0..sealers {
-            let sealed = sealed.clone();
-            session.spawn("vault-sealer", &next_job, move |shared, jobs| sealer::run(shared, jobs, &sealed))?;
+            let packer = packer.clone();
+            session.spawn("vault-sealer", &next_job, move |shared, jobs| sealer::run(shared, jobs, packer))?;
         }
-        session.spawn("vault-packer", &next_sealed, move |shared, blobs| packer::run(shared, blobs, &packs))?;
+        // The sealers have it: it ends with the last of them.
+        drop(packer);
         for _ in 0..vault.pack_uploaders() {
             let index_writer = session.index_writer.clone();
             session.spawn("vault-uploader", &next_pack, move |shared, packs| {

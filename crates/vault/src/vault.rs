@@ -22,9 +22,9 @@ pub(crate) use indexing::look_while_index_files_go;
 pub use snapshots::{DamagedSnapshot, ListedSnapshots};
 
 use crate::cache::Cache;
-use crate::compress::{compress_file, decompress_file};
+use crate::compress::{compress_file_onto, decompress_file, file_holds};
 use crate::config::Config;
-use crate::crypto::Key;
+use crate::crypto::{Key, ROOM_FOR_IV};
 use crate::gate::Gate;
 use crate::index::Index;
 use crate::lock::OwnLocks;
@@ -201,15 +201,18 @@ impl Vault {
     /// Seals a file, reads it back in memory, and stores it.
     pub(crate) fn write_file_json(&self, file_type: FileType, json: &[u8]) -> Result<Id> {
         let read_back = |reason: &str| Error::ReadBack { reason: reason.into() };
-        let content = if self.config().can_compress() {
-            compress_file(json).map_err(|source| Error::System { action: "compress a file", source })?
+        // In one buffer, and compared without a second copy: the index of a backup is megabytes beside everything that it stores.
+        let mut sealed = vec![0; ROOM_FOR_IV];
+        if self.config().can_compress() {
+            compress_file_onto(json, &mut sealed)
+                .map_err(|source| Error::System { action: "compress a file", source })?;
         } else {
-            json.to_vec()
-        };
-        let sealed = self.key().seal(&content)?;
+            sealed.extend_from_slice(json);
+        }
+        self.key().seal_in_place(&mut sealed)?;
         let mut opened = Vec::new();
         self.key().open_into(&sealed, &mut opened).map_err(|_| read_back("it does not open"))?;
-        if decompress_file(opened).map_err(|reason| read_back(&reason))? != json {
+        if !file_holds(&opened, json).map_err(|error| read_back(&format!("it does not decompress: {error}")))? {
             return Err(read_back("it opens to something else"));
         }
         let id = Id::of(&sealed);

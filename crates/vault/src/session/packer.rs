@@ -1,46 +1,62 @@
+use std::sync::Mutex;
+
 use crossbeam_channel::{Receiver, Sender};
 use levee_store::FileType;
 
 use super::Shared;
 use super::index_writer::IndexWriter;
-use super::sealer::SealedBlob;
-use crate::pack::{FinishedPack, PackWriter};
-use crate::{BlobKind, Error, Result};
+use crate::pack::PackWriter;
+use crate::{BlobKind, Error, Id, Result};
 
-/// Collects sealed blobs into packs, data and trees apart.
-pub(super) fn run(shared: &Shared, blobs: &Receiver<SealedBlob>, packs: &Sender<FinishedPack>) -> Result<()> {
-    let fresh = || PackWriter::new(shared.pack_buffers.take());
-    let finish = |writer: PackWriter| -> Result<()> {
-        if writer.is_empty() {
-            return Ok(());
-        }
-        packs.send(writer.finish(shared.vault.key())?).map_err(|_| Error::Stopped)
-    };
-    let (mut data, mut trees) = (fresh(), PackWriter::new(Vec::new()));
-    for blob in blobs {
-        if shared.has_failed() {
-            return Err(Error::Stopped);
-        }
-        let writer = if blob.kind == BlobKind::Tree { &mut trees } else { &mut data };
-        writer.add(blob.kind, blob.id, &blob.sealed, blob.uncompressed_length);
-        shared.chunk_buffers.give(blob.sealed);
-        if writer.is_full() {
-            finish(std::mem::replace(writer, fresh()))?;
-        }
-    }
-    if shared.has_failed() {
-        return Err(Error::Stopped);
-    }
-    finish(data)?;
-    finish(trees)
+/// Collects sealed blobs into packs, data and trees apart. The sealers put them in themselves: what is sealed waits nowhere.
+pub(super) struct Packer {
+    filling: Mutex<Filling>,
 }
 
-/// Stores packs, and hands what is durable to the index.
-pub(super) fn upload(shared: &Shared, packs: &Receiver<FinishedPack>, index: &IndexWriter) -> Result<()> {
-    for pack in packs {
+struct Filling {
+    data: PackWriter,
+    trees: PackWriter,
+    full: Sender<PackWriter>,
+}
+
+impl Packer {
+    /// Full packs go to `full`.
+    pub fn new(shared: &Shared, full: Sender<PackWriter>) -> Self {
+        let fresh = || PackWriter::new(shared.pack_buffers.take());
+        Self { filling: Mutex::new(Filling { data: fresh(), trees: fresh(), full }) }
+    }
+
+    /// Puts a blob into its pack. A full pack waits here until an uploader is free, and all other blobs behind it.
+    pub fn add(&self, shared: &Shared, kind: BlobKind, id: Id, sealed: &[u8], uncompressed_length: u32) -> Result<()> {
+        // Whoever crashed in here may have left half a blob behind.
+        let mut filling = self.filling.lock().map_err(|_| Error::Stopped)?;
+        let Filling { data, trees, full } = &mut *filling;
+        let writer = if kind == BlobKind::Tree { trees } else { data };
+        writer.add(kind, id, sealed, uncompressed_length);
+        if writer.is_full() {
+            let next = PackWriter::new(shared.pack_buffers.take());
+            full.send(std::mem::replace(writer, next)).map_err(|_| Error::Stopped)?;
+        }
+        Ok(())
+    }
+
+    /// Hands over what is not full, when no more blobs come.
+    pub fn finish(self) -> Result<()> {
+        let Filling { data, trees, full } = self.filling.into_inner().map_err(|_| Error::Stopped)?;
+        for writer in [data, trees].into_iter().filter(|writer| !writer.is_empty()) {
+            full.send(writer).map_err(|_| Error::Stopped)?;
+        }
+        Ok(())
+    }
+}
+
+/// Ends packs, stores them, and hands what is durable to the index.
+pub(super) fn upload(shared: &Shared, packs: &Receiver<PackWriter>, index: &IndexWriter) -> Result<()> {
+    for writer in packs {
         if shared.has_failed() {
             return Err(Error::Stopped);
         }
+        let pack = writer.finish(shared.vault.key())?;
         if !shared.options.dry_run {
             let (store, name) = (shared.vault.store(), pack.id.to_hex());
             // A pack never holds both kinds.

@@ -1,21 +1,17 @@
-use crossbeam_channel::{Receiver, Sender};
+use std::sync::Arc;
 
-use super::{ChunkDone, Job, Shared};
+use crossbeam_channel::Receiver;
+
+use super::packer::Packer;
+use super::{ChunkDone, Job, SPARE_CHUNK_BYTES_MAX, Shared};
 use crate::sealing::BlobSealer;
-use crate::{BlobKind, Error, Id, Result};
+use crate::{Error, Id, Result};
 
-/// A blob that has been sealed and read back.
-pub(super) struct SealedBlob {
-    pub kind: BlobKind,
-    pub id: Id,
-    pub sealed: Vec<u8>,
-    pub uncompressed_length: u32,
-}
-
-/// Hashes blobs, and seals those that the repository doesn't have.
-pub(super) fn run(shared: &Shared, jobs: &Receiver<Job>, sealed: &Sender<SealedBlob>) -> Result<()> {
+/// Hashes blobs, seals those that the repository doesn't have, and puts them into packs.
+pub(super) fn run(shared: &Shared, jobs: &Receiver<Job>, packer: Arc<Packer>) -> Result<()> {
     let vault = &shared.vault;
     let mut sealer = BlobSealer::new(vault.key(), vault.config().can_compress(), shared.options.compression)?;
+    let mut sealed = Vec::new();
     for job in jobs {
         if shared.has_failed() {
             return Err(Error::Stopped);
@@ -27,14 +23,19 @@ pub(super) fn run(shared: &Shared, jobs: &Receiver<Job>, sealed: &Sender<SealedB
             let _ = reply.send(ChunkDone { position, id, bytes: job.plaintext.len() as u64 });
         }
         if is_new {
-            let mut content = shared.chunk_buffers.take();
-            let uncompressed_length = sealer.seal(job.kind, id, &job.plaintext, &mut content)?;
-            shared.count(job.kind, job.plaintext.len(), content.len());
-            let blob = SealedBlob { kind: job.kind, id, sealed: content, uncompressed_length };
-            sealed.send(blob).map_err(|_| Error::Stopped)?;
+            let uncompressed_length = sealer.seal(job.kind, id, &job.plaintext, &mut sealed)?;
+            shared.count(job.kind, job.plaintext.len(), sealed.len());
+            packer.add(shared, job.kind, id, &sealed, uncompressed_length)?;
+            if sealed.capacity() > SPARE_CHUNK_BYTES_MAX {
+                sealed = Vec::new();
+            }
         }
         shared.offer_beside(job.kind, id, &job.plaintext);
         shared.chunk_buffers.give(job.plaintext);
     }
-    Ok(())
+    if shared.has_failed() {
+        return Err(Error::Stopped);
+    }
+    // The last one of the sealers.
+    Arc::into_inner(packer).map_or(Ok(()), Packer::finish)
 }
