@@ -1,6 +1,6 @@
 //! Index files: the JSON in which a repository says which pack holds which blob.
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::crypto::OVERHEAD;
 use crate::forgotten::Forgotten;
@@ -43,8 +43,13 @@ struct Blob {
     kind: BlobKind,
     offset: u32,
     length: u32,
-    #[serde(default, skip_serializing_if = "is_zero")]
+    /// rustic writes `null` for what is not compressed.
+    #[serde(default, deserialize_with = "number_or_null", skip_serializing_if = "is_zero")]
     uncompressed_length: u32,
+}
+
+fn number_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 fn is_zero(value: &u32) -> bool {
@@ -147,6 +152,8 @@ mod tests {
         );
         assert_eq!(String::from_utf8(encode(&packs).unwrap()).unwrap(), expected);
         assert_eq!(decode(expected.as_bytes()).unwrap(), IndexFile { packs, ..IndexFile::default() });
+        let by_rustic = expected.replace("\"length\":40", "\"length\":40,\"uncompressed_length\":null");
+        assert_eq!(decode(by_rustic.as_bytes()).unwrap(), decode(expected.as_bytes()).unwrap());
         assert_eq!(decode(b"{\"packs\":null}").unwrap(), IndexFile::default());
         assert!(decode(expected.replace("\"length\":40", "\"length\":31").as_bytes()).is_err());
         assert!(decode(expected.replace("\"offset\":40", "\"offset\":4294967290").as_bytes()).is_err());

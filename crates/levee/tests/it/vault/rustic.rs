@@ -6,6 +6,7 @@ use std::process::Command;
 
 use levee_testing::rustic::Rustic;
 
+use super::serve::Served;
 use super::{Case, PASSWORD, below, command, succeed};
 
 /// A tree of what both keep: rustic has other ideas of some things that Levee and restic store alike.
@@ -18,14 +19,14 @@ fn make_source(source: &Path) {
     std::os::unix::fs::symlink("text", source.join("a/link")).unwrap();
 }
 
-/// Stock tools are the judges: names, contents, links, modes and times.
+/// Stock tools are the judges: names, contents, links, modes and times. rustic keeps no attributes of the folder itself.
 #[track_caller]
 fn assert_same(expected: &Path, actual: &Path) {
     let compared = Command::new("diff").args(["-r", "--no-dereference"]).arg(expected).arg(actual).output().unwrap();
     assert!(compared.status.success(), "{}", String::from_utf8_lossy(&compared.stdout));
     let listed = |root: &Path| {
         let mut find = Command::new("find");
-        find.current_dir(root).args([".", "-not", "-type", "l", "-printf", "%P %m %U %G %T@\n"]);
+        find.current_dir(root).args([".", "-mindepth", "1", "-not", "-type", "l", "-printf", "%P %m %U %G %T@\n"]);
         let mut lines: Vec<String> = succeed(&mut find).lines().map(str::to_string).collect();
         lines.sort();
         lines
@@ -83,4 +84,25 @@ fn a_vault_in_a_folder() {
         command
     };
     work_together(&case, &levee, &|| rustic.command(&case.vault, PASSWORD, &home));
+}
+
+#[test]
+fn a_vault_that_is_served() {
+    let Some(rustic) = Rustic::find() else { return };
+    let case = Case::new();
+    let served = Served::start(&case, &["--private-repos"]);
+    let url = served.url("mia", "mia's", "mia/host/");
+    let home = case.path("home");
+    fs::create_dir(&home).unwrap();
+    let levee = || served.levee(&url);
+    succeed(levee().arg("init"));
+    let rustic = || {
+        let mut command = rustic.command(&url, PASSWORD, &home);
+        // Options of a store are given by the environment or a profile alone. Its name has changed: others are passed over.
+        for option in ["RUSTIC_REPO_OPT_CACERT", "RUSTIC_REPO_OPT_HTTP_CACERT"] {
+            command.env(option, served.certificate());
+        }
+        command
+    };
+    work_together(&case, &levee, &rustic);
 }
