@@ -273,7 +273,10 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
         })?;
     }
     if !summary.errors.is_empty() {
-        bail!("{} entries could not be restored", summary.errors.count);
+        bail!(
+            "{} entries could not be restored whole: mend what is said above and run this again, which writes only what is missing",
+            summary.errors.count
+        );
     }
     Ok(Exit::DONE)
 }

@@ -8,7 +8,7 @@ use rustix::fs::{FallocateFlags, OFlags};
 
 use super::Context;
 use super::direct::{DIRECT_FROM_BYTES, DirectWriter};
-use super::prepare::{FileState, PreparedFile, finish_file};
+use super::prepare::{FileState, PreparedFile, finish_file, shorten};
 use crate::chunker::is_hole;
 use crate::pack::PackedBlob;
 use crate::parallel::parallel_map_with;
@@ -48,6 +48,8 @@ pub(super) fn write(context: &Context<'_>, files: &[PreparedFile]) -> Result<()>
     let begin = || Worker { bytes: Vec::new(), opener: BlobOpener::new(context.vault) };
     let threads = context.vault.pack_threads() + 1;
     parallel_map_with(threads, &pieces, begin, |worker, piece| worker.write_piece(context, files, piece));
+    // Only now, since others may have written to it still.
+    files.iter().filter(|file| file.lacks_room.load(Ordering::Relaxed)).for_each(|file| shorten(context, file));
     Ok(())
 }
 
@@ -173,6 +175,9 @@ impl<'a> Writer<'a> {
 
     fn fail_file(&self, number: usize, error: &Error) {
         let file = &self.files[number];
+        if is_full(error) {
+            file.lacks_room.store(true, Ordering::Relaxed);
+        }
         // One message for each file, however many of its blobs are concerned.
         if !file.has_failed.swap(true, Ordering::Relaxed) {
             self.context.problem(&file.path, error);
@@ -238,6 +243,11 @@ impl<'a> Writer<'a> {
             finish_file(self.context, &file.path, &file.node, way.file());
         }
     }
+}
+
+fn is_full(error: &Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error, Error::Target { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
 }
 
 impl Drop for Writer<'_> {

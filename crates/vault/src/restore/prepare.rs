@@ -30,11 +30,27 @@ pub(super) struct PreparedFile {
     /// Blobs that are still to be written.
     pub remaining: AtomicUsize,
     pub has_failed: AtomicBool,
+    /// It has failed for want of room.
+    pub lacks_room: AtomicBool,
 }
 
 impl PreparedFile {
     pub fn is_complete(&self) -> bool {
         !self.has_failed.load(Ordering::Relaxed) && self.remaining.load(Ordering::Relaxed) == 0
+    }
+}
+
+/// Takes from a file for which there is no room the length that it was given: what lacks its content must not look whole.
+pub(super) fn shorten(context: &Context<'_>, file: &PreparedFile) {
+    let bytes = match file.state {
+        FileState::ToBeMade | FileState::Fresh => 0,
+        FileState::Old { bytes } if bytes < file.node.size => bytes,
+        FileState::Old { .. } => return,
+    };
+    // One that could not even be made is not there.
+    let shortened = context.target.open_file(&file.path, OFlags::RDWR).map(|opened| opened.set_len(bytes));
+    if let Ok(Err(source)) = shortened {
+        context.problem(&file.path, &context.target.error("shorten", &file.path, source));
     }
 }
 
@@ -54,8 +70,8 @@ pub(super) enum FileState {
     ToBeMade,
     /// Made anew, so that what isn't written reads as zeros.
     Fresh,
-    /// It was there before.
-    Old,
+    /// It was there before, and this long.
+    Old { bytes: u64 },
 }
 
 /// A blob that the file lacks.
@@ -74,8 +90,8 @@ pub(super) fn prepare(context: &Context<'_>, files: Vec<Chosen>, unlike: &mut Ha
         match prepared {
             Ok(Prepared::Write(needed, state)) => {
                 let remaining = AtomicUsize::new(needed.len());
-                let has_failed = AtomicBool::new(false);
-                ready.push(PreparedFile { path, node, needed, state, remaining, has_failed });
+                let (has_failed, lacks_room) = (AtomicBool::new(false), AtomicBool::new(false));
+                ready.push(PreparedFile { path, node, needed, state, remaining, has_failed, lacks_room });
             }
             Ok(Prepared::Done) => {}
             Ok(Prepared::KeptOther) => {
@@ -167,7 +183,7 @@ fn prepare_existing(
                 finish_file(context, path, node, &file);
                 return Ok(Some(Prepared::Done));
             }
-            return Ok(Some(Prepared::Write(needed, FileState::Old)));
+            return Ok(Some(Prepared::Write(needed, FileState::Old { bytes: current.len() })));
         }
     }
     place::clear(context, &parent, name, path)?;

@@ -100,7 +100,7 @@ fn giving_up_a_writer_half_way_ends_its_threads() {
             .unwrap()
             .filter(|task| {
                 let name = task.as_ref().unwrap().path().join("comm");
-                std::fs::read_to_string(name).is_ok_and(|name| name.starts_with("vault-packer"))
+                std::fs::read_to_string(name).is_ok_and(|name| name.starts_with("vault-sealer"))
             })
             .count()
     };
@@ -109,6 +109,7 @@ fn giving_up_a_writer_half_way_ends_its_threads() {
     writer.file(Path::new("a"), &meta, &mut &noise(30 << 20, 1)[..], Chunking::Content).unwrap();
     assert!(threads() >= 1);
     drop(writer);
+    assert_eq!(threads(), 0);
     assert!(vault.snapshots().unwrap().is_empty());
     assert!(std::fs::read_dir(scratch.path("repository/locks")).unwrap().next().is_none());
 }
