@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use levee_store::LocalStore;
-use levee_vault::measure::{ComputeAlone, make_synthetic};
+use levee_vault::measure::{ComputeAlone, Stored, make_synthetic};
 use levee_vault::{Password, Vault};
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
@@ -41,17 +41,27 @@ fn thread_cpu_s() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
-/// Computes what a first backup of a folder computes: every file cut, hashed, compressed, encrypted and read back.
+/// Computes what a first backup of a folder computes: every file cut, hashed, compressed, encrypted and read back. Then what
+/// a restore and a check of it compute.
 fn ceiling(folder: &Path) -> Result<Value> {
     let alone = ComputeAlone::new()?;
-    let (mut bytes, mut stored_bytes, mut cpu_s) = (0, 0, 0.0);
+    let (mut bytes, mut stored_bytes) = (0, 0);
+    let (mut cpu_s, mut opening_cpu_s, mut hashing_packs_cpu_s) = (0.0, 0.0, 0.0);
+    let mut stored = Stored::default();
     let mut piece: Vec<Vec<u8>> = Vec::new();
     let mut piece_bytes = 0;
     let mut compute = |piece: &mut Vec<Vec<u8>>| -> Result<()> {
-        let started = thread_cpu_s();
         let mut streams: Vec<&[u8]> = piece.iter().map(Vec::as_slice).collect();
-        stored_bytes += alone.run(&mut streams.iter_mut().map(|stream| stream as &mut dyn Read))?;
-        cpu_s += thread_cpu_s() - started;
+        let started = thread_cpu_s();
+        alone.store(&mut streams.iter_mut().map(|stream| stream as &mut dyn Read), &mut stored)?;
+        let is_stored = thread_cpu_s();
+        std::hint::black_box(alone.hash_as_packs(&stored));
+        let are_hashed = thread_cpu_s();
+        alone.open(&mut stored)?;
+        cpu_s += is_stored - started;
+        hashing_packs_cpu_s += are_hashed - is_stored;
+        opening_cpu_s += thread_cpu_s() - are_hashed;
+        stored_bytes += stored.size_bytes();
         piece.clear();
         Ok(())
     };
@@ -84,5 +94,11 @@ fn ceiling(folder: &Path) -> Result<Value> {
     }
     compute(&mut piece)?;
     let mib_per_cpu_second = bytes as f64 / f64::from(1 << 20) / cpu_s;
-    Ok(json!({ "mib_per_cpu_second": mib_per_cpu_second, "cpu_s": cpu_s, "stored_bytes": stored_bytes }))
+    Ok(json!({
+        "mib_per_cpu_second": mib_per_cpu_second,
+        "cpu_s": cpu_s,
+        "stored_bytes": stored_bytes,
+        "restore_cpu_s": opening_cpu_s,
+        "check_cpu_s": opening_cpu_s + hashing_packs_cpu_s,
+    }))
 }

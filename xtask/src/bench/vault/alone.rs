@@ -1,4 +1,4 @@
-//! The ceiling: what a backup must compute of these bytes in any case, with nothing around it.
+//! The ceiling: what a backup, a restore and a check must compute of these bytes in any case, with nothing around it.
 
 use std::path::Path;
 
@@ -11,11 +11,17 @@ use super::within;
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Ceiling {
     pub mib_per_cpu_second: f64,
+    /// Of a first backup.
     pub cpu_s: f64,
     pub stored_bytes: u64,
+    /// Every blob decrypted, decompressed and hashed.
+    pub restore_cpu_s: f64,
+    /// The same, and every pack hashed.
+    pub check_cpu_s: f64,
 }
 
-/// Computes what a first backup of a folder computes: every file cut, hashed, compressed, encrypted and read back.
+/// Computes what a first backup of a folder computes (every file cut, hashed, compressed, encrypted and read back), and what
+/// a restore and a check of it do.
 pub fn measure(folder: &Path) -> Result<Ceiling> {
     eprintln!("computing alone");
     within::measure(&["ceiling", &folder.to_string_lossy()])

@@ -90,7 +90,7 @@ pub struct Report {
 #[derive(Debug, Serialize)]
 pub struct Summary {
     rounds: u32,
-    /// What computing alone takes for a first backup of the mixed tree.
+    /// What computing alone takes of the mixed tree.
     #[serde(skip_serializing_if = "Option::is_none")]
     ceiling: Option<Ceiling>,
     works: Vec<WorkSummary>,
@@ -223,8 +223,9 @@ pub fn table(summary: &Summary) -> String {
     let mut lines = Vec::new();
     if let Some(ceiling) = &summary.ceiling {
         lines.push(format!(
-            "computing alone, with every blob read back: {:.0} MiB per CPU second, {:.2} CPU s for all of the tree",
-            ceiling.mib_per_cpu_second, ceiling.cpu_s
+            "computing alone, with every blob read back: {:.0} MiB per CPU second, {:.2} CPU s for all of the tree; {:.2} CPU s for \
+             a restore, {:.2} for a check",
+            ceiling.mib_per_cpu_second, ceiling.cpu_s, ceiling.restore_cpu_s, ceiling.check_cpu_s
         ));
     }
     for work in &summary.works {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
-use levee_testing::{process, restic, tools};
+use levee_testing::{process, restic, rustic, tools};
 
 pub const PASSWORD: &str = "a password for a measurement";
 /// The name of the one archive of a Borg repository.
@@ -41,8 +41,9 @@ pub fn all(levee: PathBuf) -> Result<Vec<Tool>> {
         let name = format!("restic {}", version.version());
         found.push(Tool { name, kind: Kind::Restic, program: version.program().to_path_buf() });
     }
-    for (name, kind) in [("borg", Kind::Borg), ("rustic", Kind::Rustic)] {
-        if let Some(program) = tools::find(name) {
+    let rustic = std::env::var_os(rustic::VARIABLE).map(PathBuf::from).or_else(|| tools::find("rustic"));
+    for (name, kind, program) in [("borg", Kind::Borg, tools::find("borg")), ("rustic", Kind::Rustic, rustic)] {
+        if let Some(program) = program {
             let printed = process::run(Command::new(&program).arg("--version"));
             let version = printed.split_whitespace().nth(1).unwrap_or("unknown");
             found.push(Tool { name: format!("{name} {version}"), kind, program });
@@ -79,6 +80,8 @@ impl Tool {
             }
             Kind::Rustic => {
                 command.env("RUSTIC_REPOSITORY", &place.repository).env("RUSTIC_PASSWORD", PASSWORD);
+                // Neither the user's own profile nor a bar that nobody sees.
+                command.env_remove("XDG_CONFIG_HOME").env("RUSTIC_NO_PROGRESS", "true");
             }
         }
         command
