@@ -3,6 +3,8 @@
 //! The image may come from anyone: everything is made below the target by handles of folders, and no link is ever
 //! followed there, also not one that the image itself has put in place.
 
+mod compare;
+
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
@@ -16,6 +18,7 @@ use rustix::io::Errno;
 
 use crate::file_system::{Attributes, FileKind, FileSystem, Moment};
 use crate::{Error, Result};
+pub use compare::{CompareEvent, Compared, Reading, compare};
 
 /// Read at once.
 const BUFFER_BYTES: usize = 1 << 20;

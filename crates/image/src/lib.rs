@@ -17,7 +17,7 @@ mod target;
 mod xfs;
 
 pub use error::{Error, Result};
-pub use extract::{ExtractEvent, ExtractOptions, Extracted, extract};
+pub use extract::{CompareEvent, Compared, ExtractEvent, ExtractOptions, Extracted, Reading, compare, extract};
 pub use file_system::{Attributes, DirEntry, FileKind, FileSystem, Moment, open_file_system};
 pub use format::{Format, detect_format};
 pub use partition::{Partition, TableKind, partitions};

@@ -135,10 +135,13 @@ impl Target {
         Ok(())
     }
 
-    /// The same image opened again for reading, as another program would find it.
+    /// The same image opened again for reading, from the disk and not from memory, as another program would find it.
+    /// What was written must be durable.
     pub fn reopen(&self) -> Result<Source> {
-        if let Kind::Raw(raw) = &self.kind {
-            raw.drop_cache();
+        match &self.kind {
+            Kind::Raw(raw) => raw.drop_cache(),
+            Kind::Qcow2(qcow2) => qcow2.drop_cache(),
+            Kind::Seen(_) | Kind::Absent { .. } => {}
         }
         Source::open(&self.path, Some(self.format), BackingFiles::Refuse)
     }

@@ -1,5 +1,6 @@
 //! Images as the stock tools make them, and what the stock tools say of ours.
 
+mod comparing;
 mod corrupted;
 mod file_systems;
 mod partitions;

@@ -39,14 +39,28 @@ pub struct NewKey {
     /// The user name to note with the key
     #[arg(long, value_name = "USER")]
     user: Option<String>,
+    /// Open the vault and read the new password, but only say what would be done
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+}
+
+/// What the key file will say about itself.
+struct Note {
+    host: String,
+    user: String,
+}
+
+impl Note {
+    fn would_add(&self) -> String {
+        format!("would add a key and note it as that of {} at {}", self.user, self.host)
+    }
 }
 
 impl NewKey {
-    /// What the key file will say about itself: the host and the user.
-    fn note(&self) -> (String, String) {
+    fn note(&self) -> Note {
         let host = || rustix::system::uname().nodename().to_string_lossy().into_owned();
         let user = || ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok()).unwrap_or_default();
-        (self.host.clone().unwrap_or_else(host), self.user.clone().unwrap_or_else(user))
+        Note { host: self.host.clone().unwrap_or_else(host), user: self.user.clone().unwrap_or_else(user) }
     }
 }
 
@@ -54,10 +68,7 @@ pub fn run(place: &Place, verb: KeyVerb, output: Output) -> anyhow::Result<Exit>
     let vault = open(place)?;
     match verb {
         KeyVerb::List => list(&vault, output)?,
-        KeyVerb::Add(new) => {
-            let id = add(&vault, new)?;
-            changed(output, "key_added", false, &id, "added key")?;
-        }
+        KeyVerb::Add(new) => add(&vault, &new, output)?,
         KeyVerb::Remove { id, dry_run } => {
             let id = find(&vault, &id)?;
             let (removed, words) = match dry_run {
@@ -65,9 +76,10 @@ pub fn run(place: &Place, verb: KeyVerb, output: Output) -> anyhow::Result<Exit>
                 false => (vault.remove_key(&id), "removed key"),
             };
             removed.map_err(ended)?;
-            changed(output, "key_removed", dry_run, &id, words)?;
+            let change = Change { id: Some(id.to_hex()), ..Change::new("key_removed", dry_run) };
+            output.result(&change, |_| format!("{words} {}", id.short()))?;
         }
-        KeyVerb::Passwd(new) => passwd(place, &vault, new, output)?,
+        KeyVerb::Passwd(new) => passwd(place, &vault, &new, output)?,
     }
     Ok(Exit::DONE)
 }
@@ -102,35 +114,66 @@ fn list(vault: &Vault, output: Output) -> anyhow::Result<()> {
     })
 }
 
+/// What was changed, or would be.
 #[derive(Serialize)]
-struct Changed {
+struct Change {
     message_type: &'static str,
     dry_run: bool,
-    id: String,
+    /// Of the key that is added or removed. One that would be added has none yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_name: Option<String>,
+    /// The key that a new one takes the place of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    removed_id: Option<String>,
 }
 
-fn changed(output: Output, message_type: &'static str, dry_run: bool, id: &Id, words: &str) -> anyhow::Result<()> {
-    let line = Changed { message_type, dry_run, id: id.to_hex() };
-    output.result(&line, |changed| format!("{words} {}", &changed.id[..8]))
+impl Change {
+    fn new(message_type: &'static str, dry_run: bool) -> Self {
+        Self { message_type, dry_run, id: None, host_name: None, user_name: None, removed_id: None }
+    }
+
+    fn adding(note: &Note, dry_run: bool) -> Self {
+        let (host_name, user_name) = (Some(note.host.clone()), Some(note.user.clone()));
+        Self { host_name, user_name, ..Self::new("key_added", dry_run) }
+    }
 }
 
-fn add(vault: &Vault, new: NewKey) -> anyhow::Result<Id> {
+fn add(vault: &Vault, new: &NewKey, output: Output) -> anyhow::Result<()> {
     let password = password::further(new.new_password_file.as_deref())?;
-    let (host, user) = new.note();
-    vault.add_key(&password, &host, &user).map_err(ended)
+    let note = new.note();
+    let mut change = Change::adding(&note, new.dry_run);
+    if new.dry_run {
+        return output.result(&change, |_| note.would_add());
+    }
+    let id = vault.add_key(&password, &note.host, &note.user).map_err(ended)?;
+    change.id = Some(id.to_hex());
+    output.result(&change, |_| format!("added key {}", id.short()))
 }
 
 /// Adds the new key, opens the vault with it, and only then removes the old one.
-fn passwd(place: &Place, vault: &Vault, new: NewKey, output: Output) -> anyhow::Result<()> {
+fn passwd(place: &Place, vault: &Vault, new: &NewKey, output: Output) -> anyhow::Result<()> {
     let password = password::further(new.new_password_file.as_deref())?;
-    let (host, user) = new.note();
-    let old = vault.keys().map_err(ended)?.into_iter().find(|key| key.current);
-    let id = vault.add_key(&password, &host, &user).map_err(ended)?;
+    let note = new.note();
+    let old = vault.keys().map_err(ended)?.into_iter().find(|key| key.current).map(|key| key.id);
+    let removed_id = old.as_ref().map(Id::to_hex);
+    let mut change = Change { removed_id, ..Change::adding(&note, new.dry_run) };
+    if new.dry_run {
+        return output.result(&change, |_| {
+            let removed = old.map_or_else(String::new, |old| format!(", and remove key {}", old.short()));
+            note.would_add() + &removed
+        });
+    }
+    let id = vault.add_key(&password, &note.host, &note.user).map_err(ended)?;
     let reopened = Vault::open(place.store()?, &password).map_err(ended)?;
     if let Some(old) = old {
-        reopened.remove_key(&old.id).map_err(ended)?;
+        reopened.remove_key(&old).map_err(ended)?;
     }
-    changed(output, "key_added", false, &id, "the password was changed; the new key is")
+    change.id = Some(id.to_hex());
+    output.result(&change, |_| format!("the password was changed; the new key is {}", id.short()))
 }
 
 fn find(vault: &Vault, prefix: &str) -> anyhow::Result<Id> {

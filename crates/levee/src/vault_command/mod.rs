@@ -14,7 +14,7 @@ mod grouping;
 mod image;
 mod import;
 mod init;
-mod interrupt;
+pub(crate) mod interrupt;
 mod key;
 mod ls;
 mod mount;

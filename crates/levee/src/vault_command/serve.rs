@@ -152,7 +152,10 @@ impl Guarded for Repositories {
             }
         };
         let store = Counted::new(repository.clone(), quotas);
-        let answer = levee_agent::rest::answer(&store, self.access, asked.inside, &request);
+        let mut answer = levee_agent::rest::answer(&store, self.access, asked.inside, &request);
+        if let Some(refusal) = store.refusal() {
+            *answer.body_mut() = refusal.into();
+        }
         if repository.knows_repository() {
             self.opened().entry(repository.dir().into()).or_insert(repository);
         }

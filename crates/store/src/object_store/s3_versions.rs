@@ -13,7 +13,9 @@ use super::s3::S3;
 use super::s3_archive::encoded_value;
 use super::undoing::FileVersion;
 
-/// A page has up to a thousand versions. A bucket with more pages is not a repository's.
+/// What S3 gives at once at most, and by itself.
+pub(super) const VERSIONS_PER_PAGE: u16 = 1000;
+/// A bucket with more pages is not a repository's.
 const PAGES_MAX: usize = 1_000_000;
 
 /// Versions and markers stand in one order, mixed: each element is taken as it comes.
@@ -61,6 +63,7 @@ pub(super) struct ListedVersion {
 }
 
 /// Where the next page begins.
+#[derive(PartialEq, Eq)]
 struct Next {
     key: String,
     version_id: String,
@@ -74,13 +77,14 @@ impl S3 {
         Ok(versioning.status.as_deref() == Some("Enabled"))
     }
 
-    /// The versions whose paths begin like this. Those of a path stand together, the newest first.
-    pub(super) async fn versions(&self, beginning: &str) -> opendal::Result<Vec<ListedVersion>> {
+    /// The versions whose paths begin like this, asked for so many at a time. Those of a path stand together, the newest
+    /// first, also where a page ends among them.
+    pub(super) async fn versions(&self, beginning: &str, per_page: u16) -> opendal::Result<Vec<ListedVersion>> {
         let prefix = format!("{}{beginning}", self.requests.prefix());
         let mut next: Option<Next> = None;
         let mut found = Vec::new();
         for _ in 0..PAGES_MAX {
-            let mut query = format!("?versions&prefix={}", encoded_value(&prefix));
+            let mut query = format!("?versions&max-keys={per_page}&prefix={}", encoded_value(&prefix));
             if let Some(Next { key, version_id }) = &next {
                 query.push_str(&format!("&key-marker={}", encoded_value(key)));
                 if !version_id.is_empty() {
@@ -95,6 +99,8 @@ impl S3 {
             }));
             match following {
                 None => return Ok(found),
+                // A service that begins again where it has begun would be listed for ever.
+                following if following == next => break,
                 following => next = following,
             }
         }

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::s3::{Kind, S3};
+use super::s3_versions::VERSIONS_PER_PAGE;
 use super::undoing::{FileHistory, FileVersion};
 use super::{ObjectStore, name_at, path};
 use crate::operation::Operation;
@@ -21,6 +22,11 @@ impl ObjectStore {
     /// Every file of a type that is or was there, with all that the bucket keeps of it. An error where the service is not
     /// S3, or the bucket keeps nothing of what is removed.
     pub fn histories(&self, file_type: FileType) -> Result<Vec<FileHistory>> {
+        self.histories_by_pages(file_type, VERSIONS_PER_PAGE)
+    }
+
+    /// As `histories`, in pages of so many versions: from 1 to 1,000.
+    pub fn histories_by_pages(&self, file_type: FileType, versions_per_page: u16) -> Result<Vec<FileHistory>> {
         let operation = Operation { location: &self.location, action: "list the versions of", file_type, name: "" };
         let s3 = self.with_versions(&operation)?;
         let keeps_versions = self.runtime.block_on(s3.keeps_versions()).map_err(|error| operation.failure(&error))?;
@@ -33,7 +39,8 @@ impl ObjectStore {
             FileType::Config => path(file_type, ""),
             _ => format!("{}/", file_type.folder()),
         };
-        let listed = self.runtime.block_on(s3.versions(&beginning)).map_err(|error| operation.failure(&error))?;
+        let listed = self.runtime.block_on(s3.versions(&beginning, versions_per_page));
+        let listed = listed.map_err(|error| operation.failure(&error))?;
         let mut histories: Vec<FileHistory> = Vec::new();
         for listed in listed {
             let Some(name) = listed_name(file_type, &listed.path) else { continue };

@@ -42,6 +42,7 @@ fn on_ceph() {
     only_packs_of_contents_go_to_the_cold_class(&ceph);
     locked_files_cannot_be_removed_for_good(&ceph);
     what_a_removal_hides_is_listed_and_brought_back(&ceph);
+    more_versions_than_a_page_holds_are_listed(&ceph);
     an_archive_is_thawed_before_it_is_read(&ceph);
 }
 
@@ -196,12 +197,47 @@ fn what_a_removal_hides_is_listed_and_brought_back(ceph: &Ceph) {
     assert!(refused.to_string().contains("keeps no versions"), "{refused}");
 }
 
+/// In the bucket of `locked_files_cannot_be_removed_for_good`.
+fn more_versions_than_a_page_holds_are_listed(ceph: &Ceph) {
+    let store = store(options(ceph.endpoint(), "locked", "many"));
+    let snapshots = format!("locked/many/snapshots/{}[0001-1010]", "0".repeat(60));
+    request_with(ceph, "PUT", &snapshots, &["--data-binary", "", "--parallel", "--parallel-max", "16"]);
+    let histories = store.histories(FileType::Snapshot).unwrap();
+    assert_eq!(histories.len(), 1010);
+    assert!(histories.iter().all(|history| history.versions.len() == 1), "a version was listed more than once");
+    let names: Vec<&str> = histories.iter().map(|history| history.name.as_str()).collect();
+    assert!(names.is_sorted() && names[1009].ends_with("1010"), "{names:?}");
+
+    // Pages that end among the versions of one file, and among those of the next.
+    let [first, second] = ["a", "b"].map(|digit| digit.repeat(64));
+    for name in [&first, &second] {
+        for _ in 0..5 {
+            request_with(ceph, "PUT", &format!("locked/many/index/{name}"), &["--data-binary", ""]);
+        }
+    }
+    request(ceph, "DELETE", &format!("locked/many/index/{second}"));
+    let whole = store.histories(FileType::Index).unwrap();
+    let counts: Vec<(&str, usize)> =
+        whole.iter().map(|history| (history.name.as_str(), history.versions.len())).collect();
+    assert_eq!(counts, [(first.as_str(), 5), (second.as_str(), 6)]);
+    assert!(whole[1].versions[0].is_marker && !whole[1].versions[1].is_marker, "{whole:?}");
+    for versions_per_page in [1, 2, 3, 5, 11] {
+        let by_pages = store.histories_by_pages(FileType::Index, versions_per_page).unwrap();
+        assert_eq!(by_pages, whole, "{versions_per_page} versions a page");
+    }
+}
+
 /// A request of somebody who has the account's keys, and what is answered.
 fn request(ceph: &Ceph, method: &str, path: &str) -> String {
+    request_with(ceph, method, path, &[])
+}
+
+/// Requests for every path that the pattern names, as `curl` has patterns.
+fn request_with(ceph: &Ceph, method: &str, pattern: &str, options: &[&str]) -> String {
     let mut curl = Command::new("curl");
-    curl.args(["-s", "-S", "-X", method, "--aws-sigv4", "aws:amz:us-east-1:s3"]);
+    curl.args(["-s", "-S", "-X", method, "--aws-sigv4", "aws:amz:us-east-1:s3"]).args(options);
     curl.args(["-H", &format!("x-amz-content-sha256: {}", content_name(b"")), "-u"]);
-    run(curl.arg(format!("{ACCESS_KEY}:{SECRET_KEY}")).arg(format!("{}/{path}", ceph.endpoint())))
+    run(curl.arg(format!("{ACCESS_KEY}:{SECRET_KEY}")).arg(format!("{}/{pattern}", ceph.endpoint())))
 }
 
 /// The version of a bucket's object whose key ends like this.

@@ -19,10 +19,6 @@ pub(super) struct Lacking {
 }
 
 impl Lacking {
-    pub fn is_empty(&self) -> bool {
-        self.blobs.is_empty() && self.zeros.is_empty()
-    }
-
     pub fn bytes(&self) -> u64 {
         let zeros: u64 = self.zeros.iter().map(|(_, length)| length).sum();
         self.blobs.iter().map(|piece| piece.length).sum::<u64>() + zeros
@@ -33,6 +29,22 @@ impl Lacking {
         for (offset, length) in other.zeros {
             self.add_zeros(offset, length);
         }
+    }
+
+    /// The ranges that are to be written, in their order, those that touch as one: where each begins, and where it ends.
+    pub fn ranges(&self) -> Vec<(u64, u64)> {
+        let blobs = self.blobs.iter().map(|piece| (piece.offset, piece.offset + piece.length));
+        let zeros = self.zeros.iter().map(|(offset, length)| (*offset, offset + length));
+        let mut all: Vec<(u64, u64)> = blobs.chain(zeros).collect();
+        all.sort_unstable();
+        let mut ranges: Vec<(u64, u64)> = Vec::new();
+        for (start, end) in all {
+            match ranges.last_mut() {
+                Some((_, before)) if *before == start => *before = end,
+                _ => ranges.push((start, end)),
+            }
+        }
+        ranges
     }
 
     fn add_zeros(&mut self, offset: u64, length: u64) {
@@ -147,5 +159,9 @@ mod tests {
         check(Disk(vec![0; 600], 0), &[1, 3], &[]);
         check(Disk(vec![2; 600], 0), &[1], &[(0, 100), (200, 100), (400, 200)]);
         assert_eq!(of_fresh(&pieces, &zeros).blobs, [piece(1), piece(3)]);
+        let ranges = |disk: Disk| with_target(&pieces, &zeros, &disk).unwrap().ranges();
+        assert!(ranges(Disk(content.clone(), 0)).is_empty());
+        assert_eq!(ranges(Disk(vec![2; 600], 0)), [(0, 300), (400, 600)]);
+        assert_eq!(ranges(Disk(vec![0; 600], 0)), [(100, 200), (300, 400)]);
     }
 }

@@ -1,8 +1,9 @@
 //! Bringing an image back: only blocks that differ are written.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use levee_image::{Change, Format, SparseRead, Target, TargetState};
 
@@ -16,6 +17,8 @@ use crate::{BlobKind, Error, Event, Id, ItemChange, Lock, LockMode, Problems, Pr
 
 /// Pieces of a target that one thread compares before it takes the next.
 const PIECES_AT_ONCE: usize = 256;
+/// Ranges of one segment that are named one by one: a disk that fails all over would fill the log.
+const RANGES_NAMED_MAX: usize = 16;
 
 /// Where an image goes, and how.
 #[derive(Clone, Debug, Default)]
@@ -49,6 +52,14 @@ struct Context<'a> {
     progress: &'a dyn Progress,
     problems: ProblemLog<'a>,
     bytes_written: AtomicU64,
+    /// Blobs that the repository has lost: named already, and no fault of the target.
+    lost: Mutex<HashSet<Id>>,
+}
+
+impl Context<'_> {
+    fn is_lost(&self, id: &Id) -> bool {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
+    }
 }
 
 /// Restores one image. Damage to the repository leaves out what it concerns and is said in the summary.
@@ -71,6 +82,7 @@ pub fn restore_image(
         progress,
         problems: ProblemLog::new(progress),
         bytes_written: AtomicU64::new(0),
+        lost: Mutex::default(),
     };
     let mut zeros = ZeroBlobs::new();
     for number in 0..image.description().segments() {
@@ -173,6 +185,7 @@ fn write_part(context: &Context<'_>, part: &PackPart, places: &HashMap<Id, Vec<P
         match context.vault.read_blob(BlobKind::Data, &id) {
             Ok(plaintext) => write_everywhere(context, &plaintext, places.get(&id))?,
             Err(error) => {
+                context.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
                 for piece in places.get(&id).into_iter().flatten() {
                     let end = piece.offset + piece.length;
                     let what = format!("bytes {} to {end} are lost: {}", piece.offset, with_sources(&error));
@@ -194,20 +207,97 @@ fn write_everywhere(context: &Context<'_>, plaintext: &[u8], places: Option<&Vec
     Ok(())
 }
 
-/// Reads the target as another program would find it.
+/// Reads the target from the disk, as another program would find it, and names the ranges that are not the image's.
 fn verify(context: &Context<'_>, image: &Image, zeros: &mut ZeroBlobs) -> Result<()> {
     let path = context.target.path();
     let written = context.target.reopen()?;
     for number in 0..image.description().segments() {
         let pieces = image.pieces(number)?;
         zeros.learn(&pieces);
-        let lacking = find_lacking(&pieces, zeros, &written).map_err(|error| target_error(context, error))?;
-        let at = lacking.blobs.iter().map(|piece| piece.offset).chain(lacking.zeros.iter().map(|zeros| zeros.0)).min();
-        if let Some(at) = at.filter(|_| !lacking.is_empty()) {
-            let bytes = lacking.bytes();
-            let what = format!("{bytes} bytes from {at} on do not read back as they were written; check the disk");
+        let mut lacking = find_lacking(&pieces, zeros, &written).map_err(|error| target_error(context, error))?;
+        lacking.blobs.retain(|piece| !context.is_lost(&piece.id));
+        for what in not_read_back(&lacking.ranges()) {
             context.problems.add(path, what);
         }
     }
     Ok(())
+}
+
+/// What is said of the ranges of one segment that did not read back.
+fn not_read_back(ranges: &[(u64, u64)]) -> Vec<String> {
+    let (named, more) = ranges.split_at(ranges.len().min(RANGES_NAMED_MAX));
+    let name = |(start, end): &(u64, u64)| {
+        format!("bytes {start} to {end} do not read back as they were written; check the disk")
+    };
+    let mut said: Vec<String> = named.iter().map(name).collect();
+    if !more.is_empty() {
+        let bytes: u64 = more.iter().map(|(start, end)| end - start).sum();
+        said.push(format!("{bytes} more bytes in {} ranges after those do not either", more.len()));
+    }
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use levee_store::LocalStore;
+
+    use super::*;
+    use crate::{ImageBackupOptions, Password, backup_images};
+
+    /// Restores an image of 2 MiB into a target of this name, writes these bytes over it, and says what the verification
+    /// finds when the vault has lost these chunks.
+    fn check(name: &str, damage: &[u64], lost: &[usize], expected: &[&str]) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let vault = Vault::init(Arc::new(LocalStore::new(path("vault"))), &Password::new("password")).unwrap();
+        let noise = |n: u32| n.wrapping_mul(2_654_435_761).rotate_left(n % 29).to_le_bytes();
+        std::fs::write(path("disk.raw"), (0..1 << 19).flat_map(noise).collect::<Vec<u8>>()).unwrap();
+        let images = ImageBackupOptions { images: vec![path("disk.raw")], ..ImageBackupOptions::default() };
+        let snapshot = backup_images(&vault, &images, &()).unwrap().snapshot_id.unwrap();
+        let options = ImageRestoreOptions { target: path(name), verify: true, ..ImageRestoreOptions::default() };
+        let restored = restore_image(&vault, &snapshot, Path::new("disk.raw"), &options, &()).unwrap();
+        assert_eq!((restored.bytes_written, restored.errors.count), (2 << 20, 0), "{name}");
+
+        let image = Image::open(&vault, &snapshot, Path::new("disk.raw")).unwrap();
+        let pieces = image.pieces(0).unwrap();
+        let target = Target::open(&options.target, None, 2 << 20, Change::Write).unwrap();
+        for offset in damage {
+            target.write_at(b"damage", *offset).unwrap();
+        }
+        target.make_durable().unwrap();
+        let context = Context {
+            vault: &vault,
+            target: &target,
+            progress: &(),
+            problems: ProblemLog::new(&()),
+            bytes_written: AtomicU64::new(0),
+            lost: Mutex::new(lost.iter().map(|number| pieces[*number].id).collect()),
+        };
+        verify(&context, &image, &mut ZeroBlobs::new()).unwrap();
+        let found: Vec<String> =
+            context.problems.into_problems().first.into_iter().map(|problem| problem.message).collect();
+        assert_eq!(found, expected, "{name}");
+    }
+
+    #[test]
+    fn what_does_not_read_back_is_named_range_by_range() {
+        for name in ["target.raw", "target.qcow2"] {
+            check(name, &[], &[], &[]);
+            let first = "bytes 65536 to 196608 do not read back as they were written; check the disk";
+            let second = "bytes 983040 to 1048576 do not read back as they were written; check the disk";
+            check(name, &[70_000, 140_000, 1_000_000], &[], &[first, second]);
+            // The disk is not to blame for what the vault has lost.
+            check(name, &[70_000, 140_000, 1_000_000], &[15], &[first]);
+        }
+    }
+
+    #[test]
+    fn a_disk_that_fails_all_over_fills_no_log() {
+        let ranges: Vec<(u64, u64)> = (0..20).map(|number| (number * 100, number * 100 + 10)).collect();
+        assert_eq!(not_read_back(&ranges[..16]).len(), 16);
+        let said = not_read_back(&ranges);
+        assert_eq!((said.len(), said[16].as_str()), (17, "40 more bytes in 4 ranges after those do not either"));
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use anyhow::Context;
 use levee_store::{Error, FileType, LocalStore, Result, Store};
@@ -131,21 +131,27 @@ fn bytes_in(folder: &Path) -> io::Result<u64> {
 pub(super) struct Counted {
     inner: LocalStore,
     quotas: Vec<Arc<Quota>>,
+    /// Whose quota has refused something.
+    refused_by: OnceLock<String>,
 }
 
 impl Counted {
     pub(super) fn new(inner: LocalStore, quotas: Vec<Arc<Quota>>) -> Self {
-        Self { inner, quotas }
+        Self { inner, quotas, refused_by: OnceLock::new() }
+    }
+
+    /// What to say to a client when something was refused for a quota; how much others take is no affair of theirs.
+    pub(super) fn refusal(&self) -> Option<String> {
+        self.refused_by.get().map(|whose| format!("no space left in the repository: the quota of {whose} is used up"))
     }
 
     /// All or none of them.
     fn reserve(&self, bytes: u64) -> bool {
         let reserved = self.quotas.iter().take_while(|quota| quota.reserve(bytes)).count();
-        let is_whole = reserved == self.quotas.len();
-        if !is_whole {
-            self.quotas[..reserved].iter().for_each(|quota| quota.release(bytes));
-        }
-        is_whole
+        let Some(refusing) = self.quotas.get(reserved) else { return true };
+        self.quotas[..reserved].iter().for_each(|quota| quota.release(bytes));
+        self.refused_by.get_or_init(|| refusing.whose.clone());
+        false
     }
 
     fn release(&self, bytes: u64) {
@@ -235,6 +241,8 @@ mod tests {
         assert_full(write(&ben, &[4; 11]));
         write(&eve, &[5; 10]).unwrap();
         assert_full(write(&eve, &[6; 1]));
+        let refused = |store: &Counted, whose: &str| store.refusal().is_some_and(|text| text.contains(whose));
+        assert!(refused(&mia, "the quota of mia is") && refused(&eve, "the quota of all users is"));
         let counted = |user: &str| used(&quotas.of_user(user).unwrap().unwrap());
         assert_eq!((counted("mia"), counted("ben"), counted("eve")), (100, 90, 10));
         assert_eq!(used(quotas.all.as_ref().unwrap()), 200);

@@ -84,9 +84,22 @@ fn every_verb_that_changes_something_can_be_asked_first() {
     let refused = case.levee_fails(1, &["key", "remove", &key(true), "--dry-run"]);
     assert!(refused.contains(&key(true)[..8]), "{refused}");
 
+    let further = text_in(&case, "further");
+    let note = ["--new-password-file", &further, "--host", "elsewhere", "--user", "someone"];
+    let noted = [("host_name", json!("elsewhere")), ("user_name", json!("someone"))];
+    check(&case, &[&["key", "add"], &note[..]].concat(), &noted);
+    // A password that can't be read is said at once, and not only when it is needed.
+    let refused = case.levee_fails(1, &["key", "add", "--dry-run", "--new-password-file", "/nowhere/password"]);
+    assert!(refused.contains("/nowhere/password"), "{refused}");
+
     let lock = "0".repeat(64);
     fs::write(case.vault.join("locks").join(&lock), "not a lock").unwrap();
     check(&case, &["unlock", "--remove-all"], &[("removed", json!(1))]);
+
+    // The last one: from here on another password opens the vault.
+    let replaced = ("removed_id", json!(key(true)));
+    check(&case, &[&["key", "passwd"], &note[..]].concat(), &[noted.to_vec(), vec![replaced]].concat());
+    case.levee_fails(12, &["snapshots"]);
 }
 
 fn text_in(case: &Case, name: &str) -> String {

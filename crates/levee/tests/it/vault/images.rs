@@ -123,7 +123,12 @@ fn qcow2_goes_in_and_comes_out_as_either() {
     file.write_all_at(&[0; 1_000_000], 10 << 20).unwrap();
     case.backup(&["--image", raw.to_str().unwrap()]);
     let arguments = ["restore", "latest", "--image", "disk.raw", "--target", target.to_str().unwrap()];
-    assert!(summary(&case, &arguments)["bytes_restored"].as_u64().unwrap() < 2_000_000);
+    let before = fs::read(&target).unwrap();
+    let would = summary(&case, &[&arguments[..], &["--dry-run"]].concat());
+    assert!(fs::read(&target).unwrap() == before, "a dry run has written to the image");
+    let done = summary(&case, &arguments);
+    assert!(done["bytes_restored"].as_u64().unwrap() < 2_000_000);
+    assert_eq!(would["bytes_restored"], done["bytes_restored"]);
     assert_same_content(&raw, &target);
     assert_sound_qcow2(&target);
 }
@@ -178,7 +183,11 @@ fn a_device_is_a_source_and_a_target() {
     assert_eq!((&again["files_changed"], &again["data_blobs"]), (&1.into(), &0.into()));
     let target_text = target.path().to_str().unwrap();
     let arguments = ["restore", "latest", "--image", path, "--verify", "--target", target_text];
-    assert!(summary(&case, &arguments)["bytes_restored"].as_u64().unwrap() < 3 << 20);
+    let would = summary(&case, &[&arguments[..], &["--dry-run"]].concat());
+    assert!(fs::read(&other).unwrap().iter().all(|byte| *byte == 0), "a dry run has written to the device");
+    let done = summary(&case, &arguments);
+    assert!(done["bytes_restored"].as_u64().unwrap() < 3 << 20);
+    assert_eq!((&would["bytes_restored"], &would["bytes_skipped"]), (&done["bytes_restored"], &done["bytes_skipped"]));
     assert_eq!(summary(&case, &arguments)["bytes_restored"], 0);
     drop(target);
     assert!(fs::read(&other).unwrap()[..40 << 20] == fs::read(&file).unwrap());
@@ -196,9 +205,11 @@ fn what_is_lost_in_the_vault_is_named_and_the_rest_comes_back() {
     fs::set_permissions(&pack, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     File::options().write(true).open(&pack).unwrap().write_all_at(b"damage", 1 << 20).unwrap();
     let target = case.path("target");
-    let error =
-        case.levee_fails(1, &["restore", "latest", "--image", "disk.raw", "--target", target.to_str().unwrap()]);
+    let restore = ["restore", "latest", "--image", "disk.raw", "--verify", "--target", target.to_str().unwrap()];
+    let error = case.levee_fails(1, &restore);
     assert!(error.contains("are lost") && error.contains("not whole"), "{error}");
+    // The target's disk is not to blame.
+    assert!(!error.contains("check the disk"), "{error}");
     let (found, expected) = (fs::read(&target).unwrap(), fs::read(&disk).unwrap());
     let differing = found.chunks(65_536).zip(expected.chunks(65_536)).filter(|(a, b)| a != b).count();
     assert_eq!(differing, 1);

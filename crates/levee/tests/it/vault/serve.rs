@@ -3,10 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use levee_testing::disk::SmallDisk;
 use levee_testing::levee::Binary;
 use levee_testing::restic::{self, Restic};
+use levee_testing::wait::wait_until;
 use levee_testing::{Child, free_port};
 
 use super::tree::{self, assert_same, assert_same_to_restic};
@@ -159,6 +161,7 @@ fn a_user_whose_quota_is_used_up_stops_no_other() {
     let name = levee_store::content_name(&pack);
     let answer = curl.arg(format!("https://127.0.0.1:{}/mia/laptop/data/{name}", served.port)).output().unwrap();
     assert!(text(&answer).ends_with("507"), "{}", text(&answer));
+    assert!(text(&answer).contains("the quota of mia is used up"), "{}", text(&answer));
     let log = served.child.log_text();
     assert!(log.contains("the quota of mia is used up"), "{log}");
 
@@ -172,6 +175,30 @@ fn a_user_whose_quota_is_used_up_stops_no_other() {
     succeed(served.levee(&own("mia")).args(["backup", as_text(&source)]));
     let refused = fail(1, Binary::find().command().args(["vault", "serve", "--path", "/", "--max-size-per-user", "1"]));
     assert!(refused.contains("--private-repos"), "{refused}");
+}
+
+/// restic shows the status of an answer and not its text, which the server's log has.
+#[test]
+fn stock_restic_says_that_a_quota_is_used_up() {
+    let case = Case::new();
+    let served = Served::start(&case, &["--no-auth", "--max-size", "3000000"]);
+    let source = case.path("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("large"), noise(5, 8_000_000)).unwrap();
+    for restic in restic::versions() {
+        let folder = format!("host-{}", restic.version());
+        let url = format!("rest:https://127.0.0.1:{}/{folder}/", served.port);
+        restic_succeeds(served.restic(&restic, &url).arg("init"));
+        let log = case.path(&format!("{folder}.log"));
+        let backup = Child::spawn("restic", served.restic(&restic, &url).args(["backup", as_text(&source)]), &log);
+        // 0.19 ends with it at once. 0.14 says it, too, and tries again for a minute, which nobody waits for here.
+        let says_why = || backup.log_text().contains("507 Insufficient Storage");
+        wait_until(&format!("restic {} to say why it ends", restic.version()), Duration::from_secs(60), says_why);
+        drop(backup);
+        assert_eq!(fs::read_dir(served.folder.join(&folder).join("snapshots")).unwrap().count(), 0);
+    }
+    let log = served.child.log_text();
+    assert!(log.contains("the quota of all users is used up"), "{log}");
 }
 
 /// A certificate for 127.0.0.1 in the two files.
