@@ -191,7 +191,7 @@ pub enum Error {
     )]
     JournalClosedTo { user: String, journal: PathBuf, reason: String },
     #[error(
-        "the base backup could not be restored whole: {problems} problem(s), first: {first}. Find out what else is damaged with `levee vault check --read-data`, and restore from another base backup or copy of the repository"
+        "the base backup could not be restored whole: {problems} problem(s), first: {first}. Mend that (a full disk needs room) and run this again: it begins anew"
     )]
     NotRestored { problems: u64, first: String },
     /// Another base backup may be sound.

@@ -1,14 +1,13 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use levee_database::Error;
 use levee_database::postgres::archive::{self, ArchiveEnd, ArchiveOptions, ArchiveStatus};
 use levee_database::postgres::{JournalSink, Needs, preflight, slot};
+use levee_database::{Error, StopSignal};
 use levee_model::protection::{PostgresSpec, Size};
 use levee_model::{AssetId, Epoch};
 use serde_json::json;
 
-use super::backup::stop_on_signals;
 use super::connect::Connect;
 use super::journal::JournalToWrite;
 use crate::exit::Exit;
@@ -187,4 +186,17 @@ mod tests {
         check(true, None, None, "commits are in order again");
         check(true, None, None, "");
     }
+}
+
+/// A signal to end is passed on, and what was begun ends in good order.
+fn stop_on_signals() -> anyhow::Result<StopSignal> {
+    let stop = StopSignal::new()?;
+    let mut signals = signal_hook::iterator::Signals::new([signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM])?;
+    let passed_on = stop.clone();
+    std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            passed_on.stop();
+        }
+    });
+    Ok(stop)
 }

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::connect::Connect;
 use crate::exit::Exit;
 use crate::output::Output;
-use crate::vault_command::{self, Display, During, Place};
+use crate::vault_command::{self, Display, During, Place, interrupt};
 
 /// How long the archive may take to get the base's last log.
 const ARCHIVE_WAIT_MAX: Duration = Duration::from_secs(60);
@@ -41,29 +41,28 @@ pub fn run(place: &Place, arguments: &Arguments, output: Output) -> anyhow::Resu
         Some(folder) => Some(LogJournal::open_existing(folder, JournalKeys::default())?),
         None => None,
     };
-    let pins = journal.as_ref().map(|journal| pin(journal, &arguments.asset)).transpose()?;
     let options = BaseOptions {
         fast_checkpoint: !arguments.spread_checkpoint,
         rate_kib_max: arguments.limit_rate,
         ..BaseOptions::new(arguments.connect.options()?, arguments.asset.clone(), Epoch::FIRST)
     };
-    let stop = stop_on_signals()?;
+    // A signal ends the process, with its locks and pins.
+    let stop = StopSignal::new()?;
     let display = Display::new(output, During::Archival);
-    let taken = base::take(&options, &vault, &display, &stop);
-    display.finish();
-    let base = taken?;
-    let has_log = match &journal {
-        Some(journal) => {
+    let take = || {
+        let taken = base::take(&options, &vault, &display, &stop);
+        display.finish();
+        let base = taken?;
+        if let Some(journal) = &journal {
             wait_for_log(journal, &base, &stop)?;
-            true
         }
-        None => false,
+        anyhow::Ok(base)
     };
-    if let (Some(journal), Some(names)) = (&journal, pins) {
-        for name in names {
-            journal.unpin(&name)?;
-        }
-    }
+    let base = match &journal {
+        Some(journal) => with_pins(journal, &arguments.asset, take)?,
+        None => take()?,
+    };
+    let has_log = journal.is_some();
     let facts = &base.facts;
     let value = json!({
         "message_type": "summary",
@@ -93,18 +92,55 @@ pub fn run(place: &Place, arguments: &Arguments, output: Output) -> anyhow::Resu
     Ok(Exit::DONE)
 }
 
-/// Nothing that the backup may need is trimmed while it runs: its redo position lies behind what is there now.
-fn pin(journal: &LogJournal, asset: &AssetId) -> anyhow::Result<Vec<String>> {
-    let mut names = Vec::new();
+/// Nothing that the backup may need is trimmed while it runs. However it ends, its pins go with it.
+fn with_pins<T>(journal: &LogJournal, asset: &AssetId, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let pinned = (journal.clone(), asset.clone());
+    let on_signal = interrupt::before_the_end(move || {
+        let (journal, asset) = pinned;
+        if let Err(error) = unpin(&journal, &asset) {
+            tracing::warn!(%error, %asset, "the pins of an interrupted base backup stay in the journal until the next one");
+        }
+    });
+    let done = pin(journal, asset).and_then(|()| work());
+    if !on_signal.take_back() {
+        interrupt::wait_for_the_end();
+    }
+    let unpinned = unpin(journal, asset);
+    if done.is_err()
+        && let Err(error) = &unpinned
+    {
+        tracing::warn!(%error, %asset, "the pins of a failed base backup stay in the journal until the next one");
+    }
+    let done = done?;
+    unpinned?;
+    Ok(done)
+}
+
+/// How the pins of an asset's backup begin. One that was killed leaves its own behind; they have the same names, so the next
+/// one of the asset takes their place, and takes all of them away at its end.
+fn pin_prefix(asset: &AssetId) -> String {
+    format!("base backup of {asset} under way, ")
+}
+
+/// The backup's redo position lies behind what is there now.
+fn pin(journal: &LogJournal, asset: &AssetId) -> anyhow::Result<()> {
     for (system_identifier, timeline) in journal.lineages()? {
         if let Some(extent) = journal.extent(system_identifier, timeline)? {
-            let name = format!("base backup of {asset} under way, timeline {timeline}");
+            let name = format!("{}timeline {timeline}", pin_prefix(asset));
             let from = extent.durable_end.segment_start(extent.segment_size);
             journal.pin(&name, Pin { system_identifier, timeline, from })?;
-            names.push(name);
         }
     }
-    Ok(names)
+    Ok(())
+}
+
+/// Also those of timelines that the journal does not have any more.
+fn unpin(journal: &LogJournal, asset: &AssetId) -> anyhow::Result<()> {
+    let prefix = pin_prefix(asset);
+    for name in journal.pins()?.into_keys().filter(|name| name.starts_with(&prefix)) {
+        journal.unpin(&name)?;
+    }
+    Ok(())
 }
 
 fn wait_for_log(journal: &LogJournal, base: &base::BaseBackup, stop: &StopSignal) -> anyhow::Result<()> {
@@ -132,17 +168,4 @@ fn wait_for_log(journal: &LogJournal, base: &base::BaseBackup, stop: &StopSignal
             );
         }
     }
-}
-
-/// A signal to end is passed on, and what was begun ends in good order.
-pub fn stop_on_signals() -> anyhow::Result<StopSignal> {
-    let stop = StopSignal::new()?;
-    let mut signals = signal_hook::iterator::Signals::new([signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM])?;
-    let passed_on = stop.clone();
-    std::thread::spawn(move || {
-        if signals.forever().next().is_some() {
-            passed_on.stop();
-        }
-    });
-    Ok(stop)
 }

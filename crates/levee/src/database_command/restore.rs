@@ -129,6 +129,18 @@ pub fn run(place: &Place, arguments: &Arguments, output: Output) -> anyhow::Resu
         }
     }
     let plan = plan(&journal, &bases, &target, arguments.timeline.map(TimelineId))?;
+    let known: Vec<&str> = plan.base.facts.tablespaces.iter().map(|known| known.location.as_str()).collect();
+    if let Some(unknown) = tablespaces.keys().find(|old| !known.iter().any(|known| Path::new(known) == **old)) {
+        let known = if known.is_empty() { "none at all".into() } else { known.join(", ") };
+        bail!("--tablespace {}: the base backup has no tablespace there, but {known}", unknown.display());
+    }
+    // PostgreSQL pauses only at a target, and promotes where the log ends.
+    if arguments.then == Then::Pause && plan.stop == Stop::End {
+        bail!(
+            "no record of the log lies behind this target, so that the server would not pause there but open for writing: \
+             give an earlier --time, --lsn, --xid or --name, or use --then standby, which stays open for reading only"
+        );
+    }
     let data_directory = std::path::absolute(&arguments.data_directory)?;
     if arguments.dry_run {
         output.result(&described(&plan, &data_directory), |_| described_text(&plan, &data_directory))?;

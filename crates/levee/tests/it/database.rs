@@ -1,6 +1,10 @@
 //! `levee database …` as a user runs it on one machine: a vault folder, a journal folder, no server.
 
 mod archive;
+mod durability;
+mod killed;
+mod rows;
+mod trace;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -39,7 +39,14 @@ pub struct BaseBackup {
     pub facts: BaseFacts,
 }
 
+const ASSET: &str = "asset:";
+
 /// The tag that names the asset.
 pub fn asset_tag(asset: &AssetId) -> String {
-    format!("asset:{asset}")
+    format!("{ASSET}{asset}")
+}
+
+/// The asset that such a tag names; `None` for any other.
+pub fn asset_of_tag(tag: &str) -> Option<AssetId> {
+    tag.strip_prefix(ASSET)?.parse().ok()
 }

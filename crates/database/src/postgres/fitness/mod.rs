@@ -13,6 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use levee_model::protection::Difference;
+
 use super::base::BaseFacts;
 
 pub use disks::{Disk, free_bytes};
@@ -62,19 +64,33 @@ pub struct Libraries {
     pub names: BTreeSet<String>,
 }
 
+/// What of a host does not fit a database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Misfit {
+    /// In words, with what to do.
+    pub text: String,
+    /// What it is when an operator may accept it; `None` for what keeps the database from running.
+    pub difference: Option<Difference>,
+}
+
+impl From<String> for Misfit {
+    fn from(text: String) -> Self {
+        Self { text, difference: None }
+    }
+}
+
 /// What would hinder the database's restore or start at this place, each with what to do. Reads some files and asks
 /// `locale` and `getconf`, so that a disk that does not answer holds it up.
-pub fn look(facts: &BaseFacts, place: &Place<'_>) -> Vec<String> {
+pub fn look(facts: &BaseFacts, place: &Place<'_>) -> Vec<Misfit> {
     problems(facts, &Host::look(facts, place))
 }
 
 /// What of the host does not fit the database, each with what to do.
-pub fn problems(facts: &BaseFacts, host: &Host) -> Vec<String> {
+pub fn problems(facts: &BaseFacts, host: &Host) -> Vec<Misfit> {
     let mut problems = host.refusals.clone();
     problems.extend(host.extensions.iter().flat_map(|here| extensions::missing(facts, here)));
     problems.extend(host.libraries.iter().flat_map(|here| missing_libraries(facts, here)));
     problems.extend(host.locales.iter().flat_map(|here| locales::missing(facts, here)));
-    problems.extend(host.libc.as_ref().and_then(|here| other_collations(facts, here)));
     problems.extend(host.disks.iter().filter_map(Disk::problem));
     problems.extend(host.taken.map(|address| {
         format!(
@@ -84,7 +100,9 @@ pub fn problems(facts: &BaseFacts, host: &Host) -> Vec<String> {
             address.ip()
         )
     }));
-    problems
+    let other_collations = host.libc.as_ref().and_then(|here| other_collations(facts, here));
+    let difference = other_collations.map(|text| Misfit { text, difference: Some(Difference::CLibrary) });
+    problems.into_iter().map(Misfit::from).chain(difference).collect()
 }
 
 /// A server does not start without what it is told to load.

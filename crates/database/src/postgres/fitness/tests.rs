@@ -71,12 +71,16 @@ fn host() -> Host {
     }
 }
 
+fn said(facts: &BaseFacts, host: &Host) -> Vec<String> {
+    problems(facts, host).into_iter().map(|problem| problem.text).collect()
+}
+
 /// Exactly one problem, with all of these words.
 #[track_caller]
 fn check_with(facts: &BaseFacts, change: impl FnOnce(&mut Host), words: &[&str]) {
     let mut host = host();
     change(&mut host);
-    let problems = problems(facts, &host);
+    let problems = said(facts, &host);
     let [problem] = &problems[..] else { panic!("not one problem: {problems:#?}") };
     for word in words {
         assert!(problem.contains(word), "{word:?} is not in {problem}");
@@ -90,12 +94,12 @@ fn check(change: impl FnOnce(&mut Host), words: &[&str]) {
 
 #[test]
 fn a_host_that_has_everything_has_no_problem() {
-    assert_eq!(problems(&facts(), &host()), [""; 0]);
+    assert_eq!(said(&facts(), &host()), [""; 0]);
 }
 
 #[test]
 fn what_is_not_known_is_not_judged() {
-    assert_eq!(problems(&facts(), &Host::default()), [""; 0]);
+    assert_eq!(said(&facts(), &Host::default()), [""; 0]);
 }
 
 #[test]
@@ -146,7 +150,26 @@ fn another_version_of_the_collations_is_said_of_those_that_use_them() {
         database.locale_provider = Some("i".into());
     }
     let other = Host { libc: Some("2.41".into()), ..host() };
-    assert_eq!(problems(&facts, &other), [""; 0], "ICU brings its own");
+    assert_eq!(said(&facts, &other), [""; 0], "ICU brings its own");
+}
+
+#[test]
+fn only_what_is_a_matter_of_judgement_can_be_accepted() {
+    let bad = Host {
+        refusals: vec!["PostgreSQL 15 is not installed here".into()],
+        extensions: Some(Extensions { folder: "/usr/share".into(), by_name: BTreeMap::new() }),
+        libraries: Some(Libraries { folder: "/usr/lib".into(), names: BTreeSet::new() }),
+        locales: Some(BTreeSet::new()),
+        libc: Some("2.41".into()),
+        disks: vec![Disk { path: "/srv/orders".into(), needed_bytes: 2, free_bytes: 1 }],
+        taken: Some("10.0.0.2:5432".parse().unwrap()),
+    };
+    let problems = problems(&facts(), &bad);
+    assert!(problems.len() >= 7, "{problems:#?}");
+    let acceptable: Vec<&Misfit> = problems.iter().filter(|problem| problem.difference.is_some()).collect();
+    let [one] = acceptable[..] else { panic!("{acceptable:#?}") };
+    assert_eq!(one.difference, Some(Difference::CLibrary));
+    assert!(one.text.contains("collation provider's version differs"), "{one:?}");
 }
 
 #[test]

@@ -132,10 +132,9 @@ fn prepare_from_base(request: &RestoreRequest<'_>, progress: &dyn Progress) -> R
     if request.network == Network::Isolated {
         place::write_open_hba(request.private_directory, &user)?;
     }
-    place::write_signal(layout.incoming(), request.mode)?;
     layout.link_final()?;
     layout.give_to(&user)?;
-    layout.enter()?;
+    layout.enter(request.mode, &user)?;
     let instance = Instance::open(
         request.data_directory,
         request.os_user,

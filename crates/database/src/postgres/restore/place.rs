@@ -143,6 +143,10 @@ impl Layout {
         }
         // From it, recovery would make the links again as they were at the source.
         remove_file(&self.incoming().join("tablespace_map"))?;
+        // The signal of a standby that the base was taken from would start recovery before everything is in place.
+        for signal in ["recovery.signal", "standby.signal"] {
+            remove_file(&self.incoming().join(signal))?;
+        }
         self.link_tablespaces(|part| &part.incoming)?;
         Ok(restored)
     }
@@ -192,8 +196,9 @@ impl Layout {
     }
 
     /// Gives every part its name, the data directory last. Its content is on the disk before: whoever finds it under its name
-    /// takes it for whole, also after a power cut. One call for each file system costs less than one for each file.
-    pub fn enter(&self) -> Result<()> {
+    /// takes it for whole, also after a power cut. One call for each file system costs less than one for each file. Only
+    /// the rename of the data directory is left to do when a server could be started in it.
+    pub fn enter(&self, mode: Mode, user: &OsUser) -> Result<()> {
         let mut synced = BTreeSet::new();
         for part in &self.parts {
             let mut sync = || {
@@ -206,6 +211,9 @@ impl Layout {
             sync().map_err(file_error("syncing the file system of", &part.incoming))?;
         }
         for part in self.parts.iter().rev() {
+            if part.oid.is_none() {
+                write_signal(&part.incoming, mode, user)?;
+            }
             if let Some(parent) = part.target.parent() {
                 fs::create_dir_all(parent).map_err(file_error("creating", parent))?;
             }
@@ -293,11 +301,21 @@ pub(super) fn write_open_hba(private_directory: &Path, user: &OsUser) -> Result<
     if rustix::process::geteuid().is_root() { user.own(&path) } else { Ok(()) }
 }
 
-pub(super) fn write_signal(data_directory: &Path, mode: Mode) -> Result<()> {
+/// Lets recovery begin. Until it is there PostgreSQL does not start in a restored data directory: without it only the
+/// directory's own log counts, and there is none.
+fn write_signal(data_directory: &Path, mode: Mode, user: &OsUser) -> Result<()> {
     let name = match mode {
         Mode::Promote | Mode::Pause => "recovery.signal",
         Mode::Standby => "standby.signal",
     };
     let path = data_directory.join(name);
-    fs::write(&path, b"").map_err(file_error("writing", &path))
+    let file = File::create(&path).map_err(file_error("writing", &path))?;
+    if rustix::process::geteuid().is_root() {
+        user.own(&path)?;
+    }
+    let sync = || {
+        file.sync_all()?;
+        File::open(data_directory)?.sync_all()
+    };
+    sync().map_err(file_error("syncing", &path))
 }
