@@ -19,7 +19,7 @@ use super::app::{failure, in_full};
 use super::arrivals::{Arrivals, ReceivingStore};
 use super::damaged::{DamagedBases, Found};
 use super::folder::AppFolder;
-use super::kit::Kit;
+use super::kit::{Kit, password_for};
 use super::{random_password, tags};
 use crate::durable;
 
@@ -138,9 +138,11 @@ impl Copies {
         let io = |what: &'static str| move |error: std::io::Error| failure(format!("cannot write {what}: {error}"));
         let vault_error = |error| failure(format!("cannot create the repository: {}", in_full(&error)));
         let own = random_password();
-        let kit = random_password();
         let _one_kit = self.kit.lock().unwrap_or_else(PoisonError::into_inner);
-        let kit_identity = self.kit_identity()?;
+        let kit_identity = self.kit_identity()?.to_file_text();
+        let kit_identity = kit_identity.lines().last().unwrap_or_default();
+        let begun = self.begun_kit_password(kit_identity)?;
+        let kit = begun.clone().unwrap_or_else(random_password);
         let key_files = [
             request.writer_key_file,
             request
@@ -160,14 +162,16 @@ impl Copies {
             repository: &self.folder.repository(),
             journal: &self.folder.root().join("journal"),
             password: &kit,
-            journal_identity: kit_identity.to_file_text().lines().last().unwrap_or_default(),
+            journal_identity: kit_identity,
             ca_certificate,
             made_at: jiff::Timestamp::now(),
         }
         .text();
         // Whatever opens the repository is durable before the repository exists.
         durable::write(&self.folder.repository_password(), own.as_bytes()).map_err(io("the repository password"))?;
-        durable::write(&self.folder.recovery_kit(), text.as_bytes()).map_err(io("the recovery kit"))?;
+        if begun.is_none() {
+            durable::write(&self.folder.recovery_kit(), text.as_bytes()).map_err(io("the recovery kit"))?;
+        }
         let created = Vault::init_with_keys(self.store(), request.master_key, &key_files).map_err(vault_error)?;
         self.forget_kit_identity()?;
         tracing::warn!(
@@ -200,6 +204,17 @@ impl Copies {
         let text = std::fs::read_to_string(self.folder.kit_recipient()).map_err(|error| fail(&error))?;
         keys.recipients.push(text.parse::<Recipient>().map_err(|error| fail(&error))?);
         Ok(keys)
+    }
+
+    /// The password of a kit that a creation which was cut short has written for this identity. The kit may be printed
+    /// already, so there must never be another one.
+    fn begun_kit_password(&self, identity: &str) -> Result<Option<Zeroizing<String>>, Failure> {
+        let path = self.folder.recovery_kit();
+        match std::fs::read_to_string(&path).map(Zeroizing::new) {
+            Ok(text) => Ok(password_for(&text, identity).map(|password| Zeroizing::new(password.to_string()))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failure(format!("cannot read the recovery kit in {}: {error}", path.display()))),
+        }
     }
 
     /// Once the kit is made, its identity is in it and nowhere else.

@@ -1,10 +1,11 @@
-//! A disk is full: the recovery site's, the server's.
+//! A disk is full: the recovery site's, the server's, the source agent's, that of the place where the app is to live.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use levee_testing::disk::SmallDisk;
-use levee_testing::wait::wait_until;
+use levee_testing::wait::{poll, wait_until};
 
 use super::faults::{check_failed, said_by};
 use super::orders::Orders;
@@ -108,4 +109,103 @@ fn a_full_disk_at_the_server_holds_up_no_database_and_a_run_goes_on_when_there_i
     world.expect(&["switchover", "shop", "--yes", "--to", "west"]);
     orders.wait_for_more_at(west, PATIENCE);
     assert!(orders.check_all_in(west) > 40);
+}
+
+/// Waits until a run waits for its operator, and returns what a step of it failed with.
+#[track_caller]
+fn wait_failed(run: &Begun, world: &World, step: &str) -> String {
+    let said = poll(PATIENCE, || {
+        let state = run.state(world);
+        let failure = state["steps"][step]["failure"]["message"].as_str().unwrap_or_default().to_string();
+        (state["state"] == "blocked").then_some(failure)
+    });
+    let said = said.unwrap_or_else(|| panic!("{step} has not failed: {:#}\n{}", run.state(world), world.log_tails()));
+    println!("said about {step}: {said}");
+    said
+}
+
+/// Tells the run that its operator has made room, and waits until it is done.
+#[track_caller]
+fn retry(run: &Begun, world: &World, step: &str) {
+    let retried = world.operator(&["run", "retry", &run.id, step]);
+    assert!(retried.status.success(), "{}", said_by(&retried));
+    run.wait_done(world);
+}
+
+/// The names of what lies in a folder.
+fn names_in(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// What the agent at the source keeps is little, and only a change of it needs room.
+#[test]
+fn a_full_disk_of_the_agent_at_the_source_holds_up_no_database_and_a_switchover_goes_on_when_there_is_room() {
+    if !SmallDisk::is_possible() {
+        return;
+    }
+    let disk = Some((Process::Agent(Site::East), DISK_MIB));
+    let world = World::protected_with(Setup { small_disk: disk, ..Setup::default() });
+    let orders = Orders::start(world.databases());
+    let (east, west) = (world.database(Site::East), world.database(Site::West));
+    orders.wait_for_more_at(east, PATIENCE);
+
+    world.disk().fill();
+    let own = world.shop_folder(Site::East);
+    let state = own.join("state.json");
+    let before = fs::read(&state).unwrap();
+    let run = Begun::new(&world, &Kind::Switchover.command(Site::West));
+    let said = wait_failed(&run, &world, "stop");
+    for words in [&*state.to_string_lossy(), "No space left on device", "make room"] {
+        assert!(said.contains(words), "{words:?} is not in: {said}");
+    }
+    // Nothing has been stopped, and no half of a file takes the place of a whole one.
+    orders.wait_for_more_at(east, PATIENCE);
+    assert_eq!(fs::read(&state).unwrap(), before);
+    assert!(!names_in(&own).iter().any(|name| name.ends_with(".tmp")), "{:?}", names_in(&own));
+
+    world.disk().free();
+    retry(&run, &world, "stop");
+    orders.wait_for_more_at(west, PATIENCE);
+    assert!(orders.check_all_in(west) > 40);
+}
+
+/// The database of the recovery site is to live on another disk than the agent's, and that one is full.
+#[test]
+fn a_failover_to_a_full_disk_leaves_nothing_that_looks_whole_and_goes_on_when_there_is_room() {
+    if !SmallDisk::is_possible() {
+        return;
+    }
+    let mut world = World::set_up(Setup::default());
+    let live = world.folder(Site::West).join("live");
+    fs::create_dir(&live).unwrap();
+    let disk = SmallDisk::mount(&live, DISK_MIB);
+    disk.fill();
+    let place = |path: &Path| format!("data_directory = {path:?}");
+    let (usual, own) = (place(&world.folder(Site::West).join("postgres")), place(&live.join("postgres")));
+    let file = world.protection_file();
+    assert!(file.contains(&usual), "{file}");
+    world.apply(&file.replace(&usual, &own));
+    world.wait_protected(Site::East);
+    // It is said while there is time.
+    let said = wait_problem(&world, &["no room here", "live/postgres", "Make room"]);
+    println!("said about the database: {said}");
+    let orders = Orders::start(world.databases());
+    orders.wait_for_more_at(world.database(Site::East), PATIENCE);
+
+    world.lose(Site::East, true);
+    let run = Begun::new(&world, &["failover", "shop", "--to", "west", "--old-site-is-down"]);
+    let said = wait_failed(&run, &world, "rebuild-orders");
+    for words in ["live/postgres", "No space left on device"] {
+        assert!(said.contains(words), "{words:?} is not in: {said}");
+    }
+    assert!(!live.join("postgres").exists(), "{:?}", names_in(&live));
+
+    disk.free();
+    retry(&run, &world, "rebuild-orders");
+    let west = world.database(Site::West);
+    orders.wait_for_more_at(west, PATIENCE);
+    assert!(orders.check_all_in(west) > 20);
+    let left = names_in(&live);
+    assert!(!left.iter().any(|name| name.contains("levee-restore")), "{left:?}");
 }

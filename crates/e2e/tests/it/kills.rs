@@ -2,10 +2,12 @@
 //! no acknowledged order is missing, and there are never two writers.
 
 use levee_testing::postgres::Session;
+use rustix::process::Signal;
 
 use super::orders::Orders;
 use super::runs::{Begun, Kind};
 use super::seed::Moments;
+use super::upkeep::names;
 use super::world::{PATIENCE, Process, Site, World};
 use super::writers::WriterWatch;
 
@@ -14,6 +16,9 @@ const DELAY_MS_MAX: u64 = 300;
 
 /// So many of all kills of a kind of run are made when not all are asked for.
 const KILLS_AT_RANDOM: usize = 4;
+
+/// So many processes have their turn in a re-protect when not all are asked for: a site is lost for each.
+const REPROTECTS_AT_RANDOM: usize = 2;
 
 /// Who is killed, by its part in the run.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +36,8 @@ enum Victim {
 
 const PROCESSES_OF_LEVEE: [Victim; 3] = [Victim::Server, Victim::Old, Victim::New];
 const DATABASES: [Victim; 2] = [Victim::OldDatabase, Victim::NewDatabase];
+/// At the site that comes home no database runs.
+const OF_REPROTECT: [Victim; 4] = [Victim::Server, Victim::Old, Victim::New, Victim::OldDatabase];
 
 /// A world in which the shop takes orders, whose processes are killed again and again.
 struct Story {
@@ -58,13 +65,7 @@ impl Story {
         for (victim, step) in kills {
             run.wait_begun(&self.world, step);
             std::thread::sleep(self.moments.up_to(DELAY_MS_MAX));
-            match victim {
-                Victim::Server => self.kill(Process::Server),
-                Victim::Old => self.kill(Process::Agent(self.writer)),
-                Victim::New => self.kill(Process::Agent(to)),
-                Victim::OldDatabase => self.world.kill_databases(self.writer),
-                Victim::NewDatabase => self.world.kill_databases(to),
-            }
+            self.kill_victim(*victim, to);
         }
         let ended = match run.wait_ended(&self.world) {
             Ok(ended) => ended,
@@ -95,6 +96,65 @@ impl Story {
         );
     }
 
+    /// Loses the site where the shop is written, brings the shop back at the other one, and lets the lost site come home.
+    /// In the re-protect that this takes, one process is killed at each step. Returns the steps.
+    #[track_caller]
+    fn lose_and_reprotect(&mut self, victim: Victim) -> Vec<String> {
+        self.orders.wait_for_more_at(self.world.database(self.writer), PATIENCE);
+        let lost = self.writer;
+        let agent_first = self.moments.coin();
+        self.world.lose(lost, agent_first);
+        self.writer = lost.other();
+        self.world.expect(&["failover", "shop", "--to", self.writer.name(), "--old-site-is-down"]);
+        let set_aside_before = set_aside(&self.world, lost);
+
+        // The writer's agent gives the returned site its copies by itself: it sleeps until the run has begun, so that
+        // everything is still to be done.
+        self.world.running(Process::Agent(self.writer)).signal(Signal::STOP);
+        self.world.start(Process::Agent(lost));
+        self.world.wait_connected(lost, true);
+        let begun = Begun::try_new(&self.world, &Kind::Reprotect.command(lost));
+        self.world.running(Process::Agent(self.writer)).signal(Signal::CONT);
+        let run = begun.unwrap_or_else(|refusal| {
+            // Where the machine has much else to do, the sleeper counts as away already.
+            println!("the re-protect is begun later: {}", refusal.trim());
+            self.world.wait_connected(self.writer, true);
+            Begun::new(&self.world, &Kind::Reprotect.command(lost))
+        });
+        let steps = run.steps(&self.world);
+        for step in &steps {
+            run.wait_begun(&self.world, step);
+            std::thread::sleep(self.moments.up_to(DELAY_MS_MAX));
+            self.kill_victim(victim, lost);
+            // The copies are made from it: nothing goes on without it.
+            self.start_database();
+        }
+        let ended = run.wait_done(&self.world);
+        assert_eq!(run.state(&self.world)["plan"]["to"], lost.name());
+        self.world.wait_protected(self.writer);
+        self.orders.wait_for_more_at(self.world.database(self.writer), PATIENCE);
+        self.orders.check_all_in(self.world.database(self.writer));
+        // Old data are moved out of the way, and only once.
+        assert_eq!(set_aside(&self.world, lost), set_aside_before + 1, "{:?}", names(&self.world.folder(lost)));
+        println!(
+            "re-protect at {} with {victim:?} killed at {steps:?}: done {:.1} s after the last, {} retries",
+            lost.name(),
+            ended.took.as_secs_f64(),
+            ended.retries
+        );
+        steps
+    }
+
+    fn kill_victim(&mut self, victim: Victim, to: Site) {
+        match victim {
+            Victim::Server => self.kill(Process::Server),
+            Victim::Old => self.kill(Process::Agent(self.writer)),
+            Victim::New => self.kill(Process::Agent(to)),
+            Victim::OldDatabase => self.world.kill_databases(self.writer),
+            Victim::NewDatabase => self.world.kill_databases(to),
+        }
+    }
+
     fn kill(&mut self, process: Process) {
         self.world.kill(process);
         self.world.start(process);
@@ -116,6 +176,11 @@ impl Story {
         self.watch.check();
         println!("{acknowledged} orders acknowledged, 0 lost, never two writers");
     }
+}
+
+/// How many data directories lie set aside at a site.
+fn set_aside(world: &World, site: Site) -> usize {
+    names(&world.folder(site)).iter().filter(|name| name.starts_with("postgres.") && name.contains("aside")).count()
 }
 
 #[test]
@@ -177,6 +242,27 @@ fn each_process_can_be_killed_at_each_step_of_a_failover() {
 #[test]
 fn each_process_can_be_killed_at_each_step_of_a_switchover() {
     kill_each_at_each_step(&PROCESSES_OF_LEVEE, Kind::Switchover);
+}
+
+#[test]
+fn each_process_can_be_killed_at_each_step_of_a_reprotect() {
+    let all = std::env::var_os("LEVEE_E2E_ALL").is_some();
+    let mut story = Story::begin();
+    let victims = match all {
+        true => OF_REPROTECT.to_vec(),
+        false => story.moments.some_of(OF_REPROTECT.into_iter(), REPROTECTS_AT_RANDOM),
+    };
+    for (round, victim) in victims.into_iter().enumerate() {
+        // A site that comes home with copies of an earlier time has set its old data aside by then: the step is there only
+        // where the site never was the recovery site.
+        if all && round > 0 {
+            story.end();
+            story = Story::begin();
+        }
+        let steps = story.lose_and_reprotect(victim);
+        assert!(!all || steps.len() == 2, "{steps:?}");
+    }
+    story.end();
 }
 
 #[test]

@@ -14,6 +14,8 @@ pub enum Kind {
     Failover,
     Switchover,
     Drill,
+    /// Knows its site by itself: the one that does not write.
+    Reprotect,
 }
 
 /// A run that was begun and is not followed.
@@ -37,16 +39,21 @@ impl Kind {
             Kind::Failover => vec!["failover", "shop", "--yes", "--to", to.name()],
             Kind::Switchover => vec!["switchover", "shop", "--yes", "--to", to.name()],
             Kind::Drill => vec!["drill", "shop", "--to", to.name()],
+            Kind::Reprotect => vec!["reprotect", "shop"],
         }
     }
 
     /// The steps that such a run would have now, in their order.
     #[track_caller]
     pub fn steps(self, world: &World, to: Site) -> Vec<String> {
-        let plan = world.expect(&[&self.command(to)[..], &["--dry-run"]].concat());
-        let steps = plan["steps"].as_array().into_iter().flatten();
-        steps.filter_map(|step| Some(step["id"].as_str()?.to_string())).collect()
+        steps_of(&world.expect(&[&self.command(to)[..], &["--dry-run"]].concat()))
     }
+}
+
+/// The steps of a plan, in their order.
+fn steps_of(plan: &Value) -> Vec<String> {
+    let steps = plan["steps"].as_array().into_iter().flatten();
+    steps.filter_map(|step| Some(step["id"].as_str()?.to_string())).collect()
 }
 
 impl Begun {
@@ -57,6 +64,27 @@ impl Begun {
         let run = world.expect(&[command, &["--no-wait"]].concat());
         let id = run["id"].as_str().unwrap_or_else(|| panic!("the run has no id: {run}")).to_string();
         Begun { id, log_offset }
+    }
+
+    /// The same of a run that may be refused.
+    pub fn try_new(world: &World, command: &[&str]) -> Result<Begun, String> {
+        let log_offset = server_log(world).len();
+        let output = world.operator(&[command, &["--no-wait", "--json"]].concat());
+        let said = String::from_utf8_lossy(&output.stdout);
+        let run: Value = said.lines().last().and_then(|line| serde_json::from_str(line).ok()).unwrap_or_default();
+        match run["id"].as_str() {
+            Some(id) => Ok(Begun { id: id.to_string(), log_offset }),
+            None => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+        }
+    }
+
+    /// The steps of this very run, in their order: a plan that is made a moment later may have others.
+    #[track_caller]
+    pub fn steps(&self, world: &World) -> Vec<String> {
+        let run = self.state(world);
+        let steps = steps_of(&run["plan"]);
+        assert!(!steps.is_empty(), "the run has no steps: {run:#}");
+        steps
     }
 
     /// Waits until the server has begun a step, durably, and is about to carry it out. The log is faster

@@ -3,19 +3,21 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use levee_testing::postgres::{Session, Version};
+use levee_testing::postgres::{Cluster, Session};
 
 use super::orders::Orders;
 use super::world::{PATIENCE, Process, Setup, Site, World};
 
-const ROWS: u32 = 1000;
+/// So many rows lie in the tablespace at first.
+pub const ROWS: u32 = 1000;
 
-fn space(world: &World, site: Site) -> PathBuf {
+/// Where the tablespace lies at a site.
+pub fn space(world: &World, site: Site) -> PathBuf {
     world.folder(site).join("spaces/archive")
 }
 
 /// The world's protection file with the tablespace's place at each site.
-fn protection_file(world: &World) -> String {
+pub fn protection_file(world: &World) -> String {
     let (east, west) = (space(world, Site::East), space(world, Site::West));
     let mut file = world.protection_file();
     for (site, there, here) in [(Site::East, &west, &east), (Site::West, &east, &west)] {
@@ -24,6 +26,19 @@ fn protection_file(world: &World) -> String {
         file = file.replace(&next, &format!("tablespaces = {{ {there:?} = {here:?} }}\n{next}"));
     }
     file
+}
+
+/// Makes the tablespace at a place, with a table of the shop in it.
+#[track_caller]
+pub fn create(cluster: &Cluster, place: &Path) {
+    fs::create_dir_all(place).unwrap();
+    if let Some(user) = cluster.binaries().user() {
+        user.own(place);
+    }
+    cluster.psql(&format!("create tablespace archive location '{}'", place.display()));
+    cluster.psql("grant create on tablespace archive to shop");
+    let rows = format!("create table archived tablespace archive as select generate_series(1, {ROWS}) n");
+    cluster.psql_in("shop", &format!("set role shop; {rows}"));
 }
 
 #[track_caller]
@@ -39,16 +54,9 @@ fn check_at(world: &World, site: Site, rows: u32) {
 fn a_tablespace_moves_with_its_database_and_home_again() {
     let mut world = World::set_up(Setup::default());
     let east = space(&world, Site::East);
-    fs::create_dir_all(&east).unwrap();
-    if let Some(user) = Version::V15.binaries().user() {
-        user.own(&east);
-    }
     // Nothing takes the log away yet that a commit could wait for.
     world.cluster().set("synchronous_commit", "local");
-    world.cluster().psql(&format!("create tablespace archive location '{}'", east.display()));
-    world.cluster().psql("grant create on tablespace archive to shop");
-    let rows = format!("create table archived tablespace archive as select generate_series(1, {ROWS}) n");
-    world.cluster().psql_in("shop", &format!("set role shop; {rows}"));
+    create(world.cluster(), &east);
     world.apply(&protection_file(&world));
     world.wait_protected(Site::East);
     world.cluster().set("synchronous_commit", "on");

@@ -2,8 +2,10 @@
 
 mod apply;
 mod connection;
+mod join_killed;
 mod reference;
 mod up;
+mod up_killed;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

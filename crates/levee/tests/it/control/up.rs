@@ -11,7 +11,8 @@ fn connected(home: &Home) -> Vec<String> {
     connected.map(|agent| agent["agent"].as_str().unwrap().to_string()).collect()
 }
 
-fn wait_until_connected(home: &Home, expected: &[&str]) {
+#[track_caller]
+pub fn wait_until_connected(home: &Home, expected: &[&str]) {
     wait_until(&format!("{expected:?} are connected"), Duration::from_secs(60), || connected(home) == expected);
 }
 
