@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use crate::epochs::HeardEpochs;
 use crate::folder::AgentFolder;
 use crate::options::LocalAddresses;
-use crate::protect::CopyQueue;
+use crate::protect::{CopyQueue, FurtherVaults};
 use crate::secrets::Secrets;
 
 /// Everything that `Supervisor::start` is given. Clones share it.
@@ -35,8 +35,10 @@ pub struct ProtectContext {
     pub view: SiteView,
     /// The highest epoch of each app that a peer has told of.
     pub heard: HeardEpochs,
-    /// The one line for everything on this host that copies much.
+    /// The one line for everything on this host that is copied to recovery sites.
     pub queue: Arc<CopyQueue>,
+    /// The lines for what goes on to further vaults.
+    pub further: Arc<FurtherVaults>,
     /// Where this agent listens, with the real ports.
     pub addresses: LocalAddresses,
     /// The `levee` program, for commands that other programs run (`levee database fetch-wal`).

@@ -71,7 +71,11 @@ impl Control {
         let listen = async {
             loop {
                 match link.receive().await {
-                    Ok(FromServer::Desired(desired)) => self.take(desired).await,
+                    Ok(FromServer::Desired(desired)) => {
+                        if let Err(error) = self.take(desired).await {
+                            return error;
+                        }
+                    }
                     Ok(FromServer::Command(command)) => {
                         let supervisor = self.supervisor.clone();
                         self.commands.begin(command, move |command| supervisor.execute(command));
@@ -88,8 +92,9 @@ impl Control {
         }
     }
 
-    /// Takes what the server wants: durable first, then in force.
-    async fn take(&self, desired: Desired) {
+    /// Takes what the server wants: durable first, then in force. What could not be kept ends the stream after a while: with the
+    /// next one the server says everything anew.
+    async fn take(&self, desired: Desired) -> Result<(), levee_wire::Error> {
         let known = self.desired.borrow().revision;
         let (supervisor, gossip) = (self.supervisor.clone(), self.gossip.clone());
         if desired.revision == known {
@@ -99,7 +104,7 @@ impl Control {
             supervisor.apply(&known, Source::Server);
         }
         if desired.revision <= known {
-            return;
+            return Ok(());
         }
         let taken = spawn_blocking(move || {
             gossip.folder.keep_desired(&desired)?;
@@ -110,12 +115,18 @@ impl Control {
             Ok(Ok(desired)) => {
                 self.desired.send_replace(desired);
                 self.context.changed.notify_one();
+                return Ok(());
             }
             Ok(Err(error)) => {
-                warn!(error = levee_wire::chain(&error), "what the server wants could not be kept, and is not done");
+                warn!(
+                    error = levee_wire::chain(&error),
+                    "what the server wants could not be kept, and is not done yet"
+                );
             }
             Err(_) => warn!("what the server wants could not be applied"),
         }
+        sleep(PAUSE_MAX).await;
+        Err(levee_wire::Error::Refused { message: "what the server wants could not be kept here".into() })
     }
 }
 

@@ -30,6 +30,7 @@ use crate::protect::folder::AppFolder;
 /// epochs.json        highest epoch of each app that a peer told of
 /// records.json       what the DNS node answers
 /// secrets/NAME       passwords (0600)
+/// hooks/             the operator's commands before and after each copy; made by the operator alone
 /// apps/APP/          see `protect`
 /// lock               held while an agent runs
 /// ```

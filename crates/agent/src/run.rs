@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::exchange::{self, Gossip};
 use crate::folder::{AgentFolder, FolderLock};
 use crate::options::{AgentOptions, LocalAddresses};
-use crate::protect::{CopyQueue, Source, Supervisor};
+use crate::protect::{CopyQueue, FurtherVaults, Source, Supervisor};
 use crate::renewal;
 use crate::secrets::Secrets;
 
@@ -87,6 +87,7 @@ impl Agent {
             view,
             heard: HeardEpochs::open(&folder)?,
             queue: Arc::new(CopyQueue::new(options.copies_at_once.into())),
+            further: Arc::new(FurtherVaults::new(options.copies_at_once.into())),
             addresses,
             program,
             changed: Arc::new(Notify::new()),

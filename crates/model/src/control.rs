@@ -351,6 +351,9 @@ pub struct AssetStatus {
     pub source_lsn: Option<Lsn>,
     /// What is wrong, and what to do about it.
     pub problem: Option<String>,
+    /// What is worth knowing and no problem: differences between the sites that the operator has accepted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// The newest backup whose data the recovery side has read back and checked.
     #[serde(default)]
     pub verified: Option<VerifiedBackup>,

@@ -10,9 +10,11 @@ mod names;
 mod position;
 pub mod postgres;
 pub mod protection;
+mod timetable;
 
 pub use address::{Address, BucketAddress, ContainerAddress, InvalidAddress, SftpAddress};
 pub use epoch::Epoch;
 pub use flush::{FLUSH_INTERVAL, FlushSchedule};
 pub use names::{AgentId, AppName, AssetId, AssetName, InvalidName, RunId, SiteName, VaultName};
 pub use position::{LogPosition, Position};
+pub use timetable::{Timetable, TimetableError};

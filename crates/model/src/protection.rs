@@ -2,6 +2,7 @@
 //!
 //! It is TOML; unknown keys are errors, and every error names its line and column.
 
+mod difference;
 mod domain;
 mod quantity;
 mod retention;
@@ -16,7 +17,8 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{AppName, AssetName, SiteName, VaultName};
+use crate::{AppName, AssetName, SiteName, Timetable, VaultName};
+pub use difference::Difference;
 pub use domain::{CopiesWanted, CopyCount, CopyPlace, SiteSpec};
 pub use quantity::{InvalidQuantity, Period, Size};
 pub use retention::{KeepRules, KeptFor, Retention};
@@ -57,6 +59,9 @@ pub struct AppSpec {
     /// The vaults to which the recovery site copies everything.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub copy_to: BTreeSet<VaultName>,
+    /// How fast copies of folders and base backups go to the recovery site; the log of databases never waits for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<Timetable>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub postgres: BTreeMap<AssetName, PostgresSpec>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -120,6 +125,9 @@ pub struct PostgresSpec {
     /// How much WAL the replication slot may hold back at the source before it is given up.
     #[serde(default = "PostgresSpec::default_slot_bound")]
     pub slot_bound: Size,
+    /// In what the two sites may differ: the status shows it, and it is no problem.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub accepts: BTreeSet<Difference>,
     /// Questions that a rebuilt database must answer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub probe: Vec<SqlProbe>,
@@ -441,6 +449,23 @@ at.west.address = "127.0.0.3"
     }
 
     #[test]
+    fn limits_and_accepted_differences_are_kept_as_they_were_written() {
+        let limit = "08:00,20M 18:00,100M";
+        let text = SHOP
+            .replace("recovery = \"west\"", &format!("recovery = \"west\"\nbandwidth = \"{limit}\""))
+            .replace("zero_loss = true", "accepts = [\"c-library\"]");
+        let file = ProtectionFile::parse(&text).unwrap();
+        let shop = file.app.values().next().unwrap();
+        assert_eq!(shop.bandwidth.as_ref().map(Timetable::to_string).as_deref(), Some(limit));
+        let orders = shop.postgres.values().next().unwrap();
+        assert!(orders.accepts.contains(&Difference::CLibrary));
+        let json = serde_json::to_value(shop).unwrap();
+        assert_eq!(json["bandwidth"], limit);
+        assert_eq!(json["postgres"]["orders"]["accepts"], serde_json::json!(["c-library"]));
+        assert_eq!(&serde_json::from_value::<AppSpec>(json).unwrap(), shop);
+    }
+
+    #[test]
     fn a_period_counts_from_the_last_copy() {
         let at = |seconds| Timestamp::from_second(seconds).unwrap();
         let every = Rhythm::Every(Period::from_seconds(10));
@@ -472,6 +497,12 @@ at.west.address = "127.0.0.3"
         check("zero_loss = true", "keep = { daily = 7 }", "app.shop.postgres.orders.keep: say how far back");
         check("zero_loss = true", "keep_bases = { last = 0 }", "line 8, column 14: last must be at least 1");
         check("every = \"5s\"", "every = \"5s\"\nkeep = { days = 65537 }", "line 17, column 8: days must be a number");
+        check("zero_loss = true", "accepts = [\"room\"]", "unknown variant `room`, expected `c-library`");
+        check("zero_loss = true", "accepts = [\"room\"]", "line 8, column 1");
+        let app = |lines: &str| format!("recovery = \"west\"\n{lines}");
+        check("recovery = \"west\"", &app("bandwidth = \"fast\""), "line 5, column 13: \"fast\" is no bandwidth limit");
+        check("recovery = \"west\"", &app("bandwidth = \"08:00,1M 8pm,5M\""), "line 5, column 13: \"8pm,5M\" is no");
+        check("recovery = \"west\"", &app("bandwith = \"1M\""), "line 5, column 1: unknown field `bandwith`");
         check("port = 5433 }\nwest", "port = 543333 }\nwest", "line 12, column ");
     }
 }

@@ -175,6 +175,10 @@ impl Known<'_> {
                 problems.push(format!("{site}: {problem}"));
             }
         }
+        let statuses = [(&record.writer, writer), (keeper_site, keeper)];
+        let notes = statuses.into_iter().filter_map(|(site, status)| Some((site, status?)));
+        let notes = notes.flat_map(|(site, status)| status.notes.iter().map(move |note| format!("{site}: {note}")));
+        let notes: Vec<String> = notes.collect();
         let vaults = self.vaults(record, keeper, source_now);
         problems.extend(self.left_behind(record, &vaults));
         let copies = self.copies(record, is_protected(keeper), &vaults);
@@ -199,7 +203,9 @@ impl Known<'_> {
                 .map(|verified| backup(&verified.point, Some(verified.at))),
             last_proven: proven.cloned(),
             warned_since: keeper.and_then(|status| status.warned_since),
-            waiting: writer.and_then(|status| status.waiting.clone()),
+            // The writer's copies are the newer news; the recovery side's go on to further vaults.
+            waiting: [writer, keeper].into_iter().flatten().find_map(|status| status.waiting.clone()),
+            notes,
             problems,
             // They outlive what the agents say now.
             gaps: Vec::new(),

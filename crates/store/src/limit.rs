@@ -1,14 +1,12 @@
 //! Bandwidth limits by time of day, kept piece by piece so that a shared link sees an even flow.
 
-mod timetable;
-
 use std::fmt;
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-pub use timetable::Timetable;
+pub use levee_model::Timetable;
 
 /// What is sent or taken at once when there is a limit: small enough that a slow link is not blocked for long.
 pub(crate) const PIECE_BYTES: usize = 32 << 10;

@@ -351,6 +351,7 @@ impl App {
                     point: known.point,
                     source_lsn: known.source_lsn,
                     problem,
+                    notes: known.notes,
                     verified: known.verified,
                     waiting: known.waiting,
                     warned_since: known.warned_since,

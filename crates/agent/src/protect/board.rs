@@ -27,6 +27,8 @@ pub struct Standing {
     pub problem: Option<String>,
     /// What else is wrong, by what it is about. Unlike `problem` it does not come and go with each attempt.
     pub remarks: BTreeMap<String, String>,
+    /// What is worth knowing and no problem.
+    pub notes: Vec<String>,
     /// The newest point that could be rebuilt from each further vault alone.
     pub vaults: BTreeMap<VaultName, AssetPoint>,
     /// Since when there has been a problem, whichever words it had.
@@ -85,6 +87,7 @@ impl Default for Standing {
             warned_since: None,
             problem: None,
             remarks: BTreeMap::new(),
+            notes: Vec::new(),
             vaults: BTreeMap::new(),
             trouble: None,
         }
@@ -107,7 +110,8 @@ impl Board {
     pub fn update(&self, asset: &AssetName, change: impl FnOnce(&mut Standing)) {
         let mut assets = self.assets.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = assets.entry(asset.clone()).or_default();
-        let what_matters = |entry: &Standing| (entry.state, entry.problem.clone(), entry.remarks.clone());
+        let what_matters =
+            |entry: &Standing| (entry.state, entry.problem.clone(), entry.remarks.clone(), entry.notes.clone());
         let before = what_matters(entry);
         change(entry);
         entry.note_trouble(before.1.is_some(), Timestamp::now());

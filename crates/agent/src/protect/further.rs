@@ -5,11 +5,14 @@
 //! else up, and nothing waits for it: a run that brings the app here leaves it to end at its next operation.
 
 mod clearing;
+mod copying;
 mod held_log;
 mod locking;
 mod log;
 mod place;
+mod shared;
 mod state;
+mod turns;
 mod verifying;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,39 +25,41 @@ use levee_database::postgres::base::{self, KnownBases};
 use levee_model::control::{AssetPoint, Assignment, Failure};
 use levee_model::protection::{Upkeep, VaultSpec};
 use levee_model::{AssetId, AssetName, Position, VaultName};
-use levee_store::FileType;
-use levee_vault::{CopyOptions, SWAP_PATIENCE, Snapshot, SnapshotId, SnapshotSelection, Vault};
+use levee_vault::{Snapshot, SnapshotId, Vault};
 
-use super::app::{App, failure, in_full};
+use super::app::App;
 use super::copies::point_of;
-use super::owner_store::OwnerStore;
+use super::queue::Ticket;
 use super::upkeep::prune::Retry;
 use super::{tags, upkeep};
 use held_log::HeldLog;
 use locking::Renewal;
 use log::{LogCopy, Trouble};
 use place::Place;
+pub use shared::{FurtherVaults, SharedVault};
 use state::FurtherState;
 use verifying::{HIT_AGAIN_MIN, Verifying};
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often it is looked whether what was copied is still there.
 const LOOK_THERE_EVERY: Duration = Duration::from_secs(3600);
-/// How many older snapshots are copied before newer ones and the log have their turn again.
-const OLDER_AT_ONCE: usize = 10;
-/// A snapshot that is damaged here is left alone for so long: somebody may mend it.
-const DAMAGED_AGAIN_AFTER: Duration = Duration::from_secs(10 * 60);
 
 pub fn run(app: &Arc<App>, name: &VaultName, stop: &StopSignal) {
     let assignment = app.assignment();
     let Some(spec) = assignment.vaults.get(name) else { return };
     upkeep::be_patient();
+    let shared = app.context.further.vault(name);
     let mut further = Further {
         app,
         name,
         spec,
         stop,
-        place: Place { app, name, spec, stop },
+        shared: &shared,
+        place: Place { app, name, spec, stop, shared: &shared },
+        ticket: None,
+        has_asked: false,
+        waiting: None,
+        hook_retry: Retry::default(),
         state: None,
         there: None,
         copied_log_at: BTreeMap::new(),
@@ -82,6 +87,8 @@ pub fn run(app: &Arc<App>, name: &VaultName, stop: &StopSignal) {
             if outcome.is_err() {
                 // What was cached may not be so any more.
                 further.there = None;
+                // Nobody waits behind one that rests until it is tried again.
+                further.leave_line();
             }
             further.remark(&further.problems(outcome.err()));
         }
@@ -89,6 +96,7 @@ pub fn run(app: &Arc<App>, name: &VaultName, stop: &StopSignal) {
             break;
         }
     }
+    further.leave_line();
     further.remark(&[]);
 }
 
@@ -97,7 +105,14 @@ struct Further<'a> {
     name: &'a VaultName,
     spec: &'a VaultSpec,
     stop: &'a StopSignal,
+    shared: &'a SharedVault,
     place: Place<'a>,
+    /// Its place in the vault's line, while it waits there.
+    ticket: Option<Ticket<'a>>,
+    /// The asset whose copy waits.
+    waiting: Option<AssetName>,
+    /// Whether it has asked for its turn since it last looked what is missing there.
+    has_asked: bool,
     /// As it is on the disk; `None` until it is read.
     state: Option<FurtherState>,
     /// `None` until it is opened, and after a failure.
@@ -125,6 +140,8 @@ struct Further<'a> {
     clear_retry: Retry,
     lock_retry: Retry,
     verify_retry: Retry,
+    /// When the operator's command is asked again whether a copy may be made.
+    hook_retry: Retry,
 }
 
 /// The open vault, and what it holds.
@@ -261,120 +278,6 @@ impl Further<'_> {
         Ok(())
     }
 
-    /// Copies what is missing there: the newest of each asset first, then the log of databases, then what is older.
-    /// Trouble with one asset holds no other up.
-    fn copy(&mut self, there: &mut There, assets: &[OfAsset], state: &mut FurtherState) -> Result<(), Failure> {
-        let (mut older, mut outcome) = (Vec::new(), Ok(()));
-        for of in assets {
-            match self.copy_asset(there, of, &mut older, state) {
-                // What is wrong here is said, and tried again when it is the asset's turn next.
-                Err(failure) if !failure.transient => {
-                    self.copied_log_at.insert(of.asset.clone(), Instant::now());
-                    self.note_besides(of.asset.as_str(), Err(failure));
-                }
-                copied => {
-                    if !of.is_database && copied.is_ok() {
-                        self.note_besides(of.asset.as_str(), Ok(()));
-                    }
-                    outcome = outcome.and(copied);
-                }
-            }
-            if self.stop.is_stopped() {
-                return outcome;
-            }
-        }
-        older.retain(|(id, _)| !self.is_left_alone(id));
-        outcome.and_then(|()| older.iter().take(OLDER_AT_ONCE).try_for_each(|snapshot| self.copy_one(there, snapshot)))
-    }
-
-    /// Copies an asset's newest snapshot and its log, and says which older ones are missing there.
-    fn copy_asset(
-        &mut self,
-        there: &mut There,
-        of: &OfAsset,
-        older: &mut Vec<(SnapshotId, Snapshot)>,
-        state: &mut FurtherState,
-    ) -> Result<(), Failure> {
-        let mut missing = of.missing(there);
-        let newest = missing.pop_if(|(id, _)| of.here.last().is_some_and(|(newest, _)| newest == id));
-        older.extend(missing.into_iter().rev());
-        if let Some(newest) = newest {
-            self.copy_one(there, &newest)?;
-            if there.snapshots.contains_key(&newest.0) {
-                // A base backup is worth nothing without its log.
-                self.copied_log_at.remove(&of.asset);
-            }
-        }
-        match of.is_database {
-            true => self.copy_log(there, of, state),
-            false => self.tell_files(there, of, state),
-        }
-    }
-
-    fn is_left_alone(&self, id: &SnapshotId) -> bool {
-        self.damaged.get(id).is_some_and(|(at, _)| at.elapsed() < DAMAGED_AGAIN_AFTER)
-    }
-
-    /// Copies one snapshot that this site has opened with its own keys. One that is damaged is noted, and left alone.
-    fn copy_one(&mut self, there: &mut There, (id, _): &(SnapshotId, Snapshot)) -> Result<(), Failure> {
-        if self.is_left_alone(id) {
-            return Ok(());
-        }
-        let here = self.app.copies.vault()?;
-        let copied = match self.app.copies.open_with_own_keys(&here, id) {
-            Ok(()) => self.copy_opened(there, id),
-            Err(failure) if failure.transient => Err(failure),
-            Err(failure) => Ok(Err(Damaged(failure.message))),
-        };
-        if let Ok(Ok(to)) = copied {
-            self.damaged.remove(id);
-            there.snapshots.insert(*id, to);
-            return Ok(());
-        }
-        // Retention may remove it at any time.
-        let stands = self.app.copies.store().size_bytes(FileType::Snapshot, &id.to_string());
-        if let Err(levee_store::Error::NotFound { .. }) = stands {
-            return Ok(());
-        }
-        if let Err(Damaged(reason)) = copied? {
-            let said = format!("snapshot {} is not copied to vault {}: {reason}", id.short(), self.name);
-            self.damaged.insert(*id, (Instant::now(), said));
-        }
-        Ok(())
-    }
-
-    /// Copies a snapshot, or brings anew what its copy lacks.
-    fn copy_opened(&self, there: &There, id: &SnapshotId) -> Result<Result<SnapshotId, Damaged>, Failure> {
-        let master_key = self.app.copies.vault()?.master_key().clone();
-        // Opened for itself: it ends at once when it is to, and its index is not kept in memory in between.
-        let source = Vault::open_with_master_key(Arc::new(OwnerStore::new(self.app, self.stop)), master_key)
-            .map_err(|error| failure(format!("cannot open this site's repository: {}", in_full(&error))))?;
-        let options = CopyOptions {
-            selection: SnapshotSelection { ids: vec![id.to_string()], ..SnapshotSelection::default() },
-            patience: SWAP_PATIENCE,
-            // Who writes here must not have one snapshot stand for another: what it stands for goes with it.
-            original_is_source: true,
-            complete: true,
-            // A prune here must not wait for a vault that is slow. What it takes away stays for its time of grace.
-            no_lock_source: true,
-            ..CopyOptions::default()
-        };
-        let report = match levee_vault::copy(&source, &there.vault, &options, &()) {
-            Ok(report) => report,
-            Err(error) if error.is_damage() => return Ok(Err(Damaged(in_full(&error)))),
-            Err(error) => return Err(self.place.failure("copy to", &error)),
-        };
-        if let Some(to) = report.copied.first().and_then(|copied| copied.to) {
-            tracing::debug!(app = %self.app.name, vault = %self.name, snapshot = %id.short(), report.bytes,
-                report.packed_bytes, "copied to a further vault");
-            return Ok(Ok(to));
-        }
-        // It was there already, since somebody else has copied it.
-        let listed = there.vault.list_snapshots().map_err(|error| self.place.failure("list what is in", &error))?;
-        let found = listed.or_warn().into_iter().find(|(_, snapshot)| snapshot.original == Some(id.0));
-        found.map(|(id, _)| Ok(id)).ok_or_else(|| failure(format!("snapshot {} was not copied", id.short())))
-    }
-
     /// The newest copy of a folder that is there and opens there.
     fn tell_files(&self, there: &There, of: &OfAsset, state: &mut FurtherState) -> Result<(), Failure> {
         let Some((id, snapshot, copy)) = of.newest_there(there, &state.hit) else {
@@ -466,9 +369,6 @@ impl Further<'_> {
         }
     }
 }
-
-/// Why a snapshot can't be copied: others may be sound.
-struct Damaged(String);
 
 impl OfAsset {
     /// What is not there, the oldest first.

@@ -2,6 +2,7 @@
 //! bringing them back.
 //!
 //! - `app` holds one app's state, assignment and threads; `state` says which turns are legal.
+//! - `hooks` runs the operator's commands around copies, `queue` lets copies wait for their turn.
 //! - Writer side: `writer` (loops), `sink` (log stream), `remote` (repository at the other site).
 //! - Recovery side: `recovery` (watches what arrives), `fitness` (whether this host could run it), `copies` (repository, journals), `session`, `arrivals` (who
 //!   sent what), `upkeep` (retention, clearing away), `further` (copies in further vaults), `removals` (what goes there).
@@ -21,6 +22,7 @@ mod fitness;
 pub(crate) mod folder;
 mod further;
 mod gaps;
+mod hooks;
 mod kit;
 mod live;
 mod owner_store;
@@ -57,6 +59,7 @@ use zeroize::Zeroizing;
 use crate::context::ProtectContext;
 use app::{App, failure, in_full, transient};
 pub use by_hand::start_database;
+pub use further::FurtherVaults;
 pub use gaps::read_gaps;
 pub use queue::CopyQueue;
 use release::Releases;

@@ -1,44 +1,68 @@
-//! One line for everything on this host that copies much: a bounded number at once, in the order in which they came.
+//! A line for what copies much: a bounded number at once, in the order in which they came. A host has one for everything that
+//! it sends to recovery sites, and one for each further vault, so that a vault that is slow holds up nothing but itself.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use levee_database::StopSignal;
 
 /// How often somebody who waits looks whether they are to stop, and says anew what they wait behind.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 
+/// Who has a ticket and has not asked for so long is busy with something else: others go first meanwhile.
+const ASKS_WITHIN: Duration = Duration::from_secs(5);
+
 /// Who runs and who waits.
 #[derive(Debug)]
 struct Line {
     bound: usize,
     running: Vec<String>,
-    waiting: VecDeque<String>,
+    waiting: VecDeque<Waiter>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    work: String,
+    /// When it last asked; `None` for one that does nothing but wait.
+    asked_at: Option<Instant>,
+}
+
+impl Waiter {
+    fn is_there(&self) -> bool {
+        self.asked_at.is_none_or(|at| at.elapsed() < ASKS_WITHIN)
+    }
 }
 
 impl Line {
     fn has(&self, work: &str) -> bool {
-        self.running.iter().any(|other| other == work) || self.waiting.iter().any(|other| other == work)
+        self.running.iter().any(|other| other == work) || self.waiting.iter().any(|other| other.work == work)
     }
 
-    /// Lets the first in line begin, when it is this one and there is room.
+    /// Lets the first in line begin, when it is this one and there is room. One that does not ask keeps its place, and
+    /// holds nobody up.
     fn begin(&mut self, work: &str) -> bool {
-        let may_begin = self.running.len() < self.bound && self.waiting.front().is_some_and(|first| first == work);
-        if may_begin {
-            self.running.extend(self.waiting.pop_front());
+        match self.waiting.iter().position(|waiter| waiter.work == work || waiter.is_there()) {
+            Some(first) if self.waiting[first].work == work && self.running.len() < self.bound => {
+                self.running.extend(self.waiting.remove(first).map(|waiter| waiter.work));
+                true
+            }
+            _ => false,
         }
-        may_begin
+    }
+
+    fn leave(&mut self, work: &str) {
+        self.waiting.retain(|other| other.work != work);
     }
 
     /// What is to be over, or to have begun, before this one begins.
     fn ahead_of(&self, work: &str) -> Vec<&str> {
-        let before = self.waiting.iter().take_while(|other| *other != work);
-        self.running.iter().chain(before).map(String::as_str).collect()
+        let before = self.waiting.iter().map(|waiter| waiter.work.as_str()).take_while(|other| *other != work);
+        self.running.iter().map(String::as_str).chain(before).collect()
     }
 }
 
-/// The line of one host.
+/// One line.
 #[derive(Debug)]
 pub struct CopyQueue {
     line: Mutex<Line>,
@@ -52,6 +76,24 @@ pub enum Entered<'a> {
     Stopped,
     /// The same is under way or waits already.
     Overlaps,
+}
+
+/// A place in line of somebody who does something else while they wait. Dropping it leaves the line.
+///
+/// Who holds it asks every moment: nobody behind it begins before it has had its turn, unless it does not ask.
+pub struct Ticket<'a> {
+    queue: &'a CopyQueue,
+    work: String,
+}
+
+/// What somebody with a ticket has heard.
+pub enum Asked<'a> {
+    Turn(Turn<'a>),
+    Waits {
+        ticket: Ticket<'a>,
+        /// What it waits behind.
+        behind: String,
+    },
 }
 
 /// The right to copy, until it is dropped.
@@ -70,6 +112,16 @@ impl CopyQueue {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A place at the end of the line. `None` when the same is under way or waits already.
+    pub fn ticket(&self, work: String) -> Option<Ticket<'_>> {
+        let mut line = self.lock();
+        if line.has(&work) {
+            return None;
+        }
+        line.waiting.push_back(Waiter { work: work.clone(), asked_at: Some(Instant::now()) });
+        Some(Ticket { queue: self, work })
+    }
+
     /// Waits for a turn. `work` names it to others and is in line only once; `tell` hears what it waits behind, and
     /// `None` in the end.
     pub fn enter(&self, work: String, stop: &StopSignal, mut tell: impl FnMut(Option<String>)) -> Entered<'_> {
@@ -77,14 +129,14 @@ impl CopyQueue {
         if line.has(&work) {
             return Entered::Overlaps;
         }
-        line.waiting.push_back(work.clone());
+        line.waiting.push_back(Waiter { work: work.clone(), asked_at: None });
         let mut has_told = false;
         let began = loop {
             if line.begin(&work) {
                 break true;
             }
             if stop.is_stopped() {
-                line.waiting.retain(|other| *other != work);
+                line.leave(&work);
                 break false;
             }
             let ahead = in_words(&line.ahead_of(&work));
@@ -101,6 +153,32 @@ impl CopyQueue {
             tell(None);
         }
         if began { Entered::Turn(Turn { queue: self, work }) } else { Entered::Stopped }
+    }
+}
+
+impl<'a> Ticket<'a> {
+    /// Begins when it is time. Does not wait.
+    pub fn ask(self) -> Asked<'a> {
+        let mut line = self.queue.lock();
+        if let Some(waiter) = line.waiting.iter_mut().find(|waiter| waiter.work == self.work) {
+            waiter.asked_at = Some(Instant::now());
+        }
+        if !line.begin(&self.work) {
+            let behind = in_words(&line.ahead_of(&self.work));
+            drop(line);
+            return Asked::Waits { ticket: self, behind };
+        }
+        drop(line);
+        self.queue.changed.notify_all();
+        // The ticket is dropped behind it, and finds that it waits no more.
+        Asked::Turn(Turn { queue: self.queue, work: self.work.clone() })
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        self.queue.lock().leave(&self.work);
+        self.queue.changed.notify_all();
     }
 }
 
@@ -162,6 +240,42 @@ mod tests {
         });
         drop(second);
         assert!(queue.lock().running.is_empty() && queue.lock().waiting.is_empty());
+    }
+
+    #[test]
+    fn a_ticket_keeps_its_place_and_is_given_back_when_it_is_dropped() {
+        let queue = CopyQueue::new(1);
+        let ticket = |work: &str| queue.ticket(work.into()).unwrap();
+        let Asked::Turn(first) = ticket("first").ask() else { panic!("there was room") };
+        assert!(queue.ticket("first".into()).is_none(), "it is under way");
+        let (second, third) = (ticket("second"), ticket("third"));
+        assert!(queue.ticket("second".into()).is_none(), "it waits");
+        let Asked::Waits { ticket: third, behind } = third.ask() else { panic!("it is not its turn") };
+        assert_eq!(behind, "first and second");
+        drop(first);
+        let Asked::Waits { ticket: third, behind } = third.ask() else { panic!("it was the second's turn") };
+        assert_eq!(behind, "second");
+        drop(second);
+        let Asked::Turn(third) = third.ask() else { panic!("nobody is before it") };
+        assert!(queue.lock().waiting.is_empty());
+        drop(third);
+        assert!(queue.lock().running.is_empty());
+    }
+
+    #[test]
+    fn one_that_does_not_ask_holds_nobody_up_and_keeps_its_place() {
+        let queue = CopyQueue::new(1);
+        let ticket = |work: &str| queue.ticket(work.into()).unwrap();
+        let (busy, next) = (ticket("busy"), ticket("next"));
+        let long_ago = Instant::now().checked_sub(ASKS_WITHIN * 2).unwrap();
+        queue.lock().waiting[0].asked_at = Some(long_ago);
+        let Asked::Turn(turn) = next.ask() else { panic!("nobody who asks is before it") };
+        let last = ticket("last");
+        let Asked::Waits { ticket: busy, behind } = busy.ask() else { panic!("there is no room") };
+        assert_eq!(behind, "next");
+        drop(turn);
+        assert!(matches!(last.ask(), Asked::Waits { .. }), "the busy one was before it");
+        assert!(matches!(busy.ask(), Asked::Turn(_)));
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use levee_model::AppName;
 use levee_model::control::{Assignment, Failure, Peer};
+use levee_model::{AppName, Timetable};
+use levee_store::limit::Bandwidth;
 use levee_store::{RestOptions, RestStore, RetryPolicy, RetryStore};
 use levee_vault::{MasterKey, Password, Vault};
 use levee_wire::{AgentClient, CreateVaultRequest, Expected, Protocol};
@@ -30,8 +31,15 @@ pub struct RemoteVault {
     app: AppName,
     folder: AppFolder,
     context: ProtectContext,
-    /// The open repository and the peer that it is at. One for all assets, so that they share its index.
-    open: Mutex<Option<(Peer, Vault)>>,
+    /// One for all assets, so that they share its index and their bandwidth.
+    open: Mutex<Option<Open>>,
+}
+
+/// The open repository.
+struct Open {
+    at: Peer,
+    bandwidth: Option<Timetable>,
+    vault: Vault,
 }
 
 impl RemoteVault {
@@ -39,17 +47,19 @@ impl RemoteVault {
         Self { app, folder, context, open: Mutex::default() }
     }
 
-    /// The repository at the assignment's peer; created there when it is not there yet.
-    pub fn vault(&self, assignment: &Assignment) -> Result<Vault, Failure> {
+    /// The repository at the assignment's peer; created there when it is not there yet. What is sent there goes no faster
+    /// than `bandwidth` allows.
+    pub fn vault(&self, assignment: &Assignment, bandwidth: Option<&Timetable>) -> Result<Vault, Failure> {
         let peer = assignment.peer.as_ref().ok_or_else(|| {
             let site = assignment.spec.peer_of(&assignment.site);
             transient(format!("no agent has joined at {site}: start one there with `levee agent join`"))
         })?;
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((at, vault)) = &*open
-            && at == peer
+        if let Some(known) = &*open
+            && known.at == *peer
+            && known.bandwidth.as_ref() == bandwidth
         {
-            return Ok(vault.clone());
+            return Ok(known.vault.clone());
         }
         let master_key = self.master_key(peer)?;
         self.create(assignment, peer, &master_key)?;
@@ -63,10 +73,11 @@ impl RemoteVault {
             tls: Some(Arc::new(tls)),
             resolve: None,
         })
-        .map_err(|error| failure(in_full(&error)))?;
+        .map_err(|error| failure(in_full(&error)))?
+        .with_bandwidth(Bandwidth::new(bandwidth.cloned(), None));
         let vault = Vault::open_with_master_key(Arc::new(RetryStore::new(store, RETRY)), master_key)
             .map_err(|error| transient(format!("cannot open the repository at {}: {}", peer.site, in_full(&error))))?;
-        *open = Some((peer.clone(), vault.clone()));
+        *open = Some(Open { at: peer.clone(), bandwidth: bandwidth.cloned(), vault: vault.clone() });
         Ok(vault)
     }
 

@@ -70,7 +70,8 @@ pub fn stop(app: &Arc<App>, may_leave: bool) -> Result<Done, Failure> {
         // A copy rides over short cuts of the link, and so takes long to fail.
         let copied = match cut_off.as_ref().or_else(|| link.wait()) {
             Some(reason) => Err(reason.clone()),
-            None => writer::copy_once(app, &assignment, asset, spec).map(|copied| Last::Sent(copied.point)),
+            // The app is away meanwhile: this one goes as fast as it can.
+            None => writer::copy_once(app, &assignment, asset, spec, None).map(|copied| Last::Sent(copied.point)),
         };
         last.push((asset, copied.or_else(|failure| leave_folder(app, asset, spec, may_leave, failure))?));
     }

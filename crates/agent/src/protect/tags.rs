@@ -3,9 +3,12 @@
 use levee_model::{AppName, AssetName, Epoch};
 use levee_vault::{Snapshot, SnapshotId, SnapshotSelection, Vault};
 
+/// How the tag of a folder's snapshots begins.
+pub const FILES: &str = "levee-files:";
+
 /// The tag of a folder's snapshots.
 pub fn files(app: &AppName, asset: &AssetName) -> String {
-    format!("levee-files:{app}/{asset}")
+    format!("{FILES}{app}/{asset}")
 }
 
 /// The tag of what is copied of a database's journal to a further vault.

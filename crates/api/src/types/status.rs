@@ -151,6 +151,9 @@ pub struct AssetView {
     /// What a copy that is due waits behind.
     #[serde(default)]
     pub waiting: Option<String>,
+    /// What is worth knowing and no problem: differences between the sites that the protection file accepts.
+    #[serde(default)]
+    pub notes: Vec<String>,
     pub problems: Vec<String>,
     /// The newest gaps in its archived log, oldest first: points within one can't be restored.
     #[serde(default)]

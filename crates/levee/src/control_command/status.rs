@@ -197,6 +197,7 @@ fn remarks(app: &AppStatus) -> Vec<String> {
     let mut lines = app.problems.clone();
     for asset in &app.assets {
         lines.extend(asset.problems.iter().map(|problem| format!("{}: {problem}", asset.asset)));
+        lines.extend(asset.notes.iter().map(|note| format!("{}: {note}", asset.asset)));
         lines.extend(asset.waiting.iter().map(|waiting| format!("{}: waiting behind {waiting}", asset.asset)));
         let older = asset.gaps.len().saturating_sub(GAPS_SHOWN);
         lines.extend(asset.gaps.iter().skip(older).map(|gap| describe_gap(asset, gap)));
@@ -259,6 +260,7 @@ mod tests {
                     "last_verified": { "position": { "kind": "snapshot", "id": "5a", "taken_at": "2026-11-20T10:00:00Z" },
                         "as_of": "2026-11-20T10:00:00Z", "at": "2026-11-20T11:00:00Z" },
                     "waiting": "files of shop/pictures",
+                    "notes": ["west: accepted: the collation provider's version differs"],
                     "vaults": { "far": { "as_of": "2026-11-20T11:59:28Z", "age_s": 32.0, "counts": true },
                         "near": { "as_of": "2026-11-18T12:00:00Z", "age_s": 172800.0, "counts": false },
                         "new": { "as_of": null, "age_s": null, "counts": false } },
@@ -294,6 +296,7 @@ mod tests {
             gap,
             "of 2026-11-20 10:00",
             "orders: waiting behind files of shop/pictures",
+            "orders: west: accepted: the collation provider's version differs",
             "VAULT",
             "far    of 2026-11-20 11:59:28Z, 32 s old\n",
             "near   of 2026-11-18 12:00:00Z, 2 days old, TOO OLD\n",

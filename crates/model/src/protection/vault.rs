@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{Period, SiteSpec};
-use crate::{Address, AppName, AssetName, InvalidAddress, SiteName};
+use crate::{Address, AppName, AssetName, InvalidAddress, SiteName, Timetable};
 
 const DAY_MS: u64 = 24 * 3600 * 1000;
 /// Ten years: a mistake in compliance mode can be undone by nobody.
@@ -31,6 +31,9 @@ pub struct VaultSpec {
     /// How old the newest copy there may be. An older one counts no more.
     #[serde(default = "VaultSpec::default_within")]
     pub within: Period,
+    /// How fast each recovery site sends its copies there, those of all apps together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<Timetable>,
     /// Within what time everything there is read again and its hashes checked; nothing is, unless it is said: in many
     /// places reading costs money.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -96,6 +99,9 @@ impl VaultSpec {
         }
         if self.verify_within.is_some_and(|within| within.milliseconds() == 0) {
             return at("verify_within", "it must be longer than nothing".into());
+        }
+        if self.bandwidth.is_some() && matches!(self.address.parsed, Address::Folder(_)) {
+            return at("bandwidth", "this is for vaults that are reached over the network, and not for folders".into());
         }
         if let Some(class) = &self.data_class {
             let is_class = |class: &str| class.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
@@ -230,7 +236,7 @@ at.west.path = "/srv/west/documents"
         let file = with_vault(
             "address = \"s3:https://s3.north.example/backups\"\nregion = \"north\"\nhost = \"s3\"\n\
              secrets = { AWS_ACCESS_KEY_ID = \"far-id\", AWS_SECRET_ACCESS_KEY = \"far-key\" }\nwithin = \"2d\"\n\
-             locked_for = \"30d\"",
+             locked_for = \"30d\"\nbandwidth = \"Mon-08:00,1M Fri-18:00,off\"",
         );
         let file = file.unwrap();
         let (shop, west) = ("shop".parse().unwrap(), "west".parse().unwrap());
@@ -239,6 +245,7 @@ at.west.path = "/srv/west/documents"
         assert_eq!(Ok(far.repository(&shop, &west)), Address::parse("s3:https://s3.north.example/backups/shop/west"));
         assert_eq!(far.place(), SiteSpec { region: Some("north".into()), ..SiteSpec::default() });
         assert_eq!((far.log_every.to_string(), far.within.to_string()), ("5m".into(), "2d".into()));
+        assert_eq!(far.bandwidth.as_ref().map(Timetable::to_string).as_deref(), Some("Mon-08:00,1M Fri-18:00,off"));
         assert_eq!((far.locked_for_days(), far.verify_within), (Some(30), None));
         let json = serde_json::to_string(far).unwrap();
         assert_eq!(&serde_json::from_str::<VaultSpec>(&json).unwrap(), far);
@@ -282,6 +289,8 @@ at.west.path = "/srv/west/documents"
         check(&s3("locked_for = \"36h\""), "vault.far.locked_for: say whole days, from 1d to 3660d");
         check(&s3("locked_for = \"4000d\""), "vault.far.locked_for: say whole days");
         check("address = \"/mnt/nas\"\nlocked_for = \"30d\"", "vault.far.locked_for: this is for vaults at s3:");
+        check(&s3("bandwidth = \"0\""), "line 3, column 13: \"0\" is no bandwidth limit: write KiB per second");
+        check("address = \"/mnt/nas\"\nbandwidth = \"1M\"", "vault.far.bandwidth: this is for vaults that are reached");
         check(&s3("regoin = \"north\""), "line 3, column 1: unknown field `regoin`");
         let message = ProtectionFile::parse(SHOP).unwrap_err().to_string();
         assert!(message.starts_with("app.shop.copy_to: there is no [vault.far]"), "{message}");

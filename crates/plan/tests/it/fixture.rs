@@ -85,6 +85,7 @@ impl Fixture {
                 point: Some(AssetPoint { position: position(name, 1000), as_of: start() }),
                 source_lsn: (*name == "orders").then_some(Lsn(source)),
                 problem: None,
+                notes: Vec::new(),
                 verified: None,
                 waiting: None,
                 warned_since: None,

@@ -112,6 +112,7 @@ mod tests {
                 point: Some(AssetPoint { position: position.clone(), as_of: time(point_s) }),
                 source_lsn: None,
                 problem: problem.map(str::to_string),
+                notes: Vec::new(),
                 verified: None,
                 waiting: None,
                 warned_since: None,

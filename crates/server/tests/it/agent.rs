@@ -32,6 +32,8 @@ pub struct Memory {
     pub behind: SignedDuration,
     /// How old the newest copy in each further vault is.
     pub vaults: BTreeMap<VaultName, SignedDuration>,
+    /// What is worth knowing of each asset that is kept here, and no problem.
+    pub notes: Vec<String>,
     /// What the agent says that it holds durably.
     pub known: BTreeMap<AppName, KnownApp>,
     stopped: BTreeMap<String, u64>,
@@ -188,6 +190,10 @@ impl Agent {
                         .then(|| AssetPoint { position: position(asset.as_str()), as_of: now - memory.behind }),
                     source_lsn: (asset.as_str() == "orders").then_some(Lsn(1200)),
                     problem: None,
+                    notes: match assignment.role {
+                        Role::Writer => Vec::new(),
+                        Role::Recovery => memory.notes.clone(),
+                    },
                     verified: None,
                     waiting: None,
                     warned_since: None,

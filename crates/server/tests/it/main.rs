@@ -1,5 +1,6 @@
 //! The server as agents and operators see it: over the wire and through `Control`.
 
+mod accepted;
 mod adopt;
 mod agent;
 mod copies;

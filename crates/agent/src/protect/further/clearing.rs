@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use levee_database::postgres::base::BaseBackup;
+use levee_database::postgres::base::{BaseBackup, asset_of_tag};
 use levee_model::control::{Assignment, Failure};
 use levee_model::{AssetId, AssetName};
 use levee_store::FileType;
@@ -15,13 +15,11 @@ use levee_vault::forget::record_forgotten;
 use levee_vault::{Snapshot, SnapshotId};
 
 use super::super::app::{in_full, transient};
+use super::super::tags;
 use super::super::upkeep::prune;
 use super::held_log::{HeldLog, NeededLog};
 use super::state::FurtherState;
 use super::{Further, There};
-
-/// As `levee_database` tags base backups.
-const DATABASE_TAG: &str = "asset:";
 
 impl Further<'_> {
     /// Removes what is to go, and clears its data away.
@@ -191,10 +189,10 @@ impl Further<'_> {
 
 /// The tags that say which assets a copy is of.
 fn asset_tags(snapshot: &Snapshot) -> impl Iterator<Item = &String> {
-    snapshot.tags.iter().filter(|tag| tag.starts_with("levee-files:") || tag.starts_with(DATABASE_TAG))
+    snapshot.tags.iter().filter(|tag| tag.starts_with(tags::FILES) || asset_of_tag(tag).is_some())
 }
 
 /// The databases that a copy is a base backup of.
 fn databases_of(snapshot: &Snapshot) -> impl Iterator<Item = AssetId> {
-    snapshot.tags.iter().filter_map(|tag| tag.strip_prefix(DATABASE_TAG)?.parse().ok())
+    snapshot.tags.iter().filter_map(|tag| asset_of_tag(tag))
 }

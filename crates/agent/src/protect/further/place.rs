@@ -12,6 +12,7 @@ use levee_vault::{Cache, Error, Vault};
 
 use super::super::app::{App, failure, in_full, transient};
 use super::super::owner_store::{OwnerStore, remove_left_locks};
+use super::shared::SharedVault;
 use super::state::FurtherState;
 
 /// A short cut of the link is ridden over; a longer one is the business of the loop around it, which can be told to stop.
@@ -28,6 +29,7 @@ pub struct Place<'a> {
     pub name: &'a VaultName,
     pub spec: &'a VaultSpec,
     pub stop: &'a StopSignal,
+    pub shared: &'a SharedVault,
 }
 
 impl Place<'_> {
@@ -131,6 +133,7 @@ impl Place<'_> {
         let opening = Opening {
             tls,
             patience: PATIENCE,
+            bandwidth: self.shared.bandwidth(self.spec.bandwidth.as_ref()),
             s3_data_class: self.spec.data_class.clone(),
             s3_locked_for_days: self.spec.locked_for_days(),
             ..Opening::with(&variable)

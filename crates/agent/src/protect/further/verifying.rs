@@ -1,6 +1,6 @@
 //! Reading again what lies in a further vault, where the protection file asks for it. A copy that damage hits counts no more.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -10,10 +10,9 @@ use levee_store::FileType;
 use levee_vault::reread::PackAge;
 use levee_vault::{Id, SnapshotId, Vault};
 
-use super::super::app::failure;
 use super::super::upkeep::again::{self, Allowance, Found, Stored};
 use super::super::upkeep::record::Record;
-use super::super::upkeep::state::{DamagedPack, name_packs, note_pack};
+use super::super::upkeep::state::{DamagedPack, name_packs, note_pack, pack_ids};
 use super::place::Place;
 use super::state::FurtherState;
 use super::{Further, There};
@@ -72,10 +71,7 @@ impl Stored for Packs<'_> {
 
 impl Verifying {
     fn begin(place: &Place<'_>) -> Result<Self, Failure> {
-        let path = place.app.folder.further(place.name).join("rereads");
-        let record = Record::open(path.clone()).map_err(|error| {
-            failure(format!("cannot read {}: {error}; remove it, and it begins anew", path.display()))
-        })?;
+        let record = Record::open(place.app.folder.further(place.name).join("rereads"))?;
         let now = Instant::now();
         Ok(Self { record, packs: BTreeMap::new(), list_again_at: now, look_again_at: now, has_news: true })
     }
@@ -96,7 +92,7 @@ impl Verifying {
             self.packs.insert(id, PackAge { id, bytes, stored_at, verified_at, damaged_at });
         }
         let there: BTreeSet<Id> = self.packs.keys().copied().collect();
-        self.record.retain(&there).map_err(|error| failure(format!("cannot note what was read: {error}")))?;
+        self.record.retain(&there)?;
         let damaged = state.damaged.len();
         state.damaged.retain(|damaged| damaged.pack.parse().is_ok_and(|id: Id| there.contains(&id)));
         self.has_news |= state.damaged.len() != damaged;
@@ -145,7 +141,7 @@ impl Further<'_> {
     /// Which copies can't be restored whole. What a repair there has taken out of the index is brought anew from here.
     fn look_at_damage(&mut self, there: &There, state: &mut FurtherState) -> Result<(), Failure> {
         let cannot = |error: levee_vault::Error| self.place.failure("say what the damage hits in", &error);
-        let damaged: HashSet<Id> = state.damaged.iter().filter_map(|damaged| damaged.pack.parse().ok()).collect();
+        let damaged = pack_ids(&state.damaged);
         let listed = there.vault.list_snapshots().map_err(cannot)?;
         let all: Vec<SnapshotId> = listed.or_warn().into_iter().map(|(id, _)| id).collect();
         let mut hit: BTreeSet<SnapshotId> = match damaged.is_empty() {
@@ -214,7 +210,7 @@ impl Further<'_> {
         if state.damaged.is_empty() {
             return Ok(false);
         }
-        let damaged: HashSet<Id> = state.damaged.iter().filter_map(|damaged| damaged.pack.parse().ok()).collect();
+        let damaged = pack_ids(&state.damaged);
         let hit = there.vault.snapshots_hit(&[*copy], &damaged);
         let hit = hit.map_err(|error| self.place.failure("say what the damage hits in", &error))?;
         state.hit.extend(hit.iter().copied());

@@ -87,7 +87,7 @@ impl Allowance {
             let now = Timestamp::now();
             match found {
                 Found::Sound => {
-                    record.note(id, now).map_err(|error| failure(format!("cannot note what was read: {error}")))?;
+                    record.note(id, now)?;
                     stored.note(&id, now, None);
                 }
                 Found::Damaged { problem } => stored.note(&id, now, Some(problem)),

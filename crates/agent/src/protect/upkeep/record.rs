@@ -12,8 +12,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
+use levee_model::control::Failure;
 use levee_vault::Id;
 
+use super::super::app::failure;
 use crate::durable;
 
 /// More lines than this for each pack that is there, and the file is written anew.
@@ -27,11 +29,14 @@ pub struct Record {
 }
 
 impl Record {
-    pub fn open(path: PathBuf) -> io::Result<Self> {
+    pub fn open(path: PathBuf) -> Result<Self, Failure> {
         let text = match std::fs::read(&path) {
             Ok(text) => String::from_utf8_lossy(&text).into_owned(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(error),
+            Err(error) => {
+                let message = format!("cannot read {}: {error}; remove it, and it begins anew", path.display());
+                return Err(failure(message));
+            }
         };
         let mut record = Self { path, read_at: BTreeMap::new(), lines: 0 };
         for line in text.lines() {
@@ -51,25 +56,32 @@ impl Record {
         self.read_at.get(pack).copied()
     }
 
-    pub fn note(&mut self, pack: Id, at: Timestamp) -> io::Result<()> {
-        std::fs::create_dir_all(self.path.parent().unwrap_or(&self.path))?;
-        let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path)?;
-        file.write_all(format!("\n{pack} {}", at.as_second()).as_bytes())?;
+    pub fn note(&mut self, pack: Id, at: Timestamp) -> Result<(), Failure> {
+        let append = || {
+            std::fs::create_dir_all(self.path.parent().unwrap_or(&self.path))?;
+            let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path)?;
+            file.write_all(format!("\n{pack} {}", at.as_second()).as_bytes())
+        };
+        append().map_err(|error| self.unwritten(&error))?;
         self.read_at.insert(pack, at);
         self.lines += 1;
         Ok(())
     }
 
     /// Forgets packs that are not there any more.
-    pub fn retain(&mut self, there: &BTreeSet<Id>) -> io::Result<()> {
+    pub fn retain(&mut self, there: &BTreeSet<Id>) -> Result<(), Failure> {
         if self.lines < LINES_MIN.max(there.len() * LINES_PER_PACK_MAX) {
             return Ok(());
         }
         self.read_at.retain(|pack, _| there.contains(pack));
         let lines: String = self.read_at.iter().map(|(pack, at)| format!("\n{pack} {}", at.as_second())).collect();
-        durable::write(&self.path, lines.as_bytes())?;
+        durable::write(&self.path, lines.as_bytes()).map_err(|error| self.unwritten(&error))?;
         self.lines = self.read_at.len();
         Ok(())
+    }
+
+    fn unwritten(&self, error: &io::Error) -> Failure {
+        failure(format!("cannot note in {} what was read: {error}", self.path.display()))
     }
 }
 

@@ -24,7 +24,7 @@ use super::super::owner_store::OwnerStore;
 use super::super::tags;
 use super::again::{self, Allowance, Found, Stored};
 use super::record::Record;
-use super::state::{UpkeepState, name_packs, note_pack};
+use super::state::{UpkeepState, name_packs, note_pack, pack_ids};
 
 /// How long packs are read before something else has its turn.
 const TURN_MAX: Duration = Duration::from_secs(20);
@@ -84,10 +84,7 @@ impl Stored for Packs<'_> {
 
 impl Rereading {
     pub fn begin(app: &Arc<App>, stop: &StopSignal) -> Result<Self, Failure> {
-        let path = app.folder.rereads();
-        let record = Record::open(path.clone()).map_err(|error| {
-            failure(format!("cannot read {}: {error}; remove it, and it begins anew", path.display()))
-        })?;
+        let record = Record::open(app.folder.rereads())?;
         let master_key = app.copies.vault()?.master_key().clone();
         let vault = Vault::open_with_master_key(Arc::new(OwnerStore::new(app, stop)), master_key)
             .map_err(|error| failure(in_full(&error)))?;
@@ -127,7 +124,7 @@ impl Rereading {
             packs.insert(id, PackAge { id, bytes, stored_at, verified_at, damaged_at });
         }
         let there: BTreeSet<Id> = packs.keys().copied().collect();
-        self.record.retain(&there).map_err(|error| failure(format!("cannot note what was read: {error}")))?;
+        self.record.retain(&there)?;
         // What a prune or a repair has removed is damage no more.
         let before = state.damaged.len();
         state.damaged.retain(|damaged| damaged.pack.parse().is_ok_and(|id: Id| there.contains(&id)));
@@ -151,7 +148,7 @@ impl Rereading {
         let Some(listing) = &self.listing else { return Ok(()) };
         let store = LocalStore::new(app.folder.repository());
         let arrivals = app.copies.arrivals().of(&store).map_err(|error| failure(in_full(&error)))?;
-        let damaged: HashSet<Id> = state.damaged.iter().filter_map(|damaged| damaged.pack.parse().ok()).collect();
+        let damaged = pack_ids(&state.damaged);
         let all: Vec<SnapshotId> = arrivals.iter().map(|arrival| arrival.id).collect();
         let hit: HashSet<SnapshotId> = if damaged.is_empty() {
             HashSet::new()

@@ -93,10 +93,7 @@ fn ages(segments: &BTreeMap<Id, Segment>) -> Vec<PackAge> {
 
 impl LogRereading {
     pub fn begin(app: &App) -> Result<Self, Failure> {
-        let path = app.folder.log_rereads();
-        let record = Record::open(path.clone()).map_err(|error| {
-            failure(format!("cannot read {}: {error}; remove it, and it begins anew", path.display()))
-        })?;
+        let record = Record::open(app.folder.log_rereads())?;
         Ok(Self { record, listed: None, segments: BTreeMap::new() })
     }
 
@@ -132,7 +129,7 @@ impl LogRereading {
             }
         }
         let there: BTreeSet<Id> = self.segments.keys().copied().collect();
-        self.record.retain(&there).map_err(|error| failure(format!("cannot note what was read: {error}")))?;
+        self.record.retain(&there)?;
         self.listed = Some(Instant::now());
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! What upkeep has to know after a restart: `upkeep/state.json`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use jiff::Timestamp;
 use levee_model::AssetName;
@@ -47,6 +47,11 @@ pub fn note_pack(damaged: &mut Vec<DamagedPack>, pack: &Id, at: Timestamp, probl
     if let Some(problem) = problem {
         damaged.push(DamagedPack { pack, at, problem });
     }
+}
+
+/// The ids of these packs.
+pub fn pack_ids(damaged: &[DamagedPack]) -> HashSet<Id> {
+    damaged.iter().filter_map(|damaged| damaged.pack.parse().ok()).collect()
 }
 
 /// The first of these packs, and what is wrong with each.

@@ -7,11 +7,12 @@ use jiff::Timestamp;
 use levee_database::StopSignal;
 use levee_model::control::{AssetPoint, AssetState, Assignment, Failure};
 use levee_model::protection::{Due, FilesSpec, Rhythm};
-use levee_model::{AssetId, AssetName, Position};
+use levee_model::{AssetId, AssetName, Position, Timetable};
 use levee_vault::SWAP_PATIENCE;
 use levee_vault::backup::{self, BackupOptions};
 
 use super::super::app::{App, failure, in_full, transient};
+use super::super::hooks::{self, Hooked, Saved};
 use super::super::queue::Entered;
 use super::super::tags;
 
@@ -36,6 +37,8 @@ pub fn run(app: &Arc<App>, assignment: &Assignment, asset: &AssetName, spec: &Fi
                 retry_after = RETRY_AFTER_MIN;
                 pause
             }
+            // A command that was ended for it is no trouble.
+            Err(_) if stop.is_stopped() => return,
             Err(failure) => {
                 app.remote.forget();
                 app.board.problem(asset, failure.message);
@@ -79,19 +82,25 @@ impl Folder<'_> {
             Entered::Overlaps => return Err(transient(format!("another copy of {salt} is under way"))),
         };
         let now = Timestamp::now();
-        let copied = copy_once(self.app, self.assignment, self.asset, self.spec)?;
+        let copy = hooks::CopyOf { app: self.app, asset: self.asset, kind: hooks::Kind::Files };
+        let current = self.app.assignment();
+        let bandwidth = current.spec.bandwidth.as_ref();
+        let make = || copy_once(self.app, self.assignment, self.asset, self.spec, bandwidth);
+        let saved =
+            |copied: &Copied| Some(Saved { snapshot: copied.snapshot.clone(), is_whole: copied.unread.is_none() });
+        let Hooked { made: copied, after } = hooks::around(&copy, stop, make, saved)?;
         self.last_begun = Some(Some(now));
         self.app.board.update(self.asset, |entry| {
             entry.state = AssetState::Received;
             entry.point = Some(copied.point);
-            entry.problem = copied.unread;
+            entry.problem = copied.unread.into_iter().chain(after).reduce(|first, second| format!("{first}; {second}"));
         });
         Ok(Duration::ZERO)
     }
 
     /// When the newest copy that is at the other site was begun.
     fn newest_copy(&self) -> Result<Option<Timestamp>, Failure> {
-        let vault = self.app.remote.vault(self.assignment)?;
+        let vault = self.app.remote.vault(self.assignment, self.app.assignment().spec.bandwidth.as_ref())?;
         let of_this_folder = tags::snapshots(&vault, &tags::files(&self.app.name, self.asset))
             .map_err(|error| transient(format!("cannot list the copies of {}: {}", self.asset, in_full(&error))))?;
         Ok(of_this_folder.into_iter().map(|(_, snapshot)| snapshot.time).max())
@@ -100,13 +109,21 @@ impl Folder<'_> {
 
 /// A snapshot that is durable at the other site.
 pub struct Copied {
+    /// Its whole id.
+    pub snapshot: String,
     pub point: AssetPoint,
     /// What could not be read, and so is not in it.
     pub unread: Option<String>,
 }
 
-/// Takes one snapshot. When it returns, the snapshot is durable at the other site.
-pub fn copy_once(app: &App, assignment: &Assignment, asset: &AssetName, spec: &FilesSpec) -> Result<Copied, Failure> {
+/// Takes one snapshot, no faster than `bandwidth` allows. When it returns, the snapshot is durable at the other site.
+pub fn copy_once(
+    app: &App,
+    assignment: &Assignment,
+    asset: &AssetName,
+    spec: &FilesSpec,
+    bandwidth: Option<&Timetable>,
+) -> Result<Copied, Failure> {
     let place = spec
         .at
         .get(&assignment.site)
@@ -115,7 +132,7 @@ pub fn copy_once(app: &App, assignment: &Assignment, asset: &AssetName, spec: &F
         // An empty snapshot of a folder that is not mounted would look like a fresh recovery point.
         return Err(failure(format!("{} is not a folder: is it mounted?", place.path.display())));
     }
-    let vault = app.remote.vault(assignment)?;
+    let vault = app.remote.vault(assignment, bandwidth)?;
     let taken_at = Timestamp::now();
     let options = BackupOptions {
         paths: vec![place.path.clone()],
@@ -140,6 +157,7 @@ pub fn copy_once(app: &App, assignment: &Assignment, asset: &AssetName, spec: &F
         )
     });
     let id = summary.snapshot_id.ok_or_else(|| failure("the copy made no snapshot"))?;
-    let point = AssetPoint { position: Position::Snapshot { id: id.to_string(), taken_at }, as_of: taken_at };
-    Ok(Copied { point, unread })
+    let snapshot = id.to_string();
+    let point = AssetPoint { position: Position::Snapshot { id: snapshot.clone(), taken_at }, as_of: taken_at };
+    Ok(Copied { snapshot, point, unread })
 }

@@ -17,6 +17,7 @@ use levee_model::{AssetId, AssetName, LogPosition, Position};
 use super::super::app::{App, failure, in_full, transient};
 use super::super::database;
 use super::super::gaps::Gaps;
+use super::super::hooks::{self, Hooked, NotMade, Saved};
 use super::super::queue::Entered;
 use super::super::sink::WireSink;
 use crate::durable;
@@ -28,6 +29,11 @@ const PREDECESSOR_MAX: Duration = Duration::from_secs(5);
 const PREDECESSOR_LOOK: Duration = Duration::from_millis(250);
 /// An archive that is less behind than this keeps up: commits may wait for it.
 const KEEPS_UP_BYTES: u64 = 1 << 20;
+/// How soon the operator's command is asked again whether a base backup may be taken.
+const HOOK_AGAIN_AFTER: Duration = Duration::from_secs(15);
+/// What is said of the operator's commands, by the time at which they run.
+const BEFORE: &str = "before-copy";
+const AFTER: &str = "after-copy";
 /// How often it is looked whether a base backup is due.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -216,7 +222,14 @@ impl Writer<'_> {
             match self.take_base_if_due(options, &status, &mut bases, stop) {
                 Ok(()) => self.restore_zero_loss(&status, &options.application_name),
                 Err(_) if stop.is_stopped() => return,
-                Err(failure) => {
+                Err(NotMade::Hook(failure)) => {
+                    self.app.board.remark(&self.id.asset, BEFORE, Some(failure.message));
+                    self.restore_zero_loss(&status, &options.application_name);
+                    if stop.wait(HOOK_AGAIN_AFTER) {
+                        return;
+                    }
+                }
+                Err(NotMade::Copy(failure)) => {
                     bases = None;
                     self.app.remote.forget();
                     self.app.board.problem(&self.id.asset, failure.message);
@@ -250,8 +263,8 @@ impl Writer<'_> {
         status: &ArchiveStatus,
         bases: &mut Option<Vec<Known>>,
         stop: &StopSignal,
-    ) -> Result<(), Failure> {
-        let vault = self.app.remote.vault(self.assignment)?;
+    ) -> Result<(), NotMade> {
+        let vault = self.app.remote.vault(self.assignment, self.app.assignment().spec.bandwidth.as_ref())?;
         let now = Timestamp::now();
         let known = match bases {
             Some(known) => known,
@@ -266,13 +279,16 @@ impl Writer<'_> {
             }
         };
         if !self.is_due(known, status, now) {
+            self.app.board.remark(&self.id.asset, BEFORE, None);
             return Ok(());
         }
         let tell = |waiting| self.app.board.update(&self.id.asset, |entry| entry.waiting = waiting);
         let _turn = match self.app.context.queue.enter(format!("the base backup of {}", self.id), stop, tell) {
             Entered::Turn(turn) => turn,
             Entered::Stopped => return Ok(()),
-            Entered::Overlaps => return Err(transient(format!("another base backup of {} is under way", self.id))),
+            Entered::Overlaps => {
+                return Err(transient(format!("another base backup of {} is under way", self.id)).into());
+            }
         };
         // The log may have broken off meanwhile: then a base that began now would be of no use.
         let status = self.status();
@@ -281,8 +297,15 @@ impl Writer<'_> {
         }
         tracing::info!(asset = %self.id, "taking a base backup");
         let base_options = BaseOptions::new(options.connect.clone(), self.id.clone(), self.assignment.epoch);
-        let taken = base::take(&base_options, &vault, &(), stop)
-            .map_err(|error| transient(format!("the base backup of {} failed: {}", self.id, in_full(&error))))?;
+        let take = || {
+            base::take(&base_options, &vault, &(), stop)
+                .map_err(|error| transient(format!("the base backup of {} failed: {}", self.id, in_full(&error))))
+        };
+        let copy = hooks::CopyOf { app: self.app, asset: &self.id.asset, kind: hooks::Kind::Base };
+        let saved = |taken: &BaseBackup| Some(Saved { snapshot: taken.snapshot.to_string(), is_whole: true });
+        let Hooked { made: taken, after } = hooks::around(&copy, stop, take, saved)?;
+        self.app.board.remark(&self.id.asset, BEFORE, None);
+        self.app.board.remark(&self.id.asset, AFTER, after);
         tracing::info!(asset = %self.id, snapshot = %taken.snapshot, start = %taken.facts.start, stop = %taken.facts.stop,
             "base backup taken");
         self.gaps().close(&taken.snapshot.to_string(), Timestamp::now());

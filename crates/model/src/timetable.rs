@@ -1,9 +1,11 @@
 //! Rates by time of day, as `rclone --bwlimit` writes them: `512k`, `08:00,512k 19:00,10M 23:00,off`,
 //! `Mon-08:00,512k Fri-18:00,off`. A bare number counts KiB per second, as restic's `--limit-upload` does.
 
+use std::fmt;
 use std::str::FromStr;
 
 use jiff::Zoned;
+use serde::{Deserialize, Serialize};
 
 const MINUTES_PER_DAY: u16 = 24 * 60;
 const MINUTES_PER_WEEK: u16 = 7 * MINUTES_PER_DAY;
@@ -12,8 +14,11 @@ const SLOTS_MAX: usize = 168;
 const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 
 /// How many bytes a second may move at which time of the week, in local time.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Timetable {
+    /// As the operator wrote it.
+    text: String,
     /// Sorted by the minute of the week at which a rate begins; never empty.
     slots: Vec<Slot>,
 }
@@ -57,7 +62,7 @@ impl FromStr for Timetable {
         let mut slots = Vec::new();
         if !text.contains(',') {
             let bytes_per_second = rate(text.trim()).ok_or_else(|| wrong(text))?;
-            return Ok(Self { slots: vec![Slot { minute_of_week: 0, bytes_per_second }] });
+            return Ok(Self { text: text.into(), slots: vec![Slot { minute_of_week: 0, bytes_per_second }] });
         }
         for part in text.split_whitespace() {
             let (time, speed) = part.split_once(',').ok_or_else(|| wrong(part))?;
@@ -70,7 +75,27 @@ impl FromStr for Timetable {
         if slots.is_empty() || slots.len() > SLOTS_MAX || is_twice {
             return Err(wrong(text));
         }
-        Ok(Self { slots })
+        Ok(Self { text: text.into(), slots })
+    }
+}
+
+impl TryFrom<String> for Timetable {
+    type Error = TimetableError;
+
+    fn try_from(text: String) -> Result<Self, TimetableError> {
+        text.parse()
+    }
+}
+
+impl From<Timetable> for String {
+    fn from(timetable: Timetable) -> String {
+        timetable.text
+    }
+}
+
+impl fmt::Display for Timetable {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(&self.text)
     }
 }
 
