@@ -9,7 +9,7 @@ use levee_wire::server::ServerLink;
 use levee_wire::{FromAgent, FromServer, ServerClient};
 use tokio::sync::{broadcast, watch};
 use tokio::task::spawn_blocking;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{info, warn};
 
 use crate::commands::Commands;
@@ -69,11 +69,24 @@ impl Control {
         let report = report(self.context.clone(), self.supervisor.clone(), self.desired.subscribe(), outgoing.clone());
         let answers = pass_on(self.commands.subscribe(), outgoing);
         let listen = async {
+            // What could not be kept here, and when it is tried again. Everything else goes on meanwhile.
+            let mut unkept: Option<(Desired, Instant)> = None;
             loop {
-                match link.receive().await {
+                let is_time = async {
+                    match &unkept {
+                        Some((_, at)) => sleep_until(*at).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                let received = tokio::select! {
+                    received = link.receive() => Some(received),
+                    () = is_time => unkept.take().map(|(desired, _)| Ok(FromServer::Desired(desired))),
+                };
+                let Some(received) = received else { continue };
+                match received {
                     Ok(FromServer::Desired(desired)) => {
-                        if let Err(error) = self.take(desired).await {
-                            return error;
+                        if let Some(desired) = self.take(desired).await {
+                            unkept = Some((desired, Instant::now() + PAUSE_MAX));
                         }
                     }
                     Ok(FromServer::Command(command)) => {
@@ -92,9 +105,8 @@ impl Control {
         }
     }
 
-    /// Takes what the server wants: durable first, then in force. What could not be kept ends the stream after a while: with the
-    /// next one the server says everything anew.
-    async fn take(&self, desired: Desired) -> Result<(), levee_wire::Error> {
+    /// Takes what the server wants: durable first, then in force. Gives back what could not be kept.
+    async fn take(&self, desired: Desired) -> Option<Desired> {
         let known = self.desired.borrow().revision;
         let (supervisor, gossip) = (self.supervisor.clone(), self.gossip.clone());
         if desired.revision == known {
@@ -104,29 +116,33 @@ impl Control {
             supervisor.apply(&known, Source::Server);
         }
         if desired.revision <= known {
-            return Ok(());
+            return None;
         }
-        let taken = spawn_blocking(move || {
-            gossip.folder.keep_desired(&desired)?;
-            apply(&supervisor, &gossip, &desired, Source::Server);
-            Ok::<_, crate::Error>(desired)
+        let taken = spawn_blocking(move || match gossip.folder.keep_desired(&desired) {
+            Ok(()) => {
+                apply(&supervisor, &gossip, &desired, Source::Server);
+                Ok(desired)
+            }
+            Err(error) => Err((error, desired)),
         });
         match taken.await {
             Ok(Ok(desired)) => {
                 self.desired.send_replace(desired);
                 self.context.changed.notify_one();
-                return Ok(());
+                None
             }
-            Ok(Err(error)) => {
+            Ok(Err((error, desired))) => {
                 warn!(
                     error = levee_wire::chain(&error),
                     "what the server wants could not be kept, and is not done yet"
                 );
+                Some(desired)
             }
-            Err(_) => warn!("what the server wants could not be applied"),
+            Err(_) => {
+                warn!("what the server wants could not be applied");
+                None
+            }
         }
-        sleep(PAUSE_MAX).await;
-        Err(levee_wire::Error::Refused { message: "what the server wants could not be kept here".into() })
     }
 }
 

@@ -105,6 +105,9 @@ impl BlobDecompressor {
 
 /// Puts behind `out` what an index, snapshot or lock file of version 2 holds before it is sealed.
 pub(crate) fn compress_file_onto(json: &[u8], out: &mut Vec<u8>) -> std::io::Result<()> {
+    if json.len() as u64 > FILE_BYTES_MAX {
+        return Err(std::io::Error::other("it is larger than the 1 GiB that readers take"));
+    }
     out.push(COMPRESSED_FILE);
     let mut encoder = zstd::stream::write::Encoder::new(out, 3)?;
     encoder.set_pledged_src_size(Some(json.len() as u64))?;

@@ -258,6 +258,16 @@ impl App {
         self.lock_tasks().end_all();
     }
 
+    /// Tells every thread to end, and waits for none.
+    pub fn tell_tasks(&self) {
+        self.lock_tasks().tell_all();
+    }
+
+    /// Waits until then at most for threads that are left to end by themselves.
+    pub fn wait_for_the_rest(&self, deadline: Instant) {
+        self.lock_tasks().wait_for_the_rest(deadline);
+    }
+
     /// Ends the threads that work on one asset. One that waits for the other site is left to end by itself.
     pub fn end_tasks_of(&self, asset: &AssetName) {
         self.lock_tasks().keep(|key| !matches!(&key.work, Work::Asset(of) if of == asset));

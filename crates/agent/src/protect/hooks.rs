@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 use levee_database::StopSignal;
 use levee_model::control::Failure;
 use levee_model::{AssetName, VaultName};
-use rustix::process::{Pid, Signal, geteuid, kill_process_group};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, geteuid, kill_process_group, waitid};
 
 use super::app::{App, transient};
 
@@ -113,7 +114,8 @@ pub fn around<T>(
         Err(NotMade::Hook(failure) | NotMade::Copy(failure)) => ("failed", ("LEVEE_ERROR", failure.message.clone())),
     };
     variables.extend([("LEVEE_BACKUP_RESULT", result.to_string()), more]);
-    let after = script.run(&variables, stop).err();
+    // What is stopped says nothing any more: the site may have another part by now.
+    let after = script.run(&variables, stop).err().filter(|_| !stop.is_stopped());
     if let (Err(_), Some(problem)) = (&made, &after) {
         // The copy's own failure is what the status says.
         tracing::warn!(app = %copy.app.name, asset = %copy.asset, problem, "what runs after a failed copy has failed too");
@@ -248,7 +250,6 @@ impl Script {
             .spawn()
             .map_err(|error| format!("{path} cannot be run ({error}): a script begins with #!/bin/sh"))?;
         let begun = Instant::now();
-        let mut stopped_at = None;
         loop {
             match child.try_wait() {
                 Ok(Some(status)) if status.success() => return Ok(()),
@@ -261,12 +262,8 @@ impl Script {
                     return Err(format!("cannot wait for {path}: {error}"));
                 }
             }
-            if stopped_at.is_none() && stop.is_stopped() {
-                stopped_at = Some(Instant::now());
-            }
-            let goes_on_for = if self.moment == Moment::After { AFTER_STOP_MAX } else { Duration::ZERO };
-            if stopped_at.is_some_and(|at: Instant| at.elapsed() >= goes_on_for) {
-                end(&mut child);
+            if stop.is_stopped() {
+                self.let_go(child);
                 return Err(format!("{path} was ended, for the agent stops this work"));
             }
             if begun.elapsed() >= TIME_MAX {
@@ -276,22 +273,48 @@ impl Script {
             thread::sleep(LOOK_EVERY);
         }
     }
+
+    /// Leaves a command to itself whose work is to stop: whoever stops it, such as a failover, must not wait for it.
+    /// `before-copy` is told to end; `after-copy` wakes what was put to rest, and goes on for a while.
+    fn let_go(&self, mut child: Child) {
+        let command = Pid::from_child(&child);
+        let goes_on = self.moment == Moment::After;
+        if !goes_on {
+            let _ = kill_process_group(command, Signal::TERM);
+        }
+        let wait = move || {
+            if goes_on && has_ended(command, AFTER_STOP_MAX) {
+                let _ = child.wait();
+            } else {
+                end(&mut child);
+            }
+        };
+        if let Err(error) = thread::Builder::new().name("hook".into()).spawn(wait) {
+            tracing::warn!(%error, path = %self.path.display(), "nobody waits for a command that was to end");
+        }
+    }
 }
 
-/// Tells a command that has not ended to end, and ends it if it does not.
+/// Tells a command to end, and ends it if it does not, with all that it has started.
 fn end(child: &mut Child) {
-    // Nobody else waits for it, so that its number is not another's yet.
     let group = Pid::from_child(child);
     let _ = kill_process_group(group, Signal::TERM);
-    let told_at = Instant::now();
-    while told_at.elapsed() < ENDING_TIME {
-        if !matches!(child.try_wait(), Ok(None)) {
-            return;
-        }
-        thread::sleep(LOOK_EVERY);
-    }
+    has_ended(group, ENDING_TIME);
     let _ = kill_process_group(group, Signal::KILL);
     let _ = child.wait();
+}
+
+/// Waits so long at most until it has ended. It is not reaped: its number, which is that of its group, stays its own.
+fn has_ended(command: Pid, within: Duration) -> bool {
+    let begun = Instant::now();
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    loop {
+        match waitid(WaitId::Pid(command), options) {
+            Ok(None) | Err(Errno::INTR) if begun.elapsed() < within => thread::sleep(LOOK_EVERY),
+            Ok(None) => return false,
+            Ok(Some(_)) | Err(_) => return true,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -380,6 +403,23 @@ mod tests {
         assert_eq!(run("test \"$LEVEE_HOOK:$LEVEE_ASSET\" = 'before:my documents'"), Ok(()));
         let problem = run("exit 3").unwrap_err();
         assert!(problem.contains("before-copy failed (exit status: 3)"), "{problem}");
+    }
+
+    #[test]
+    fn nobody_waits_for_what_runs_after_a_copy_when_the_work_is_stopped_and_it_goes_on() {
+        let folder = folder(&[("after-copy", "sleep 1; echo > \"$DONE\"", 0o700)]);
+        let done = folder.path().join("done");
+        let script = Scripts::find(folder.path(), own()).unwrap().after.unwrap();
+        let stop = StopSignal::new().unwrap();
+        stop.stop();
+        let problem = script.run(&[("DONE", done.display().to_string())], &stop).unwrap_err();
+        assert!(problem.contains("the agent stops this work"), "{problem}");
+        assert!(!done.exists());
+        let begun = Instant::now();
+        while !done.exists() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "it did not go on");
+            thread::sleep(LOOK_EVERY);
+        }
     }
 
     #[test]

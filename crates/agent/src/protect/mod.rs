@@ -46,7 +46,7 @@ mod writer;
 use std::collections::BTreeMap;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use levee_model::control::{Action, AssetStatus, Command, Desired, Done, Failure, Grant, KnownApp, Removed, Role};
 use levee_model::{AgentId, AppName, Epoch};
@@ -68,6 +68,8 @@ use state::Phase;
 /// How often it is looked whether a peer has told of a higher epoch: a bound of how long two sites could write
 /// after a wrong word of an operator, as long as they can reach each other.
 const LISTEN_EVERY: Duration = Duration::from_millis(200);
+/// How long copies to further vaults are waited for when the agent ends.
+const FURTHER_ENDING_MAX: Duration = Duration::from_secs(5);
 
 /// Whose word a `Desired` is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -311,7 +313,13 @@ impl Supervisor {
 
     /// Ends every thread. Databases go on.
     pub fn shut_down(&self) {
-        self.all().iter().for_each(|app| app.end_tasks());
+        let apps = self.all();
+        // Side by side.
+        apps.iter().for_each(|app| app.tell_tasks());
+        apps.iter().for_each(|app| app.end_tasks());
+        // A copy to a further vault ends as soon as that answers; what the operator runs after it is begun then.
+        let deadline = Instant::now() + FURTHER_ENDING_MAX;
+        apps.iter().for_each(|app| app.wait_for_the_rest(deadline));
     }
 }
 

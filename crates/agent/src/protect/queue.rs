@@ -10,8 +10,9 @@ use levee_database::StopSignal;
 /// How often somebody who waits looks whether they are to stop, and says anew what they wait behind.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 
-/// Who has a ticket and has not asked for so long is busy with something else: others go first meanwhile.
-const ASKS_WITHIN: Duration = Duration::from_secs(5);
+/// Who has a ticket and has not asked for so long is busy with something else: others go first meanwhile. Longer than the
+/// other work of a turn takes as a rule, or those who only copy would always come first.
+const ASKS_WITHIN: Duration = Duration::from_secs(60);
 
 /// Who runs and who waits.
 #[derive(Debug)]

@@ -80,6 +80,19 @@ impl Tasks {
         self.ending = left;
     }
 
+    /// Tells every thread to end, and waits for none.
+    pub fn tell_all(&mut self) {
+        self.tell(|_| false);
+    }
+
+    /// Waits until then at most for those that were left to end by themselves.
+    pub fn wait_for_the_rest(&mut self, deadline: Instant) {
+        while self.ending.iter().any(|(_, task)| !task.is_finished()) && Instant::now() < deadline {
+            std::thread::sleep(LOOK_EVERY);
+        }
+        self.reap();
+    }
+
     /// Lets go of the threads that have ended since they were told to. Returns whether there were any.
     pub fn reap(&mut self) -> bool {
         let (ended, ending): (Vec<_>, Vec<_>) =

@@ -100,6 +100,7 @@ fn unopened(errno: Errno) -> String {
     match errno {
         Errno::NOENT => "it is missing".into(),
         Errno::NOTDIR | Errno::LOOP | Errno::INVAL => OTHER_KIND.into(),
+        Errno::ACCESS => "its mode keeps this user from reading it back: verify as root".into(),
         errno => format!("it cannot be read back: {}", io::Error::from(errno)),
     }
 }

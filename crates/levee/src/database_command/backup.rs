@@ -102,10 +102,10 @@ fn with_pins<T>(journal: &LogJournal, asset: &AssetId, work: impl FnOnce() -> an
         }
     });
     let done = pin(journal, asset).and_then(|()| work());
+    let unpinned = unpin(journal, asset);
     if !on_signal.take_back() {
         interrupt::wait_for_the_end();
     }
-    let unpinned = unpin(journal, asset);
     if done.is_err()
         && let Err(error) = &unpinned
     {

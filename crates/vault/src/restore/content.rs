@@ -8,7 +8,7 @@ use rustix::fs::{FallocateFlags, OFlags};
 
 use super::Context;
 use super::direct::{DIRECT_FROM_BYTES, DirectWriter};
-use super::prepare::{FileState, PreparedFile, finish_file, shorten};
+use super::prepare::{FileState, PreparedFile, finish_file, take_back};
 use crate::chunker::is_hole;
 use crate::pack::PackedBlob;
 use crate::parallel::parallel_map_with;
@@ -49,7 +49,7 @@ pub(super) fn write(context: &Context<'_>, files: &[PreparedFile]) -> Result<()>
     let threads = context.vault.pack_threads() + 1;
     parallel_map_with(threads, &pieces, begin, |worker, piece| worker.write_piece(context, files, piece));
     // Only now, since others may have written to it still.
-    files.iter().filter(|file| file.lacks_room.load(Ordering::Relaxed)).for_each(|file| shorten(context, file));
+    files.iter().filter(|file| file.lacks_room.load(Ordering::Relaxed)).for_each(|file| take_back(context, file));
     Ok(())
 }
 

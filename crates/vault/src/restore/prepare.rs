@@ -6,8 +6,9 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::SystemTime;
 
-use rustix::fs::{FallocateFlags, FileType, OFlags, Stat};
+use rustix::fs::{AtFlags, FallocateFlags, FileType, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::target::stat;
@@ -40,17 +41,25 @@ impl PreparedFile {
     }
 }
 
-/// Takes from a file for which there is no room the length that it was given: what lacks its content must not look whole.
-pub(super) fn shorten(context: &Context<'_>, file: &PreparedFile) {
-    let bytes = match file.state {
-        FileState::ToBeMade | FileState::Fresh => 0,
-        FileState::Old { bytes } if bytes < file.node.size => bytes,
-        FileState::Old { .. } => return,
+/// Takes back what was begun of a file for which there is no room: what lacks its content must not look whole, and must not
+/// be passed over as newer when the restore is run again.
+pub(super) fn take_back(context: &Context<'_>, file: &PreparedFile) {
+    let target = context.target;
+    let taken_back = match file.state {
+        FileState::ToBeMade | FileState::Fresh => target.parent_of(&file.path).map(|(parent, name)| {
+            match rustix::fs::unlinkat(&parent, name, AtFlags::empty()) {
+                // It could not even be made.
+                Err(Errno::NOENT) => Ok(()),
+                removed => removed.map_err(Into::into),
+            }
+        }),
+        FileState::Old { bytes } => target.open_file(&file.path, OFlags::RDWR).map(|opened| {
+            opened.set_len(bytes.min(file.node.size))?;
+            opened.set_modified(SystemTime::UNIX_EPOCH)
+        }),
     };
-    // One that could not even be made is not there.
-    let shortened = context.target.open_file(&file.path, OFlags::RDWR).map(|opened| opened.set_len(bytes));
-    if let Ok(Err(source)) = shortened {
-        context.problem(&file.path, &context.target.error("shorten", &file.path, source));
+    if let Ok(Err(source)) = taken_back {
+        context.problem(&file.path, &target.error("take back what was begun of", &file.path, source));
     }
 }
 

@@ -1,8 +1,8 @@
 //! Where the parts of a restored cluster go on this machine.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -256,7 +256,7 @@ pub(super) fn readable_identity(request: &RestoreRequest<'_>, user: &OsUser) -> 
     let write = || {
         use std::io::Write;
         use std::os::unix::fs::OpenOptionsExt;
-        let mut file = fs::OpenOptions::new().create_new(true).write(true).mode(0o400).open(&path)?;
+        let mut file = OpenOptions::new().create_new(true).write(true).mode(0o400).open(&path)?;
         file.write_all(&content)?;
         file.sync_all()
     };
@@ -309,11 +309,12 @@ fn write_signal(data_directory: &Path, mode: Mode, user: &OsUser) -> Result<()> 
         Mode::Standby => "standby.signal",
     };
     let path = data_directory.join(name);
-    let file = File::create(&path).map_err(file_error("writing", &path))?;
-    if rustix::process::geteuid().is_root() {
-        user.own(&path)?;
-    }
+    // The folder belongs to the database's user already: no link that was put there meanwhile is followed.
+    let file = OpenOptions::new().write(true).create_new(true).open(&path).map_err(file_error("writing", &path))?;
     let sync = || {
+        if rustix::process::geteuid().is_root() {
+            fchown(&file, Some(user.uid), Some(user.gid))?;
+        }
         file.sync_all()?;
         File::open(data_directory)?.sync_all()
     };
