@@ -95,8 +95,9 @@ pub fn run(options: Options) -> Result<()> {
     } else {
         println!("{report}");
     }
-    if report.drill.probe != "passed" {
-        bail!("the drill's probe did not pass: {}", report.drill.probe);
+    let faults = report.faults();
+    if !faults.is_empty() {
+        bail!("{}", faults.join("; "));
     }
     Ok(())
 }
@@ -121,7 +122,8 @@ fn tell(mut world: World, terminal: &Terminal, example: &str, keep: bool) -> Res
     let poller = AgePoller::start(world.operator.clone(), terminal.clone());
     let result = scenario::play(&mut world, terminal, example);
     drop(poller);
-    if result.is_err() && world.root().exists() {
+    let is_well = result.as_ref().is_ok_and(|report| report.faults().is_empty());
+    if !is_well && world.root().exists() {
         eprintln!("{}", world.log_tails(LOG_LINES_ON_FAILURE));
         if keep {
             eprintln!("left for a look: {}", world.keep().display());

@@ -2,6 +2,7 @@
 
 mod arrows;
 mod dependencies;
+mod map;
 mod secrets;
 mod sources;
 mod text;
@@ -28,6 +29,7 @@ fn findings() -> Result<Vec<String>> {
     let root = root();
     let mut findings = arrows::check(&root)?;
     findings.extend(dependencies::check(&root)?);
+    findings.extend(map::check(&root)?);
     for file in sources::list(&root)? {
         text::check(&file, &mut findings);
         if file.is_rust() {

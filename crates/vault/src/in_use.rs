@@ -1,13 +1,22 @@
-//! Which packs hold something that a snapshot refers to.
+//! Which packs hold something that a snapshot refers to, and renewing object lock on what is in use.
 
 use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
 
 use levee_store::FileType;
 
 use crate::blob_table::Flag;
+use crate::parallel::parallel_map;
 use crate::reach::Reach;
 use crate::vault::look_while_index_files_go;
 use crate::{BlobKind, Id, Result, Vault};
+
+/// Files on which a lock is renewed at once; each is a round trip or two and nothing else.
+const RENEWALS_AT_ONCE: usize = 8;
+/// Failures that are kept. They are mostly one and the same.
+const FAILURES_MAX: usize = 20;
+/// So many in a row that could not be reached, each tried again for minutes: it is the store, and not these files.
+const UNREACHABLE_MAX: usize = RENEWALS_AT_ONCE;
 
 /// What an object lock is to be renewed on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,6 +25,76 @@ pub struct ToRetain {
     pub files: Vec<(FileType, String)>,
     /// Packs that no snapshot refers to: their retention runs out, and a prune can free them.
     pub packs_left: u64,
+}
+
+/// What came of renewing object lock on many files.
+#[derive(Debug, Default)]
+pub struct Renewed {
+    pub files: u64,
+    pub failed: u64,
+    pub first_failures: Vec<levee_store::Error>,
+    /// Files that were left alone because the store itself, and not one of its files, had failed.
+    pub not_tried: u64,
+}
+
+/// A renewal that is under way.
+#[derive(Default)]
+struct Renewing {
+    renewed: Renewed,
+    unreachable_in_a_row: usize,
+    is_over: bool,
+}
+
+impl ToRetain {
+    /// Renews the lock on every file by `retain`: some at once, packs last. A file that fails holds no other up.
+    pub fn renew(&self, retain: impl Fn(FileType, &str) -> levee_store::Result<()> + Sync) -> Renewed {
+        let renewing = Mutex::new(Renewing::default());
+        let under_way = || renewing.lock().unwrap_or_else(PoisonError::into_inner);
+        parallel_map(RENEWALS_AT_ONCE, &self.files, |(file_type, name)| {
+            if under_way().goes_on() {
+                let result = retain(*file_type, name);
+                under_way().count(result);
+            }
+        });
+        renewing.into_inner().unwrap_or_else(PoisonError::into_inner).renewed
+    }
+}
+
+impl Renewing {
+    /// Whether one more file is to be tried; it counts as left alone if not.
+    fn goes_on(&mut self) -> bool {
+        if self.is_over {
+            self.renewed.not_tried += 1;
+        }
+        !self.is_over
+    }
+
+    fn count(&mut self, result: levee_store::Result<()>) {
+        use levee_store::Error;
+
+        match &result {
+            Err(Error::Unreachable { .. }) => {
+                self.unreachable_in_a_row += 1;
+                self.is_over |= self.unreachable_in_a_row >= UNREACHABLE_MAX;
+            }
+            // These answers are about one file.
+            Ok(())
+            | Err(Error::NotFound { .. } | Error::Denied { .. } | Error::Damaged { .. } | Error::Frozen { .. }) => {
+                self.unreachable_in_a_row = 0;
+            }
+            Err(_) => self.is_over = true,
+        }
+        let error = match result {
+            Ok(()) => return self.renewed.files += 1,
+            // Removed since the listing, as unlocked versions may be.
+            Err(Error::NotFound { .. }) => return,
+            Err(error) => error,
+        };
+        self.renewed.failed += 1;
+        if self.renewed.first_failures.len() < FAILURES_MAX {
+            self.renewed.first_failures.push(error);
+        }
+    }
 }
 
 impl Vault {
@@ -63,5 +142,62 @@ impl Vault {
             Ok(())
         })?;
         Ok(in_use)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use levee_store::Error;
+
+    use super::*;
+
+    const FILES: u64 = 1000;
+
+    /// Renews on files that are called by their numbers, of which these fail.
+    fn renew(failure: impl Fn(u64) -> Option<Error> + Sync) -> Renewed {
+        let files = (0..FILES).map(|number| (FileType::Data, number.to_string())).collect();
+        ToRetain { files, packs_left: 0 }.renew(|file_type, name| {
+            assert_eq!(file_type, FileType::Data);
+            failure(name.parse().unwrap()).map_or(Ok(()), Err)
+        })
+    }
+
+    fn denied() -> Error {
+        let (location, name, reason) = (String::new(), String::new(), "AccessDenied".to_string());
+        Error::Denied { location, action: "retain", file_type: FileType::Data, name, reason }
+    }
+
+    fn unreachable() -> Error {
+        let (location, name, reason) = (String::new(), String::new(), "timed out".to_string());
+        Error::Unreachable { location, action: "retain", file_type: FileType::Data, name, reason }
+    }
+
+    fn counts(renewed: &Renewed) -> (u64, u64, usize, u64) {
+        (renewed.files, renewed.failed, renewed.first_failures.len(), renewed.not_tried)
+    }
+
+    #[test]
+    fn a_file_that_fails_holds_no_other_up() {
+        assert_eq!(counts(&renew(|_| None)), (FILES, 0, 0, 0));
+        assert_eq!(counts(&renew(|number| (number % 100 == 7).then(denied))), (FILES - 10, 10, 10, 0));
+        // Where each is refused each is asked for, and some of the answers are kept.
+        assert_eq!(counts(&renew(|_| Some(denied()))), (0, FILES, FAILURES_MAX, 0));
+        // What was removed meanwhile is neither renewed nor a failure.
+        let removed = || Error::NotFound { location: String::new(), file_type: FileType::Data, name: String::new() };
+        assert_eq!(counts(&renew(|number| (number == 3).then(removed))), (FILES - 1, 0, 0, 0));
+        // A slow part of the service: no more than seven can be in a row.
+        assert_eq!(counts(&renew(|number| (number < 7).then(unreachable))), (FILES - 7, 7, 7, 0));
+    }
+
+    #[test]
+    fn a_store_that_is_out_of_reach_or_refuses_the_credentials_is_not_asked_for_each_file() {
+        let refused = || Error::Unauthorized { location: String::new(), reason: "expired".into() };
+        let ended = [renew(|_| Some(unreachable())), renew(|_| Some(refused()))];
+        for (renewed, failed_least) in ended.iter().zip([UNREACHABLE_MAX as u64, 1]) {
+            assert_eq!(renewed.failed + renewed.not_tried, FILES, "{renewed:?}");
+            // Those that were under way come on top.
+            let failed_most = failed_least + RENEWALS_AT_ONCE as u64;
+            assert!((failed_least..failed_most).contains(&renewed.failed), "{renewed:?}");
+        }
     }
 }

@@ -100,7 +100,7 @@ pub use image::{
     Image, ImageBackupOptions, ImageDescription, ImageRestoreOptions, ImageRestoreSummary, StoredImage, backup_images,
     restore_image,
 };
-pub use in_use::ToRetain;
+pub use in_use::{Renewed, ToRetain};
 pub use key_file::{KeyFile, KeyInfo, MasterKey, Password};
 pub use lock::{Lock, LockMode, RESTORE_LOCK_PATIENCE, SWAP_PATIENCE, locks_to_remove, unlock};
 pub use mount::{MountOptions, Mounted, mount};

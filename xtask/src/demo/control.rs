@@ -1,7 +1,7 @@
 //! The demo's operator: everything here is what a person would type.
 
 use std::collections::BTreeMap;
-use std::process::Command;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -11,7 +11,7 @@ use levee_testing::process;
 use levee_testing::wait::poll;
 use serde_json::Value;
 
-use super::report::Step;
+use super::report::{PASSED, Step};
 
 const PROTECTED_MAX: Duration = Duration::from_secs(300);
 
@@ -37,16 +37,27 @@ impl Operator {
     pub fn run(&self, arguments: &[&str]) -> Result<String> {
         let output = process::output(&mut self.command(arguments));
         if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr);
-            bail!("levee {} failed ({}): {}", arguments.join(" "), output.status, said.trim());
+            bail!("{}", failure_text(arguments, &output));
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Carries out a plan to its end and returns the run, also where it has failed: the exit code then says no more
+    /// than the run does.
+    pub fn ended_run(&self, arguments: &[&str]) -> Result<Run> {
+        let output = process::output(&mut self.command(&[arguments, &["--json"]].concat()));
+        let run = Run::last_in(&String::from_utf8_lossy(&output.stdout));
+        let run = run.with_context(|| failure_text(arguments, &output))?;
+        if !run.has_ended() {
+            run.check_done()?;
+        }
+        Ok(run)
     }
 
     /// Runs a command with `--json` and returns the value that it printed last.
     pub fn json(&self, arguments: &[&str]) -> Result<Value> {
         let printed = self.run(&[arguments, &["--json"]].concat())?;
-        let last = printed.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
+        let last = last_line(&printed);
         serde_json::from_str(last).with_context(|| format!("levee {} printed no JSON: {last}", arguments.join(" ")))
     }
 
@@ -89,6 +100,16 @@ impl Operator {
         })?;
         ShopStatus::parse(&value).context("levee status says nothing of the shop")
     }
+}
+
+fn failure_text(arguments: &[&str], output: &Output) -> String {
+    let said = String::from_utf8_lossy(&output.stderr);
+    format!("levee {} failed ({}): {}", arguments.join(" "), output.status, said.trim())
+}
+
+/// The last line that says something.
+fn last_line(printed: &str) -> &str {
+    printed.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default()
 }
 
 /// What `levee status --json` says of the shop.
@@ -192,6 +213,17 @@ pub struct Probe {
 }
 
 impl Run {
+    /// The run that a command has printed last. The lines before it are the steps that have ended.
+    fn last_in(printed: &str) -> Option<Run> {
+        let value: Value = serde_json::from_str(last_line(printed)).ok()?;
+        (value["state"].is_string() && value["steps"].is_object()).then_some(Run(value))
+    }
+
+    /// Whether nothing of it goes on or waits for the operator.
+    fn has_ended(&self) -> bool {
+        matches!(self.0["state"].as_str(), Some("done" | "failed" | "aborted"))
+    }
+
     pub fn check_done(&self) -> Result<()> {
         if self.0["state"] != "done" {
             bail!("the run ended as {}: {}", self.0["state"], self.failures());
@@ -225,6 +257,23 @@ impl Run {
                 detail: result["detail"].as_str().unwrap_or_default().into(),
             })
             .collect()
+    }
+
+    /// `passed`, or what has failed.
+    pub fn verdict(&self) -> String {
+        let failures = self.failures();
+        if !failures.is_empty() {
+            return failures;
+        }
+        let probes = self.probes();
+        let failed = probes.iter().filter(|probe| !probe.passed);
+        let failed: Vec<String> = failed.map(|probe| format!("{}: {}", probe.asset, probe.detail)).collect();
+        match () {
+            () if !failed.is_empty() => failed.join("; "),
+            () if self.0["state"] != "done" => format!("the run ended as {}", self.0["state"]),
+            () if probes.is_empty() => "nothing was probed".into(),
+            () => PASSED.into(),
+        }
     }
 
     /// When the periodic copies were begun that the run has chosen.
@@ -287,6 +336,36 @@ mod tests {
         assert!(!shop.is_protected());
         assert_eq!((shop.ages().as_str(), shop.problems().as_str()), ("orders 0.3 s, documents copying", "a; b"));
         assert_eq!(ShopStatus::parse(&serde_json::json!({"apps": []})), None);
+    }
+
+    #[test]
+    fn the_run_is_read_from_the_last_line() {
+        let step = r#"{"event":"step","run":"r","step":"probe-orders","record":{"state":"failed"}}"#;
+        let run = serde_json::json!({
+            "id": "r", "state": "failed",
+            "steps": {"probe-orders": {"state": "failed", "failure": {"message": "the probe failed: no orders"}}},
+            "facts": {"probes": {"orders": {"passed": false, "detail": "no orders"}}},
+        })
+        .to_string();
+        let failed = Run::last_in(&format!("{step}\n{run}\n\n")).unwrap();
+        assert!(failed.has_ended() && !failed.is_probed());
+        assert_eq!(failed.verdict(), "probe-orders: the probe failed: no orders");
+        for printed in ["", "no JSON", step, &run[1..]] {
+            assert!(Run::last_in(printed).is_none(), "{printed}");
+        }
+    }
+
+    #[test]
+    fn a_drill_has_passed_only_when_everything_was_answered() {
+        let check = |state: &str, probes: Value, expected: &str| {
+            let run = Run(serde_json::json!({"state": state, "steps": {}, "facts": {"probes": probes}}));
+            assert_eq!(run.verdict(), expected);
+        };
+        let answered = serde_json::json!({"orders": {"passed": true, "detail": "newest order 7"}});
+        check("done", answered.clone(), "passed");
+        check("aborted", answered, "the run ended as \"aborted\"");
+        check("done", serde_json::json!({}), "nothing was probed");
+        check("done", serde_json::json!({"orders": {"passed": false, "detail": "no orders"}}), "orders: no orders");
     }
 
     #[test]

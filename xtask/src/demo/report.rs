@@ -7,6 +7,9 @@ use serde::Serialize;
 
 use super::control::loss_text;
 
+/// The verdict on a drill in which nothing has failed.
+pub const PASSED: &str = "passed";
+
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
     pub drill: Drill,
@@ -56,8 +59,29 @@ pub struct Switchover {
     /// Orders that were acknowledged before the move, and not lost by the failover.
     pub acknowledged: u64,
     pub lost: u64,
+    /// Files with an acknowledged change that is not at home. No name of the interface: it is 0, or the demo fails.
+    #[serde(skip)]
+    pub files_lost: u64,
     /// From the last order acknowledged at the old address until the first at the new one.
     pub interruption_s: f64,
+}
+
+impl Report {
+    /// What is not as it must be, each in one sentence.
+    pub fn faults(&self) -> Vec<String> {
+        let Report { drill, switchover, .. } = self;
+        let mut faults = Vec::new();
+        if drill.probe != PASSED {
+            faults.push(format!("the drill did not pass: {}", drill.probe));
+        }
+        if switchover.lost > 0 || switchover.files_lost > 0 {
+            faults.push(format!(
+                "the switchover has lost {} orders and changes of {} files; it must lose nothing",
+                switchover.lost, switchover.files_lost
+            ));
+        }
+        faults
+    }
 }
 
 impl fmt::Display for Report {
@@ -93,6 +117,21 @@ impl fmt::Display for Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_as_it_must_be_is_said() {
+        let mut report = Report::default();
+        report.drill.probe = PASSED.into();
+        // A failover may lose what had not arrived.
+        report.failover.lost = 3;
+        assert_eq!(report.faults(), Vec::<String>::new());
+        report.switchover.files_lost = 2;
+        report.drill.probe = "probe-orders: no orders".into();
+        let faults = report.faults();
+        assert_eq!(faults.len(), 2, "{faults:?}");
+        assert!(faults[0].ends_with("no orders"), "{faults:?}");
+        assert!(faults[1].contains("0 orders and changes of 2 files"), "{faults:?}");
+    }
 
     #[test]
     fn the_names_are_those_that_scripts_read() {

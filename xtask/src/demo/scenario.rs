@@ -16,7 +16,7 @@ use super::documents::{self, DocumentLedgers, DocumentWriter, Workplace};
 use super::ledger::Entry;
 use super::orders::{self, OrderClient, OrderLoss};
 use super::protection::Site;
-use super::report::{Drill, Failover, Report, Switchover};
+use super::report::{Drill, Failover, PASSED, Report, Switchover};
 use super::terminal::Terminal;
 use super::world::World;
 
@@ -112,7 +112,7 @@ fn drill(world: &World, clients: &Clients, terminal: &Terminal) -> Result<Drill>
     let begun_at = Timestamp::now();
     let started = Instant::now();
     let operator = world.operator.clone();
-    let command = std::thread::spawn(move || operator.json(&["drill", "shop"]));
+    let command = std::thread::spawn(move || operator.ended_run(&["drill", "shop"]));
     let mut probed_after = None;
     while !command.is_finished() {
         if probed_after.is_none() && world.operator.open_run()?.is_some_and(|run| run.is_probed()) {
@@ -120,21 +120,15 @@ fn drill(world: &World, clients: &Clients, terminal: &Terminal) -> Result<Drill>
         }
         std::thread::sleep(Duration::from_millis(200));
     }
-    let run = Run(command.join().map_err(|_| anyhow!("the drill's thread has panicked"))??);
-    let probes = run.probes();
-    let failed: Vec<String> =
-        probes.iter().filter(|probe| !probe.passed).map(|probe| format!("{}: {}", probe.asset, probe.detail)).collect();
-    let probe = match () {
-        () if probes.is_empty() => "nothing was probed".to_string(),
-        () if failed.is_empty() => "passed".to_string(),
-        () => failed.join("; "),
-    };
-    run.check_done()?;
+    // One that has failed has removed what it had made, and the story goes on.
+    let run = command.join().map_err(|_| anyhow!("the drill's thread has panicked"))??;
+    let probe = run.verdict();
     let recovery_time_s = probed_after.unwrap_or_else(|| started.elapsed()).as_secs_f64();
     let during = clients.acknowledged_orders()?.iter().filter(|entry| entry.at > begun_at).count();
     let gone_on =
         if clients.orders.is_some() { format!("; {during} orders went on at east meanwhile") } else { String::new() };
-    line.end(&format!("rebuilt and probed in {recovery_time_s:.1} s: {probe}; removed again{gone_on}"));
+    let done = if probe == PASSED { "rebuilt and probed in" } else { "failed after" };
+    line.end(&format!("{done} {recovery_time_s:.1} s: {probe}; removed again{gone_on}"));
     Ok(Drill {
         recovery_time_s,
         recovery_point_age_s: point_age_s(&run, &clients.acknowledged_orders()?, begun_at),
@@ -287,20 +281,14 @@ fn home(world: &mut World, clients: &mut Clients, lost_before: &Losses, terminal
     let switchover = Switchover {
         acknowledged: at_west.len() as u64,
         lost: orders.lost.len() as u64,
+        files_lost: documents.files(),
         interruption_s: seconds(last_at_west, back_at),
     };
     line.end(&format!(
         "the shop is home; interrupted for {:.1} s; lost: {}",
         switchover.interruption_s,
-        lost_text(switchover.lost, switchover.acknowledged, documents.files())
+        lost_text(switchover.lost, switchover.acknowledged, switchover.files_lost)
     ));
-    if switchover.lost > 0 || documents.files() > 0 {
-        bail!(
-            "the switchover has lost {} orders and changes of {} files; it must lose nothing",
-            switchover.lost,
-            documents.files()
-        );
-    }
     Ok(switchover)
 }
 

@@ -111,7 +111,7 @@ fn a_full_disk_at_the_server_holds_up_no_database_and_a_run_goes_on_when_there_i
     assert!(orders.check_all_in(west) > 40);
 }
 
-/// Waits until a run waits for its operator, and returns what a step of it failed with.
+/// Waits until a run waits for its operator, who is told how to go on, and returns what a step of it failed with.
 #[track_caller]
 fn wait_failed(run: &Begun, world: &World, step: &str) -> String {
     let said = poll(PATIENCE, || {
@@ -121,6 +121,11 @@ fn wait_failed(run: &Begun, world: &World, step: &str) -> String {
     });
     let said = said.unwrap_or_else(|| panic!("{step} has not failed: {:#}\n{}", run.state(world), world.log_tails()));
     println!("said about {step}: {said}");
+    // Whoever follows the run is told so at once, and what to do.
+    let watched = world.operator(&["run", "watch", &run.id]);
+    assert_eq!(watched.status.code(), Some(4), "{}", said_by(&watched));
+    let advice = format!("levee run retry {} {step}", run.id);
+    assert!(said_by(&watched).contains(&advice), "{advice} is not in: {}", said_by(&watched));
     said
 }
 

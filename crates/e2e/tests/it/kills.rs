@@ -7,6 +7,7 @@ use rustix::process::Signal;
 use super::orders::Orders;
 use super::runs::{Begun, Kind};
 use super::seed::Moments;
+use super::traces::{KEPT_BY_DRILLS, Traces};
 use super::upkeep::names;
 use super::world::{PATIENCE, Process, Site, World};
 use super::writers::WriterWatch;
@@ -19,6 +20,9 @@ const KILLS_AT_RANDOM: usize = 4;
 
 /// So many processes have their turn in a re-protect when not all are asked for: a site is lost for each.
 const REPROTECTS_AT_RANDOM: usize = 2;
+
+/// The same for failovers of a lost site.
+const LOST_SITES_AT_RANDOM: usize = 2;
 
 /// Who is killed, by its part in the run.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +42,8 @@ const PROCESSES_OF_LEVEE: [Victim; 3] = [Victim::Server, Victim::Old, Victim::Ne
 const DATABASES: [Victim; 2] = [Victim::OldDatabase, Victim::NewDatabase];
 /// At the site that comes home no database runs.
 const OF_REPROTECT: [Victim; 4] = [Victim::Server, Victim::Old, Victim::New, Victim::OldDatabase];
+/// At a lost site nothing is left to be killed.
+const OF_LOST_SITE: [Victim; 3] = [Victim::Server, Victim::New, Victim::NewDatabase];
 
 /// A world in which the shop takes orders, whose processes are killed again and again.
 struct Story {
@@ -61,6 +67,7 @@ impl Story {
     fn run(&mut self, kind: Kind, kills: &[(Victim, &str)]) {
         self.orders.wait_for_more_at(self.world.database(self.writer), PATIENCE);
         let to = self.writer.other();
+        let before_drill = (kind == Kind::Drill).then(|| Traces::of(&self.world, to));
         let run = Begun::new(&self.world, &kind.command(to));
         for (victim, step) in kills {
             run.wait_begun(&self.world, step);
@@ -77,11 +84,13 @@ impl Story {
                 assert_eq!(state["steps"]["clean-up"]["state"], "done", "{state:#}");
                 let copies = self.world.shop_folder(to).join("runs").join(&run.id);
                 assert!(!copies.exists(), "{} is left", copies.display());
+                self.check_nothing_left(to, before_drill.as_ref());
                 println!("{kind:?} with {kills:?}: failed");
                 return self.world.wait_protected(self.writer);
             }
             Err(state) => panic!("the run ended badly: {state:#}\n{}", self.world.log_tails()),
         };
+        self.check_nothing_left(to, before_drill.as_ref());
         if kind != Kind::Drill {
             self.writer = to;
         }
@@ -143,6 +152,51 @@ impl Story {
             ended.retries
         );
         steps
+    }
+
+    /// Loses the site where the shop is written, and brings the shop back at the other one. In this failover one process is
+    /// killed at one step: the one of this index, or any. Then the lost site comes home. Returns the failover's steps.
+    #[track_caller]
+    fn lose_and_fail_over(&mut self, victim: Victim, index: Option<usize>) -> Vec<String> {
+        self.orders.wait_for_more_at(self.world.database(self.writer), PATIENCE);
+        let (lost, to) = (self.writer, self.writer.other());
+        let agent_first = self.moments.coin();
+        self.world.lose(lost, agent_first);
+        // An agent that still counts as connected would be asked to stop first, and the steps would be others.
+        self.world.wait_connected(lost, false);
+        let run = Begun::of_lost(&self.world, lost);
+        let steps = run.steps(&self.world);
+        let index = index.unwrap_or_else(|| self.moments.some_of(0..steps.len(), 1)[0]);
+        let step = steps.get(index).unwrap_or_else(|| panic!("there is no step {index} in {steps:?}"));
+        run.wait_begun(&self.world, step);
+        std::thread::sleep(self.moments.up_to(DELAY_MS_MAX));
+        self.kill_victim(victim, to);
+        let ended = run.wait_done(&self.world);
+        self.writer = to;
+        self.start_database();
+        // With zero loss the other site had everything that was acknowledged.
+        let acknowledged = self.orders.check_all_in(self.world.database(to));
+
+        // Its agent alone comes back: its database must not start.
+        self.world.start(Process::Agent(lost));
+        self.world.wait_protected(to);
+        self.orders.wait_for_more_at(self.world.database(to), PATIENCE);
+        self.orders.check_all_in(self.world.database(to));
+        println!(
+            "{} lost after {acknowledged} orders, with {victim:?} killed at {step}: done {:.1} s after, {} retries",
+            lost.name(),
+            ended.took.as_secs_f64(),
+            ended.retries
+        );
+        steps
+    }
+
+    /// Checks that a drill has left nothing behind, where the run was one.
+    #[track_caller]
+    fn check_nothing_left(&self, site: Site, before_drill: Option<&Traces>) {
+        if let Some(before) = before_drill {
+            Traces::check_nothing_left(&self.world, site, before, &KEPT_BY_DRILLS);
+        }
     }
 
     fn kill_victim(&mut self, victim: Victim, to: Site) {
@@ -261,6 +315,30 @@ fn each_process_can_be_killed_at_each_step_of_a_reprotect() {
         }
         let steps = story.lose_and_reprotect(victim);
         assert!(!all || steps.len() == 2, "{steps:?}");
+    }
+    story.end();
+}
+
+#[test]
+fn each_process_can_be_killed_at_each_step_of_a_failover_of_a_lost_site() {
+    let mut story = Story::begin();
+    if std::env::var_os("LEVEE_E2E_ALL").is_none() {
+        for victim in story.moments.some_of(OF_LOST_SITE.into_iter(), LOST_SITES_AT_RANDOM) {
+            story.lose_and_fail_over(victim, None);
+        }
+        return story.end();
+    }
+    for (round, victim) in OF_LOST_SITE.into_iter().enumerate() {
+        // What a site sets aside when it comes home stays there: a new story frees the disk.
+        if round > 0 {
+            story.end();
+            story = Story::begin();
+        }
+        // Which steps there are is known only when a site is lost.
+        let steps = story.lose_and_fail_over(victim, Some(0));
+        for index in 1..steps.len() {
+            story.lose_and_fail_over(victim, Some(index));
+        }
     }
     story.end();
 }

@@ -29,6 +29,7 @@ mod repository;
 mod restored;
 mod runs;
 mod schedules;
+mod secrets;
 mod seed;
 mod staged;
 mod status;

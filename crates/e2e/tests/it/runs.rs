@@ -23,6 +23,8 @@ pub struct Begun {
     pub id: String,
     /// What of the server's log is older than the run.
     log_offset: usize,
+    /// A site that is lost: no operator could start anything there.
+    lost: Option<Site>,
 }
 
 /// How a run came to its end.
@@ -63,7 +65,15 @@ impl Begun {
         let log_offset = server_log(world).len();
         let run = world.expect(&[command, &["--no-wait"]].concat());
         let id = run["id"].as_str().unwrap_or_else(|| panic!("the run has no id: {run}")).to_string();
-        Begun { id, log_offset }
+        Begun { id, log_offset, lost: None }
+    }
+
+    /// The failover of a site that is lost, begun.
+    #[track_caller]
+    pub fn of_lost(world: &World, lost: Site) -> Begun {
+        let to = lost.other().name();
+        let begun = Begun::new(world, &["failover", "shop", "--to", to, "--old-site-is-down", "--yes"]);
+        Begun { lost: Some(lost), ..begun }
     }
 
     /// The same of a run that may be refused.
@@ -73,7 +83,7 @@ impl Begun {
         let said = String::from_utf8_lossy(&output.stdout);
         let run: Value = said.lines().last().and_then(|line| serde_json::from_str(line).ok()).unwrap_or_default();
         match run["id"].as_str() {
-            Some(id) => Ok(Begun { id: id.to_string(), log_offset }),
+            Some(id) => Ok(Begun { id: id.to_string(), log_offset, lost: None }),
             None => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
         }
     }
@@ -125,8 +135,9 @@ impl Begun {
                         let why = run["steps"][step]["failure"]["message"].as_str().unwrap_or_default();
                         println!("    {step} is retried: {why}");
                         if why.contains("start-database") {
-                            // Only the site that writes still lets it be started.
-                            for site in [Site::East, Site::West] {
+                            // Only the site that writes still lets it be started. One that is lost has not heard that
+                            // it does not write any more.
+                            for site in [Site::East, Site::West].into_iter().filter(|site| self.lost != Some(*site)) {
                                 world.start_database(site);
                             }
                         }

@@ -12,6 +12,10 @@ use super::world::{PATIENCE, Site, World};
 /// Where data arrive all the time.
 const ARRIVING: [&str; 2] = ["repository", "journal"];
 
+/// What comes with the first drill and is no trace of it: the agent's memory of how commands ended, and the
+/// folder for all drills, which must be empty.
+pub const KEPT_BY_DRILLS: [&str; 2] = ["agent/answers.json", "agent/apps/shop/runs"];
+
 /// Everything at a site that a drill could leave behind.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Traces {

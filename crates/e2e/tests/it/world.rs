@@ -17,6 +17,8 @@ use levee_testing::wait::{poll, wait_until};
 use levee_testing::{Child, TempSite, tools};
 use serde_json::Value;
 
+use super::secrets;
+
 /// How long anything may take on a machine that has much else to do.
 pub const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -86,7 +88,7 @@ impl Default for Setup {
     }
 }
 
-/// Everything that runs. Dropping it ends and removes all of it.
+/// Everything that runs. Dropping it ends and removes all of it, and panics where a secret stands in a log.
 pub struct World {
     // In the order in which they are ended.
     agents: [Option<Child>; 2],
@@ -492,6 +494,18 @@ impl World {
             .iter()
             .map(|path| format!("--- the end of {}\n{}\n", path.display(), tail(path, LOG_LINES_ON_FAILURE)));
         tails.collect()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // Before their logs are read: what they print at their end counts, too.
+        self.agents = [None, None];
+        self.server = None;
+        // A test that has failed says why itself, and a second panic would end all tests of the program.
+        if !std::thread::panicking() {
+            secrets::check_shown_nowhere(self);
+        }
     }
 }
 

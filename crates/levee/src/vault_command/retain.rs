@@ -1,9 +1,9 @@
 //! Renewing object lock on what a vault's snapshots still refer to.
 
+use anyhow::bail;
 use clap::Args;
-use levee_store::Error;
 use levee_store::object_store::LOCKED_DAYS_MAX;
-use levee_vault::ToRetain;
+use levee_vault::Renewed;
 use serde::Serialize;
 
 use super::place::Place;
@@ -29,27 +29,27 @@ struct Retained {
     /// Packs that no snapshot refers to: their retention runs out, and a prune can free them.
     packs_left: u64,
     days: u16,
+    failed: u64,
+    first_failures: Vec<String>,
+    /// Files that were left alone because the store itself had failed.
+    not_tried: u64,
 }
 
 pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
-    let store = place.s3_store()?;
-    let vault = open(place)?;
-    let ToRetain { files: to_retain, packs_left } = vault.files_to_retain().map_err(ended)?;
-    let mut files = 0;
-    for (file_type, name) in to_retain {
-        if arguments.dry_run {
-            files += 1;
-            continue;
-        }
-        match store.attempt(|store| store.retain(file_type, &name, arguments.days)) {
-            Ok(_) => files += 1,
-            // Removed since the listing, as unlocked versions may be.
-            Err(Error::NotFound { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
     let Arguments { days, dry_run } = arguments;
-    let retained = Retained { message_type: "retained", dry_run, files, packs_left, days };
+    let store = place.s3_store()?;
+    let to_retain = open(place)?.files_to_retain().map_err(ended)?;
+    let packs_left = to_retain.packs_left;
+    let Renewed { files, failed, first_failures, not_tried } = match dry_run {
+        true => Renewed { files: to_retain.files.len() as u64, ..Renewed::default() },
+        false => to_retain.renew(|file_type, name| {
+            let retained = store.attempt(|store| store.retain(file_type, name, days));
+            retained.map(drop)
+        }),
+    };
+    let first_failures = first_failures.iter().map(ToString::to_string).collect();
+    let retained =
+        Retained { message_type: "retained", dry_run, files, packs_left, days, failed, first_failures, not_tried };
     output.result(&retained, |_| match dry_run {
         true => format!(
             "{files} files would not be removable for {days} days from now; {packs_left} packs that nothing refers to \
@@ -60,5 +60,18 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
              left as they are"
         ),
     })?;
-    Ok(Exit::DONE)
+    for failure in &retained.first_failures {
+        output.note(failure);
+    }
+    match (failed, not_tried) {
+        (0, _) => Ok(Exit::DONE),
+        (_, 0) => bail!(
+            "object lock could not be renewed on {failed} files: their locks run out as they would have; see to the \
+             cause and run it again"
+        ),
+        (..) => bail!(
+            "object lock could not be renewed on {failed} files, and {not_tried} were not tried after that: their \
+             locks run out as they would have; see to the cause and run it again"
+        ),
+    }
 }

@@ -2,6 +2,7 @@
 
 mod archive;
 mod durability;
+mod exit_codes;
 mod killed;
 mod rows;
 mod trace;

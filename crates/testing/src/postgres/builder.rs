@@ -33,8 +33,9 @@ const SETTINGS: [(&str, &str); 9] = [
     ("fsync", "off"),
     ("autovacuum_naptime", "10s"),
     ("log_min_messages", "info"),
-    // Where PostgreSQL 17 runs in its own root, the machine's own shared memory works as well.
-    ("dynamic_shared_memory_type", "posix"),
+    // Tests kill servers, and a postmaster that is killed removes none of its shared memory. As files of the data
+    // directory it goes with them, also where PostgreSQL 17 runs in its own root.
+    ("dynamic_shared_memory_type", "mmap"),
 ];
 
 impl Builder {

@@ -1,6 +1,7 @@
 //! Two streams, a folder that is backed up again and again, a prune, forgetting and taking it back, and stock restic at
 //! once, in random order. How long by `LEVEE_VAULT_CHAOS_SECONDS`, another order by `LEVEE_VAULT_CHAOS_SEED`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -24,8 +25,21 @@ const CONTENTS: u64 = 12;
 const FILES: usize = 12;
 const DIRECTORIES: usize = 3;
 
+/// In what stock restic backs up.
+const RESTIC_FILES: u64 = 3;
+
 /// Restoring them by stock restic takes half a second each.
 const RESTORED_MAX: usize = 20;
+
+/// In so long a run everything must have succeeded at least once: what never runs loses nothing.
+const SURE_SECONDS: u64 = 30;
+
+/// What the workers do, by their numbers.
+const WORKERS: [&str; 6] =
+    ["streams", "snapshots forgotten", "prunes", "backups of restic", "streams beside these", "backups of the folder"];
+
+/// Whether it was done. It may have given way to others, or found nothing to do, and doesn't count then.
+type Done = Result<bool, Error>;
 
 fn from_environment(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().unwrap())
@@ -40,12 +54,28 @@ impl Dice {
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Maker {
+    Stream,
+    Folder,
+    Restic,
+}
+
 /// A snapshot that was reported as saved.
 struct Promise {
     snapshot: SnapshotId,
     /// By path, the seed of each content.
     files: Vec<(PathBuf, u64)>,
-    is_of_folder: bool,
+    maker: Maker,
+}
+
+impl Promise {
+    fn assert_kept(&self, seed: u64, read: impl Fn(&Path) -> Vec<u8>) {
+        let Self { snapshot, files, maker } = self;
+        for (path, content) in files {
+            assert!(read(path) == noise(FILE_BYTES, *content), "seed {seed}, {snapshot} of {maker:?}: {path:?}");
+        }
+    }
 }
 
 /// Those that were not forgotten since.
@@ -80,7 +110,7 @@ impl Folder {
     }
 
     /// With the snapshot before it as its parent, unless that is forgotten.
-    fn back_up(&self, world: &World, dice: &mut Dice, promises: &Promises) -> Result<(), Error> {
+    fn back_up(&self, world: &World, dice: &mut Dice, promises: &Promises) -> Done {
         self.change(dice.below(FILES as u64) as usize, dice.below(CONTENTS));
         let options = BackupOptions { patience: Duration::from_secs(2), ..backup_options(&self.root) };
         let summary = levee_vault::backup(&world.open(), &options, &())?;
@@ -88,10 +118,56 @@ impl Folder {
         self.taken_over.fetch_add(summary.files_unmodified, Ordering::Relaxed);
         let seeds = *self.seeds.lock().unwrap();
         let files = seeds.into_iter().enumerate().map(|(number, seed)| (self.path(number), seed)).collect();
-        let promise = Promise { snapshot: summary.snapshot_id.unwrap(), files, is_of_folder: true };
+        let promise = Promise { snapshot: summary.snapshot_id.unwrap(), files, maker: Maker::Folder };
         promises.lock().unwrap().push(promise);
-        Ok(())
+        Ok(true)
     }
+}
+
+/// What stock restic backs up.
+struct ResticSource {
+    root: PathBuf,
+    /// By path, the seed of each content.
+    seeds: Mutex<BTreeMap<PathBuf, u64>>,
+}
+
+impl ResticSource {
+    fn make(root: PathBuf) -> Self {
+        std::fs::create_dir(&root).unwrap();
+        Self { root, seeds: Mutex::default() }
+    }
+
+    fn back_up(&self, world: &World, dice: &mut Dice, promises: &Promises) -> Done {
+        let path = self.root.join(format!("file-{}", dice.below(RESTIC_FILES)));
+        let content = dice.below(CONTENTS);
+        std::fs::write(&path, noise(FILE_BYTES, content)).unwrap();
+        self.seeds.lock().unwrap().insert(path, content);
+        let output = world.scratch.restic_output(&["backup", "--no-cache", "--json", self.root.to_str().unwrap()]);
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let locked = output.status.code() == Some(11) || said.contains("lock");
+            // An agent forgets beside others: restic gives up on a snapshot that goes while it lists them.
+            let vanished = said.contains("Error loading snapshot") && said.contains("no such file");
+            assert!(locked || vanished, "{output:?}");
+            return Ok(false);
+        }
+        let snapshot = snapshot_of_restic(&world.scratch, &output.stdout);
+        let files = self.seeds.lock().unwrap().clone().into_iter().collect();
+        promises.lock().unwrap().push(Promise { snapshot, files, maker: Maker::Restic });
+        Ok(true)
+    }
+}
+
+/// The snapshot that restic says it has saved. Some versions say but the first digits of its id.
+fn snapshot_of_restic(scratch: &Scratch, said: &[u8]) -> SnapshotId {
+    let said = String::from_utf8_lossy(said);
+    let mut messages = said.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let summary = messages.find(|message| message["message_type"] == "summary");
+    let summary = summary.unwrap_or_else(|| panic!("restic says no summary: {said}"));
+    let digits = summary["snapshot_id"].as_str().unwrap();
+    let files = scratch.files("snapshots");
+    let mut names = files.iter().filter_map(|path| path.file_name()?.to_str()).filter(|name| name.starts_with(digits));
+    names.find_map(|name| name.parse().ok()).unwrap_or_else(|| panic!("restic's snapshot is not there: {summary}"))
 }
 
 /// What is at work, and on what.
@@ -108,7 +184,7 @@ impl World {
     }
 }
 
-fn back_up(world: &World, dice: &mut Dice, promises: &Promises) -> Result<(), Error> {
+fn back_up(world: &World, dice: &mut Dice, promises: &Promises) -> Done {
     let vault = world.open();
     let seeds: Vec<u64> = (0..=CONTENTS).filter(|_| dice.below(3) == 0).collect();
     let mut writer = SnapshotWriter::begin(&vault, SnapshotOptions::default())?;
@@ -120,15 +196,15 @@ fn back_up(world: &World, dice: &mut Dice, promises: &Promises) -> Result<(), Er
     }
     let snapshot = writer.finish()?.snapshot_id.unwrap();
     let files = seeds.into_iter().map(|seed| (PathBuf::from(seed.to_string()), seed)).collect();
-    promises.lock().unwrap().push(Promise { snapshot, files, is_of_folder: false });
-    Ok(())
+    promises.lock().unwrap().push(Promise { snapshot, files, maker: Maker::Stream });
+    Ok(true)
 }
 
-fn forget_one(world: &World, dice: &mut Dice, promises: &Promises) -> Result<(), Error> {
+fn forget_one(world: &World, dice: &mut Dice, promises: &Promises) -> Done {
     let forgotten = {
         let mut promises = promises.lock().unwrap();
         if promises.len() < 4 {
-            return Ok(());
+            return Ok(false);
         }
         let position = dice.below(promises.len() as u64) as usize;
         promises.swap_remove(position)
@@ -136,7 +212,7 @@ fn forget_one(world: &World, dice: &mut Dice, promises: &Promises) -> Result<(),
     let vault = world.open();
     if dice.below(2) == 0 {
         // As an agent's policy does it: beside running backups.
-        return vault.remove_snapshot(&forgotten.snapshot);
+        return vault.remove_snapshot(&forgotten.snapshot).map(|()| true);
     }
     let ids = vec![forgotten.snapshot.to_string()];
     let selection = SnapshotSelection { ids, ..SnapshotSelection::default() };
@@ -150,17 +226,17 @@ fn forget_one(world: &World, dice: &mut Dice, promises: &Promises) -> Result<(),
     // Sometimes in time, and sometimes after prunes have deleted a part of it.
     let options = UndeleteOptions { selection, patience, ..UndeleteOptions::default() };
     match levee_vault::undelete(&vault, &options, Timestamp::now(), &()) {
-        Ok(report) if report.snapshots.is_empty() => Ok(()),
+        Ok(report) if report.snapshots.is_empty() => Ok(true),
         Ok(_) => {
             promises.lock().unwrap().push(forgotten);
-            Ok(())
+            Ok(true)
         }
-        Err(Error::NotForgotten { .. }) => Ok(()),
+        Err(Error::NotForgotten { .. }) => Ok(true),
         Err(error) => Err(error),
     }
 }
 
-fn prune(world: &World, dice: &mut Dice, now: Timestamp) -> Result<(), Error> {
+fn prune(world: &World, dice: &mut Dice, now: Timestamp) -> Done {
     let options = PruneOptions {
         max_unused: MaxUnused::Bytes(0),
         grace: SignedDuration::from_hours(1),
@@ -169,7 +245,7 @@ fn prune(world: &World, dice: &mut Dice, now: Timestamp) -> Result<(), Error> {
     };
     let report = levee_vault::prune(&world.open(), &options, now, &())?;
     assert!(report.problems.is_empty(), "{report:?}");
-    Ok(())
+    Ok(true)
 }
 
 #[test]
@@ -195,22 +271,21 @@ fn run(late: Duration, ahead: fn(i32, Duration) -> SignedDuration) {
     scratch.init();
     // The new vault's key is in the list.
     std::thread::sleep(late);
-    let source = scratch.path("source");
-    std::fs::create_dir(&source).unwrap();
+    let source = ResticSource::make(scratch.path("source"));
     let (promises, over) = (Promises::default(), AtomicBool::new(false));
     let prunes = AtomicU64::new(0);
     let folder = Folder::make(scratch.path("folder"));
-    let counts: [AtomicU64; 6] = std::array::from_fn(|_| AtomicU64::new(0));
+    let counts: [AtomicU64; WORKERS.len()] = std::array::from_fn(|_| AtomicU64::new(0));
     let started = Instant::now();
-    let repeat = |number: usize, run: &dyn Fn(&mut Dice) -> Result<(), Error>| {
+    let repeat = |number: usize, run: &dyn Fn(&mut Dice) -> Done| {
         let mut dice = Dice(seed ^ number as u64);
         while !over.load(Ordering::Relaxed) {
             match run(&mut dice) {
-                Ok(()) => {
+                Ok(true) => {
                     counts[number].fetch_add(1, Ordering::Relaxed);
                 }
-                Err(Error::Locked { .. }) => {}
-                Err(error) => panic!("seed {seed}, worker {number}: {error:?}"),
+                Ok(false) | Err(Error::Locked { .. }) => {}
+                Err(error) => panic!("seed {seed}, {}: {error:?}", WORKERS[number]),
             }
             std::thread::sleep(Duration::from_millis(dice.below(300)));
         }
@@ -229,19 +304,7 @@ fn run(late: Duration, ahead: fn(i32, Duration) -> SignedDuration) {
                 prune(world, dice, Timestamp::now() + ahead(number, started.elapsed()))
             });
         });
-        scope.spawn(move || {
-            repeat(3, &|dice| {
-                let content = noise(FILE_BYTES, dice.below(CONTENTS));
-                std::fs::write(source.join(format!("file-{}", dice.below(3))), content).unwrap();
-                let output = scratch.restic_output(&["backup", "--no-cache", source.to_str().unwrap()]);
-                let said = String::from_utf8_lossy(&output.stderr);
-                let locked = output.status.code() == Some(11) || said.contains("lock");
-                // An agent forgets beside others: restic gives up on a snapshot that goes while it lists them.
-                let vanished = said.contains("Error loading snapshot") && said.contains("no such file");
-                assert!(output.status.success() || locked || vanished, "seed {seed}: {output:?}");
-                Ok(())
-            });
-        });
+        scope.spawn(move || repeat(3, &|dice| source.back_up(world, dice, promises)));
         while started.elapsed() < Duration::from_secs(seconds) {
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -254,34 +317,36 @@ fn run(late: Duration, ahead: fn(i32, Duration) -> SignedDuration) {
         prune(&world, &mut Dice(seed), now).unwrap();
     }
     let vault: Vault = scratch.open();
-    println!("{counts:?} streams, snapshots forgotten, prunes, backups of restic, streams, backups of the folder");
+    let counts = counts.map(AtomicU64::into_inner);
+    println!("{WORKERS:?}: {counts:?}");
     println!("{} files were taken over from a parent", folder.taken_over.load(Ordering::Relaxed));
     let report = levee_vault::check(&vault, READ_ALL, &()).unwrap();
     assert!(report.is_sound(), "seed {seed}: {report:?}");
     scratch.restic(&["check", "--read-data"]);
     let promises = promises.into_inner().unwrap();
-    for Promise { snapshot, files, .. } in &promises {
+    for promise in &promises {
+        let snapshot = &promise.snapshot;
         vault.open_snapshot(snapshot).unwrap_or_else(|error| panic!("seed {seed}, {snapshot}: {error:?}"));
-        for (path, content) in files {
-            let read = vault.read_file(snapshot, path).unwrap();
-            assert!(read == noise(FILE_BYTES, *content), "seed {seed}, {snapshot}: {path:?}");
+        promise.assert_kept(seed, |path| vault.read_file(snapshot, path).unwrap());
+    }
+    let last_of = |maker: Maker| promises.iter().rev().filter(move |promise| promise.maker == maker).take(RESTORED_MAX);
+    for (maker, root) in [(Maker::Folder, &folder.root), (Maker::Restic, &source.root)] {
+        for promise in last_of(maker) {
+            let snapshot = promise.snapshot;
+            let target = scratch.path(&format!("restored-{snapshot}"));
+            let restored = restore(&vault, snapshot, root, &target);
+            assert_eq!(restored.files_restored, promise.files.len() as u64, "seed {seed}, {snapshot} of {maker:?}");
+            promise.assert_kept(seed, |path| std::fs::read(target.join(path.strip_prefix(root).unwrap())).unwrap());
         }
     }
-    // The last ones of the folder.
-    let of_folder = promises.iter().rev().filter(|promise| promise.is_of_folder);
-    for (number, Promise { snapshot, files, .. }) in of_folder.take(RESTORED_MAX).enumerate() {
-        let target = scratch.path(&format!("restored-{number}"));
-        let restored = restore(&vault, *snapshot, &folder.root, &target);
-        assert_eq!(restored.files_restored, FILES as u64, "seed {seed}, {snapshot}");
-        for (path, content) in files {
-            let read = std::fs::read(target.join(path.strip_prefix(&folder.root).unwrap())).unwrap();
-            assert!(read == noise(FILE_BYTES, *content), "seed {seed}, {snapshot}: {path:?}");
-        }
+    // Restic brings its own back as well.
+    for promise in last_of(Maker::Restic) {
+        let snapshot = promise.snapshot.to_string();
+        let target = scratch.path(&format!("restored-by-restic-{snapshot}"));
+        scratch.restic(&["restore", &snapshot, "--target", target.to_str().unwrap()]);
+        promise.assert_kept(seed, |path| std::fs::read(target.join(path.strip_prefix("/").unwrap())).unwrap());
     }
-    // Those of restic as well.
-    let is_of_restic = |paths: &[String]| paths.iter().any(|path| Path::new(path) == source);
-    let of_restic = vault.snapshots().unwrap().into_iter().filter(|(_, snapshot)| is_of_restic(&snapshot.paths));
-    for (id, _) in of_restic.take(RESTORED_MAX) {
-        scratch.restic(&["restore", &id.to_string(), "--target", scratch.path("restored").to_str().unwrap()]);
+    for (name, count) in WORKERS.iter().zip(counts) {
+        assert!(count > 0 || seconds < SURE_SECONDS, "seed {seed}: no {name} in {seconds} s");
     }
 }

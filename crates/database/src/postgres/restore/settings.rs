@@ -70,6 +70,9 @@ pub(super) fn of(request: &RestoreRequest<'_>, identity_file: &Path) -> Result<V
             set("hba_file", format!("{private}/pg_hba.conf"));
             // Nothing that the copy does may reach anybody.
             set("max_logical_replication_workers", "0".into());
+            // A postmaster that is killed removes none of its shared memory. As files of the data directory it goes with
+            // the copy; in /dev/shm nobody would ever remove it.
+            set("dynamic_shared_memory_type", "mmap".into());
             set("cluster_name", "levee-drill".into());
         }
         Network::At(address) => set("listen_addresses", address.to_string()),

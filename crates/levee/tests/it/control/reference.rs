@@ -1,33 +1,35 @@
 use super::Home;
 
-/// The help of the commands of the fleet, as it is printed.
+/// The help of a command and of every command below it, in the order in which the help lists them.
+fn add_pages(home: &Home, command: &[&str], pages: &mut Vec<(String, String)>) {
+    let help = home.levee(&[command, &["--help"][..]].concat());
+    pages.push((command.join(" "), help.clone()));
+    for name in subcommands(&help) {
+        add_pages(home, &[command, &[name][..]].concat(), pages);
+    }
+}
+
+/// The names of the commands that a help lists.
+fn subcommands(help: &str) -> impl Iterator<Item = &str> {
+    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    // What goes on in a second line stands further in.
+    let named = listed.filter_map(|line| line.strip_prefix("  ").filter(|rest| !rest.starts_with(' ')));
+    named.filter_map(|line| line.split(' ').next()).filter(|name| *name != "help")
+}
+
+/// Every command with its help, as it is printed.
+fn pages() -> Vec<(String, String)> {
+    let mut pages = Vec::new();
+    add_pages(&Home::new(), &[], &mut pages);
+    pages
+}
+
+/// All of it as one text.
 fn help() -> String {
-    let home = Home::new();
-    let commands: &[&[&str]] = &[
-        &[],
-        &["up"],
-        &["server"],
-        &["server", "init"],
-        &["server", "run"],
-        &["server", "backup"],
-        &["agent"],
-        &["agent", "join"],
-        &["agent", "run"],
-        &["agent", "secret"],
-        &["apply"],
-        &["status"],
-        &["run"],
-        &["run", "skip"],
-        &["token", "create"],
-        &["drill"],
-        &["failover"],
-        &["switchover"],
-    ];
     let mut text = String::new();
-    for command in commands {
-        text.push_str(&format!("$ levee {}\n", [command, &["--help"][..]].concat().join(" ")));
-        text.push_str(&home.levee(&[command, &["--help"][..]].concat()));
-        text.push('\n');
+    for (command, help) in pages() {
+        let command = if command.is_empty() { command } else { format!("{command} ") };
+        text.push_str(&format!("$ levee {command}--help\n{help}\n"));
     }
     text
 }
@@ -61,6 +63,20 @@ fn completions_and_the_manual_name_every_command() {
     {
         assert!(page.contains(word), "{word} in the manual");
     }
+}
+
+/// The manual is made from the command tree itself: no command is left out of what was reviewed.
+#[test]
+fn the_help_that_was_reviewed_is_that_of_every_command() {
+    let manual = Home::new().levee(&["man"]);
+    let section = |line: &str| Some(line.strip_prefix(".SH \"LEVEE ")?.strip_suffix('"')?.to_lowercase());
+    let mut in_the_manual: Vec<String> = manual.lines().filter_map(section).collect();
+    // The first is that of `levee` alone.
+    let mut reviewed: Vec<String> = pages().iter().skip(1).map(|(command, _)| command.replace('-', " ")).collect();
+    in_the_manual.sort();
+    reviewed.sort();
+    assert!(!in_the_manual.is_empty(), "{manual}");
+    assert_eq!(reviewed, in_the_manual);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{Case, PASSWORD, succeed};
 
 /// Every file below a folder with its content, and every folder.
-fn everything_in(folder: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
+pub fn everything_in(folder: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
     let mut found = BTreeMap::new();
     let mut to_do = vec![folder.to_path_buf()];
     while let Some(path) = to_do.pop() {

@@ -1,9 +1,11 @@
 //! Files out of an image: asked first, and read back.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use levee_testing::image::ext4_of;
+use levee_testing::image::{ext4_of, xfs};
 use serde_json::{Value, json};
 
 use super::Case;
@@ -67,4 +69,35 @@ fn what_was_restored_is_read_back() {
     let error = case.levee_fails(1, &arguments);
     assert_eq!(error.matches("/small: ").count(), 1, "{error}");
     assert!(error.contains("1 entries could not be restored"), "{error}");
+}
+
+#[test]
+fn a_file_comes_out_of_xfs() {
+    let case = Case::with_vault();
+    let (file, protofile, image) = (case.path("file"), case.path("protofile"), case.path("disk.raw"));
+    fs::write(&file, noise(9, 200_000)).unwrap();
+    // mkfs.xfs(8): the root, a folder, and a file in it with its mode and owners.
+    let content = format!("/boot\n0 0\nd--755 0 0\netc d--755 0 0\nlarge ---640 1234 56 {}\n$\n$\n", file.display());
+    fs::write(&protofile, content).unwrap();
+    let options = ["-L", "system", "-p"].map(OsStr::new);
+    xfs(&image, 330, &[&options[..], &[protofile.as_os_str()]].concat());
+    case.backup(&["--image", image.to_str().unwrap()]);
+
+    let parts = case.json(&["image", "ls", "latest", "disk.raw"]);
+    assert_eq!((&parts[0]["contents"], &parts[0]["label"]), (&json!("xfs"), &json!("system")), "{parts:?}");
+    let listed = case.json(&["image", "ls", "latest", "disk.raw:/etc"]);
+    let of = |field: &str| listed.iter().map(|line| line[field].clone()).collect::<Vec<_>>();
+    assert_eq!((of("path"), of("size")), (vec![json!("/etc/large")], vec![json!(200_000)]));
+    assert_eq!((of("mode"), of("uid"), of("gid")), (vec![json!(0o640)], vec![json!(1234)], vec![json!(56)]));
+
+    let target = case.path("out");
+    let arguments =
+        ["image", "restore", "latest", "disk.raw:/etc/large", "--verify", "--target", target.to_str().unwrap()];
+    let lines = case.json(&arguments);
+    let summary = lines.iter().find(|line| line["message_type"] == "summary").expect("a summary");
+    assert_eq!((&summary["files_restored"], &summary["errors"]), (&json!(1), &json!(0)), "{summary}");
+    let restored = target.join("large");
+    assert_eq!(fs::read(&restored).unwrap(), noise(9, 200_000));
+    let metadata = fs::metadata(&restored).unwrap();
+    assert_eq!((metadata.mode() & 0o7777, metadata.uid(), metadata.gid()), (0o640, 1234, 56));
 }

@@ -1,10 +1,13 @@
 //! Forgetting, pruning, copying, tags, transport on disks and repair, as a user runs them.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, PermissionsExt};
 
 use levee_testing::restic::Restic;
 use serde_json::Value;
 
+use super::dry_runs::everything_in;
+use super::tree::noise;
 use super::{Case, PASSWORD, below};
 
 /// A vault with two snapshots of a file that differs.
@@ -201,4 +204,39 @@ fn repair_does_nothing_unasked() {
     assert!(case.levee(&["repair", "index"]).contains("agrees"));
     let looked = case.json(&["repair", "snapshots"]).pop().unwrap();
     assert_eq!(looked["losses"]["count"], 0);
+}
+
+/// Runs `levee vault repair …` on a vault that needs it: only with `--apply` it changes something, and succeeds.
+#[track_caller]
+fn assert_repairs_when_asked(case: &Case, arguments: &[&str]) {
+    let before = everything_in(&case.vault);
+    let refused = case.levee_fails(1, arguments);
+    assert!(refused.contains("--apply"), "{arguments:?}: {refused}");
+    assert!(everything_in(&case.vault) == before, "{arguments:?} has changed something unasked");
+    case.levee(&[arguments, &["--apply"]].concat());
+    assert!(everything_in(&case.vault) != before, "{arguments:?} has changed nothing");
+}
+
+#[test]
+fn repair_of_damaged_packs_and_snapshots_does_nothing_unasked() {
+    let case = Case::with_vault();
+    let source = case.path("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("large"), noise(1, 100_000)).unwrap();
+    fs::write(source.join("small"), "small").unwrap();
+    case.backup(&[source.to_str().unwrap()]);
+    // The middle of the pack that holds the contents, nearly all of which is the large file.
+    let files = everything_in(&case.vault.join("data"));
+    let (pack, _) = files.iter().max_by_key(|(_, content)| content.as_deref().map_or(0, <[u8]>::len)).unwrap();
+    fs::set_permissions(pack, fs::Permissions::from_mode(0o600)).unwrap();
+    File::options().write(true).open(pack).unwrap().write_all_at(b"damage", 50_000).unwrap();
+    let damaged = case.levee_fails(1, &["check", "--read-data"]);
+    let name = pack.file_name().unwrap().to_str().unwrap();
+    assert!(damaged.contains(name), "{damaged}");
+
+    assert_repairs_when_asked(&case, &["repair", "packs", name]);
+    // Now the index lacks what is lost, and the snapshot is known to need it.
+    assert_repairs_when_asked(&case, &["repair", "snapshots", "--forget"]);
+    case.levee(&["check"]);
+    assert_eq!(case.levee(&["dump", "latest", &format!("{}/small", source.display())]), "small");
 }

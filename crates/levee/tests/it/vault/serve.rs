@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use levee_store::{RestOptions, RestStore, conformance, trust};
 use levee_testing::disk::SmallDisk;
 use levee_testing::levee::Binary;
 use levee_testing::restic::{self, Restic};
@@ -105,6 +106,17 @@ fn stock_restic_and_levee_work_with_it_and_users_stay_apart() {
     let key = fs::metadata(served.folder.join(".tls/key.pem")).unwrap();
     assert_eq!(std::os::unix::fs::PermissionsExt::mode(&key.permissions()) & 0o777, 0o600);
     assert!(!served.child.log_text().contains("mia's"));
+}
+
+#[test]
+fn it_conforms() {
+    let case = Case::new();
+    // Counted twice, far below both quotas.
+    let quotas = ["--max-size", "1000000000", "--max-size-per-user", "1000000000"];
+    let served = Served::start(&case, &[&["--private-repos"], &quotas[..]].concat());
+    let base_url = served.url("mia", "mia's", "mia/laptop/").strip_prefix("rest:").unwrap().to_string();
+    let tls = trust::client_config(&served.certificate(), None).unwrap();
+    conformance::check(&RestStore::new(RestOptions { base_url, tls: Some(tls), resolve: None }).unwrap());
 }
 
 fn noise(seed: u32, length: u32) -> Vec<u8> {

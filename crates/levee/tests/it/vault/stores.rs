@@ -74,6 +74,7 @@ fn s3_on_ceph() {
     only_what_is_referred_to_is_retained(&case, &ceph);
     what_a_thief_hides_or_overwrites_comes_back(&case, &ceph);
     a_bucket_without_versions_brings_nothing_back(&ceph);
+    files_that_cannot_be_locked_are_counted(&ceph);
     a_restore_thaws_what_it_needs(&case, &ceph);
 }
 
@@ -225,6 +226,20 @@ fn a_bucket_without_versions_brings_nothing_back(ceph: &Ceph) {
     let arguments = ["repair", "versions", "--since", "2026-01-01", "--apply"];
     let refused = fail(1, &mut on_s3(&ceph.endpoint(), "vaults/of/mine", &arguments));
     assert!(refused.contains("keeps no versions"), "{refused}");
+}
+
+/// In a bucket without object lock: each of them.
+fn files_that_cannot_be_locked_are_counted(ceph: &Ceph) {
+    let retain =
+        |more: &[&str]| on_s3(&ceph.endpoint(), "vaults/of/mine", &[&["retain", "--days", "1"], more].concat());
+    let would = last_line(&succeed(&mut retain(&["--dry-run", "--json"])));
+    let output = retain(&["--json"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let retained = last_line(&String::from_utf8(output.stdout).unwrap());
+    assert_eq!((&retained["files"], &retained["failed"]), (&0.into(), &would["files"]), "{retained}");
+    assert!((1..=20).contains(&retained["first_failures"].as_array().unwrap().len()), "{retained}");
+    let told = fail(1, &mut retain(&[]));
+    assert!(told.contains("not allowed to retain ") && told.contains("run it again"), "{told}");
 }
 
 fn a_restore_thaws_what_it_needs(case: &Case, ceph: &Ceph) {
