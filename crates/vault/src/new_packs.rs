@@ -33,16 +33,15 @@ pub(crate) struct NewPacks<'a> {
 
 impl<'a> NewPacks<'a> {
     pub fn new(vault: &'a Vault) -> Result<Self> {
-        let empty = || PackWriter::new(Vec::new());
         let uploads = Uploads::start(vault)?;
-        Ok(Self { vault, data: empty(), trees: empty(), uploads, index_files: Vec::new() })
+        Ok(Self { vault, data: PackWriter::new(), trees: PackWriter::new(), uploads, index_files: Vec::new() })
     }
 
     pub fn add(&mut self, blob: &Taken) -> Result<()> {
         let writer = if blob.kind == BlobKind::Tree { &mut self.trees } else { &mut self.data };
         writer.add(blob.kind, blob.id, &blob.sealed, blob.uncompressed_length);
         if writer.is_full() {
-            let full = std::mem::replace(writer, PackWriter::new(Vec::new()));
+            let full = std::mem::replace(writer, PackWriter::new());
             self.store(full)?;
         }
         Ok(())
@@ -65,8 +64,8 @@ impl<'a> NewPacks<'a> {
 
     /// Stores what is left, and gives the names of the index files.
     pub fn finish(mut self) -> Result<Vec<Id>> {
-        let empty = || PackWriter::new(Vec::new());
-        let (data, trees) = (std::mem::replace(&mut self.data, empty()), std::mem::replace(&mut self.trees, empty()));
+        let take = |writer: &mut PackWriter| std::mem::replace(writer, PackWriter::new());
+        let (data, trees) = (take(&mut self.data), take(&mut self.trees));
         self.store(data)?;
         self.store(trees)?;
         self.uploads.finish()?;

@@ -8,7 +8,6 @@
 //! Blobs lie without a gap from offset 0. Source: restic's design document, "Pack Format".
 
 use crate::crypto::{Key, OVERHEAD};
-use crate::room::empty_with_room;
 use crate::{BlobKind, Id, Result};
 
 /// A pack is finished when it has reached this size.
@@ -78,11 +77,9 @@ pub(crate) struct PackWriter {
 }
 
 impl PackWriter {
-    /// `buffer` is emptied and used for the content.
-    pub fn new(mut buffer: Vec<u8>) -> Self {
+    pub fn new() -> Self {
         // At once: growing step by step would leave holes in memory as large as the pack. What is not used takes none.
-        empty_with_room(&mut buffer, TARGET_BYTES + SLACK_BYTES);
-        Self { content: buffer, blobs: Vec::new() }
+        Self { content: Vec::with_capacity(TARGET_BYTES + SLACK_BYTES), blobs: Vec::new() }
     }
 
     pub fn add(&mut self, kind: BlobKind, id: Id, sealed: &[u8], uncompressed_length: u32) {
@@ -211,7 +208,7 @@ mod tests {
     #[test]
     fn packs_read_back_and_damage_is_seen() {
         for count in [1, 3, 1000] {
-            let mut writer = PackWriter::new(Vec::new());
+            let mut writer = PackWriter::new();
             for number in 0..count {
                 let sealed = key().seal(&[number as u8; 10]).unwrap();
                 writer.add(BlobKind::Data, Id::of(&[number as u8; 10]), &sealed, 0);

@@ -35,10 +35,8 @@ const PACKS_WAITING: usize = 0;
 /// Buffers kept for reuse: fresh memory is dear when it comes by the megabyte. More than can be in use at once, for each
 /// sealer: what is freed and allocated again in other sizes leaves holes.
 const SPARE_CHUNK_BUFFERS_PER_SEALER: usize = 6;
-const SPARE_PACK_BUFFERS: usize = 2;
 /// Larger ones are freed: a rare chunk of 8 MiB must not make every buffer as large in the end.
 const SPARE_CHUNK_BYTES_MAX: usize = CHUNK_ROOM_BYTES;
-const SPARE_PACK_BYTES_MAX: usize = 32 << 20;
 
 /// How a session stores.
 #[derive(Clone, Copy, Debug, Default)]
@@ -102,7 +100,6 @@ pub(crate) struct Shared {
     bytes: AtomicU64,
     packed_bytes: AtomicU64,
     pub chunk_buffers: BufferPool,
-    pack_buffers: BufferPool,
     /// Further vaults that everything goes to at the same time; emptied at the end.
     beside: RwLock<Vec<Beside>>,
 }
@@ -256,13 +253,12 @@ impl Session {
             bytes: AtomicU64::new(0),
             packed_bytes: AtomicU64::new(0),
             chunk_buffers: BufferPool::new(sealers * SPARE_CHUNK_BUFFERS_PER_SEALER, SPARE_CHUNK_BYTES_MAX),
-            pack_buffers: BufferPool::new(SPARE_PACK_BUFFERS, SPARE_PACK_BYTES_MAX),
             beside: RwLock::new(beside),
         });
         let index_writer = Arc::new(IndexWriter::default());
         let (jobs, next_job) = bounded::<Job>(sealers * JOBS_PER_SEALER);
         let (packs, next_pack) = bounded(PACKS_WAITING);
-        let packer = Arc::new(Packer::new(&shared, packs));
+        let packer = Arc::new(Packer::new(packs));
         let mut session = Self { shared, jobs: Some(jobs), threads: Vec::new(), index_writer };
         for _ in 0..sealers {
             let packer = packer.clone();

@@ -21,20 +21,20 @@ struct Filling {
 
 impl Packer {
     /// Full packs go to `full`.
-    pub fn new(shared: &Shared, full: Sender<PackWriter>) -> Self {
-        let fresh = || PackWriter::new(shared.pack_buffers.take());
-        Self { filling: Mutex::new(Filling { data: fresh(), trees: fresh(), full }) }
+    pub fn new(full: Sender<PackWriter>) -> Self {
+        // In fresh memory: one that is used again is all there while it fills, beside the one that is being stored.
+        Self { filling: Mutex::new(Filling { data: PackWriter::new(), trees: PackWriter::new(), full }) }
     }
 
     /// Puts a blob into its pack. A full pack waits here until an uploader is free, and all other blobs behind it.
-    pub fn add(&self, shared: &Shared, kind: BlobKind, id: Id, sealed: &[u8], uncompressed_length: u32) -> Result<()> {
+    pub fn add(&self, kind: BlobKind, id: Id, sealed: &[u8], uncompressed_length: u32) -> Result<()> {
         // Whoever crashed in here may have left half a blob behind.
         let mut filling = self.filling.lock().map_err(|_| Error::Stopped)?;
         let Filling { data, trees, full } = &mut *filling;
         let writer = if kind == BlobKind::Tree { trees } else { data };
         writer.add(kind, id, sealed, uncompressed_length);
         if writer.is_full() {
-            let next = PackWriter::new(shared.pack_buffers.take());
+            let next = PackWriter::new();
             full.send(std::mem::replace(writer, next)).map_err(|_| Error::Stopped)?;
         }
         Ok(())
@@ -66,7 +66,6 @@ pub(super) fn upload(shared: &Shared, packs: &Receiver<PackWriter>, index: &Inde
             }
             index.add(shared, pack.id, pack.blobs)?;
         }
-        shared.pack_buffers.give(pack.content);
     }
     Ok(())
 }

@@ -25,7 +25,7 @@ pub(super) fn run(shared: &Shared, jobs: &Receiver<Job>, packer: Arc<Packer>) ->
         if is_new {
             let uncompressed_length = sealer.seal(job.kind, id, &job.plaintext, &mut sealed)?;
             shared.count(job.kind, job.plaintext.len(), sealed.len());
-            packer.add(shared, job.kind, id, &sealed, uncompressed_length)?;
+            packer.add(job.kind, id, &sealed, uncompressed_length)?;
             if sealed.capacity() > SPARE_CHUNK_BYTES_MAX {
                 sealed = Vec::new();
             }
