@@ -308,9 +308,15 @@ impl App {
         if command.epoch == known || (command.epoch > known && newer_is_right) {
             return Ok(());
         }
+        let (run, epoch, app, site) = (&command.run, command.epoch, &self.name, &self.context.site);
+        if epoch > known {
+            // A site that has just come back hears of it at any moment, and has to end its own writing first.
+            return Err(transient(format!(
+                "run {run} works at epoch {epoch} of app {app}, and {site}, which knows epoch {known}, has not taken it over yet"
+            )));
+        }
         Err(failure(format!(
-            "run {} works at epoch {} of app {}, but {} knows epoch {known}: make a new plan",
-            command.run, command.epoch, self.name, self.context.site
+            "run {run} works at epoch {epoch} of app {app}, but {site} knows epoch {known}: make a new plan"
         )))
     }
 
