@@ -118,20 +118,20 @@ impl Control {
         if desired.revision <= known {
             return None;
         }
-        let taken = spawn_blocking(move || match gossip.folder.keep_desired(&desired) {
-            Ok(()) => {
+        let taken = spawn_blocking(move || {
+            let kept = gossip.folder.keep_desired(&desired);
+            if kept.is_ok() {
                 apply(&supervisor, &gossip, &desired, Source::Server);
-                Ok(desired)
             }
-            Err(error) => Err((error, desired)),
+            (desired, kept)
         });
         match taken.await {
-            Ok(Ok(desired)) => {
+            Ok((desired, Ok(()))) => {
                 self.desired.send_replace(desired);
                 self.context.changed.notify_one();
                 None
             }
-            Ok(Err((error, desired))) => {
+            Ok((desired, Err(error))) => {
                 warn!(
                     error = levee_wire::chain(&error),
                     "what the server wants could not be kept, and is not done yet"

@@ -156,6 +156,19 @@ fn text(last: Option<&ArchiveStatus>, status: &ArchiveStatus) -> String {
     lines.join("\n")
 }
 
+/// A signal to end is passed on, and what was begun ends in good order.
+fn stop_on_signals() -> anyhow::Result<StopSignal> {
+    let stop = StopSignal::new()?;
+    let mut signals = signal_hook::iterator::Signals::new([signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM])?;
+    let passed_on = stop.clone();
+    std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            passed_on.stop();
+        }
+    });
+    Ok(stop)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,17 +199,4 @@ mod tests {
         check(true, None, None, "commits are in order again");
         check(true, None, None, "");
     }
-}
-
-/// A signal to end is passed on, and what was begun ends in good order.
-fn stop_on_signals() -> anyhow::Result<StopSignal> {
-    let stop = StopSignal::new()?;
-    let mut signals = signal_hook::iterator::Signals::new([signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM])?;
-    let passed_on = stop.clone();
-    std::thread::spawn(move || {
-        if signals.forever().next().is_some() {
-            passed_on.stop();
-        }
-    });
-    Ok(stop)
 }
