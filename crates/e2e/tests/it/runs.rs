@@ -105,8 +105,9 @@ impl Begun {
         let begun = poll(PATIENCE, || {
             let log = server_log(world);
             let mut lines = log[self.log_offset..].lines();
-            let is_it =
-                |line: &str| line.contains(&run) && line.contains(&step_field) && line.contains("state=\"running\"");
+            // What the server does at once, such as noting an assertion, is only said to be done.
+            let has_begun = |line: &str| line.contains("state=\"running\"") || line.contains("state=\"done\"");
+            let is_it = |line: &str| line.contains(&run) && line.contains(&step_field) && has_begun(line);
             lines.any(is_it).then_some(())
         });
         if begun.is_none() {
