@@ -4,12 +4,8 @@ use levee_testing::wait::{poll, wait_until};
 
 use super::orders::Orders;
 use super::runs::{Begun, Kind};
-use super::traces::Traces;
+use super::traces::{KEPT_BY_DRILLS, Traces};
 use super::world::{PATIENCE, Process, Site, World};
-
-/// What comes with the first drill and is no trace of it: the agent's memory of how commands ended, and the
-/// folder for all drills, which must be empty.
-const KEPT: [&str; 2] = ["agent/answers.json", "agent/apps/shop/runs"];
 
 #[test]
 fn a_drill_leaves_nothing_behind_also_when_its_agent_is_killed() {
@@ -29,7 +25,7 @@ fn a_drill_leaves_nothing_behind_also_when_its_agent_is_killed() {
         let ended = wait_ended(&run, &world);
         println!("drill killed at {killed_at:?}: {ended}");
         assert!(killed_at.is_some() || ended == "done", "an undisturbed drill is {ended}\n{}", world.log_tails());
-        Traces::check_nothing_left(&world, Site::West, &before, &KEPT);
+        Traces::check_nothing_left(&world, Site::West, &before, &KEPT_BY_DRILLS);
         let left: Vec<_> = std::fs::read_dir(&runs).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
         assert!(left.is_empty(), "{left:?}");
     }

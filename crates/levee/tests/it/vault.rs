@@ -20,7 +20,7 @@ mod rustic;
 mod serve;
 mod sources;
 mod stores;
-mod tree;
+pub mod tree;
 mod verbs;
 
 use std::path::{Path, PathBuf};

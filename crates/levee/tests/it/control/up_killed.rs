@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::up::wait_until_connected;
 use super::{Ended, Home, Service};
+use crate::vault::tree::noise;
 
 /// How many moments of the first start it is killed at, spread evenly over the time that one takes.
 const MOMENTS: u32 = 6;
@@ -169,18 +170,6 @@ fn protection_file(home: &Home) -> PathBuf {
     );
     std::fs::write(&file, spec).unwrap();
     file
-}
-
-/// Bytes that nothing compresses, others for each seed (xorshift).
-fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64 ^ seed;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 32) as u8
-    };
-    (0..length).map(|_| next()).collect()
 }
 
 fn is_protected(home: &Home) -> bool {
