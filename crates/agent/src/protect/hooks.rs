@@ -341,6 +341,15 @@ mod tests {
         folder
     }
 
+    #[track_caller]
+    fn wait_until(what: &str, condition: impl Fn() -> bool) {
+        let begun = Instant::now();
+        while !condition() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "waited too long: {what}");
+            thread::sleep(LOOK_EVERY);
+        }
+    }
+
     fn own() -> u32 {
         geteuid().as_raw()
     }
@@ -415,11 +424,7 @@ mod tests {
         let problem = script.run(&[("DONE", done.display().to_string())], &stop).unwrap_err();
         assert!(problem.contains("the agent stops this work"), "{problem}");
         assert!(!done.exists());
-        let begun = Instant::now();
-        while !done.exists() {
-            assert!(begun.elapsed() < Duration::from_secs(60), "it did not go on");
-            thread::sleep(LOOK_EVERY);
-        }
+        wait_until("it goes on", || done.exists());
     }
 
     #[test]
@@ -428,23 +433,16 @@ mod tests {
         let file = folder.path().join("pid");
         let script = Scripts::find(folder.path(), own()).unwrap().before.unwrap();
         let stop = StopSignal::new().unwrap();
-        let started = Instant::now();
-        let wait_until = |what: &dyn Fn() -> bool| {
-            while !what() {
-                assert!(started.elapsed() < Duration::from_secs(60), "it took too long");
-                thread::sleep(LOOK_EVERY);
-            }
-        };
         let pid = || fs::read_to_string(&file).ok()?.trim().parse::<i32>().ok();
         thread::scope(|scope| {
             let running = scope.spawn(|| script.run(&[("PID_FILE", file.display().to_string())], &stop));
-            wait_until(&|| pid().is_some());
+            wait_until("it has started something", || pid().is_some());
             stop.stop();
             let problem = running.join().unwrap().unwrap_err();
             assert!(problem.contains("was ended"), "{problem}");
         });
         let pid = pid().unwrap();
         let is_there = || fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
-        wait_until(&|| !is_there());
+        wait_until("that has ended", || !is_there());
     }
 }
