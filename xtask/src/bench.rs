@@ -3,6 +3,7 @@
 
 mod database;
 mod measured;
+mod memory_limit;
 mod vault;
 
 use anyhow::Result;

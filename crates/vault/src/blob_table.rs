@@ -11,8 +11,11 @@ use crate::parallel::parallel_sort;
 use crate::{BlobKind, Id};
 
 const PREFIX_BYTES: usize = 24;
-/// Records are looked up from the first of those that share their two first bytes.
-const BUCKETS: usize = 1 << 16;
+/// So many records share a bucket, as ids are spread evenly: a search then stays within a few hundred bytes. At fifty
+/// million blobs in no more than 65,536 buckets, looking up was three quarters of a prune.
+const RECORDS_PER_BUCKET: usize = 8;
+/// Of the first four bytes of an id.
+const BUCKET_BITS_MAX: u32 = 24;
 
 type Prefix = [u8; PREFIX_BYTES];
 
@@ -42,7 +45,9 @@ pub(crate) enum Flag {
 pub(crate) struct BlobTable {
     /// Sorted by prefix and kind once `sort` has been called.
     records: Vec<Record>,
+    /// Where the records begin whose ids share their first bits. Empty before `sort`.
     bucket_starts: Vec<u32>,
+    bucket_bits: u32,
     /// What came after the sorting: a few new index files' worth.
     late: HashMap<(Prefix, u8), u8>,
 }
@@ -97,11 +102,13 @@ impl BlobTable {
             same
         });
         self.records.shrink_to_fit();
-        self.bucket_starts = bucket_starts(BUCKETS, self.records.iter().map(|record| bucket(&record.prefix)));
+        let bits = bucket_bits(self.records.len());
+        self.bucket_starts = bucket_starts(1 << bits, self.records.iter().map(|record| bucket(&record.prefix, bits)));
+        self.bucket_bits = bits;
     }
 
     fn place_of(&self, key: (Prefix, u8)) -> Option<Place> {
-        let bucket = bucket(&key.0);
+        let bucket = bucket(&key.0, self.bucket_bits);
         let (start, end) = (*self.bucket_starts.get(bucket)?, *self.bucket_starts.get(bucket + 1)?);
         let (start, end) = (start as usize, end as usize);
         match self.records[start..end].binary_search_by_key(&key, Record::key) {
@@ -148,8 +155,14 @@ impl BlobTable {
     }
 }
 
-fn bucket(prefix: &Prefix) -> usize {
-    usize::from(u16::from_be_bytes([prefix[0], prefix[1]]))
+fn bucket_bits(records: usize) -> u32 {
+    (records / RECORDS_PER_BUCKET).max(1).ilog2().min(BUCKET_BITS_MAX)
+}
+
+fn bucket(prefix: &Prefix, bits: u32) -> usize {
+    let first = u32::from_be_bytes([prefix[0], prefix[1], prefix[2], prefix[3]]);
+    // In 64 bits, where there may be no bit to keep.
+    (u64::from(first) >> (u32::BITS - bits)) as usize
 }
 
 #[cfg(test)]

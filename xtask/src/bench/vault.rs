@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail};
 use levee_testing::TempSite;
 
 use super::measured::{Cost, drop_page_cache, measure};
+use super::memory_limit::MemoryLimit;
 use crate::setup::{self, Needs};
 use crate::workspace::given_or_built;
 use report::{BlobsStep, ImageRow, Report, Sample, Work};
@@ -43,6 +44,9 @@ pub struct Options {
     /// How many blobs the synthetic repository has
     #[arg(long, default_value_t = 50_000_000)]
     blobs: u64,
+    /// The memory that each measured program may have, what the kernel keeps of its files included
+    #[arg(long, value_name = "MIB")]
+    memory_limit_mib: Option<u64>,
     /// Only tools whose name begins with one of these: levee, restic, borg, rustic
     #[arg(long, value_delimiter = ',')]
     tools: Vec<String>,
@@ -80,7 +84,8 @@ pub fn run(options: Options) -> Result<()> {
         within::build()?;
     }
     let site = TempSite::below(&options.work_folder, "bench");
-    let bench = Bench { options, tools, folder: site.path().to_path_buf() };
+    let memory_limit = options.memory_limit_mib.map(|mebibytes| MemoryLimit::new(mebibytes << 20)).transpose()?;
+    let bench = Bench { options, tools, folder: site.path().to_path_buf(), memory_limit };
     let mut report = Report::new(bench.options.rounds);
     for part in &bench.options.parts {
         match part {
@@ -105,6 +110,7 @@ struct Bench {
     options: Options,
     tools: Vec<Tool>,
     folder: PathBuf,
+    memory_limit: Option<MemoryLimit>,
 }
 
 impl Bench {
@@ -209,6 +215,8 @@ impl Bench {
         step(BlobsStep::Open, tool.levee(&place, &["ls", "latest", "/folder-00000000"]))?;
         step(BlobsStep::SmallBackup, tool.backup(&place, &source, 1))?;
         self.measured(tool, tool.levee(&place, &["forget", &made.to_remove]))?;
+        // What is repacked by default is planned alone: of packs that are holes nothing can be read.
+        step(BlobsStep::PrunePlan, tool.levee(&place, &["prune", "--dry-run", "--grace", "0"]))?;
         step(BlobsStep::Prune, tool.levee(&place, &["prune", "--max-unused", "unlimited", "--grace", "0"]))?;
         let left = blobs::packs(&place.repository)?;
         if left >= made.packs {
@@ -244,11 +252,15 @@ impl Bench {
     fn measured(&self, tool: &Tool, mut command: std::process::Command) -> Result<Sample> {
         // What an earlier work left to be written is not this one's cost.
         rustix::fs::sync();
+        let shown = command.get_args().take(3).map(|argument| argument.to_string_lossy()).collect::<Vec<_>>().join(" ");
+        if let Some(limit) = &self.memory_limit {
+            command = limit.around(&command);
+        }
         let cost: Cost = measure(&mut command, &self.folder.join("log"))?;
         eprintln!(
             "{:<16} {:<44} {:>8.2} s {:>8.2} CPU s {:>6} MB",
             tool.name,
-            command.get_args().take(3).map(|argument| argument.to_string_lossy()).collect::<Vec<_>>().join(" "),
+            shown,
             cost.wall_s,
             cost.cpu_s,
             cost.anonymous_bytes_max / 1_000_000

@@ -62,6 +62,7 @@ pub struct ImageRow {
 pub enum BlobsStep {
     Open,
     SmallBackup,
+    PrunePlan,
     Prune,
 }
 
