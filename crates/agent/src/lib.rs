@@ -14,6 +14,7 @@ mod exchange;
 mod folder;
 mod join;
 mod options;
+pub mod process_group;
 mod protect;
 mod renewal;
 pub mod rest;

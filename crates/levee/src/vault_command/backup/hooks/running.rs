@@ -1,88 +1,57 @@
-//! A command that runs, with all that it starts.
+//! A hook that runs, with all that it starts.
 
-use std::io;
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
-use rustix::process::{Pid, Signal, kill_process_group};
+use levee_agent::process_group::{ProcessGroup, Waited};
 
-/// How long a command has to end by itself when it is told to, before it is ended.
-const ENDING_TIME: Duration = Duration::from_secs(5);
-/// How often it is looked whether a command has ended: short beside what a hook does, cheap beside a backup.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
-
-/// A process group of its own, so that all of it can be ended.
+/// Shared with whoever ends it when a signal comes.
 #[derive(Clone)]
-pub struct Running {
-    group: Pid,
-    /// Its leader stays unreaped while it is locked: the group's number cannot be another's then.
-    child: Arc<Mutex<Child>>,
-}
+pub struct Running(Arc<ProcessGroup>);
 
 impl Running {
     pub fn start(command: &str, moment: &str, variables: &[(&'static str, String)]) -> anyhow::Result<Self> {
-        let child = Command::new("/bin/sh")
+        let mut shell = Command::new("/bin/sh");
+        shell
             .args(["-c", command])
             .env("LEVEE_HOOK", moment)
-            .envs(variables.iter().map(|(name, value)| (*name, value.as_str())))
-            .stdin(Stdio::null())
-            // Standard output belongs to the backup's own result.
-            .stdout(io::stderr())
-            .process_group(0)
-            .spawn()
-            .context("cannot run /bin/sh")?;
-        let group = Pid::from_child(&child);
-        Ok(Self { group, child: Arc::new(Mutex::new(child)) })
+            .envs(variables.iter().map(|(name, value)| (*name, value.as_str())));
+        Ok(Self(Arc::new(ProcessGroup::start(&mut shell).context("cannot run /bin/sh")?)))
     }
 
     /// Waits for its success, for so long at most.
     pub fn wait(&self, time_max: Duration) -> anyhow::Result<()> {
-        match self.ended_within(time_max).context("cannot wait for it")? {
-            Some(status) if status.success() => Ok(()),
-            Some(status) => bail!("it failed ({status})"),
-            None => {
+        match self.0.wait(time_max, || false) {
+            Ok(Waited::Ended(status)) if status.success() => Ok(()),
+            Ok(Waited::Ended(status)) => bail!("it failed ({status})"),
+            Ok(Waited::Stopped | Waited::OutOfTime) => {
                 self.end();
                 bail!("it was ended after {} s without a result (--hook-timeout)", time_max.as_secs())
             }
+            Err(error) => {
+                // It may still run, and --hook-after must not wake meanwhile what it brings to rest.
+                self.end();
+                Err(error).context("cannot wait for it, so it was ended")
+            }
         }
     }
 
-    /// Tells it to end, and ends it if it does not.
+    /// Tells it to end, with all that it has started, and ends what does not.
     pub fn end(&self) {
-        self.signal(Signal::TERM);
-        if !matches!(self.ended_within(ENDING_TIME), Ok(Some(_))) {
-            self.signal(Signal::KILL);
-            let _ = self.ended_within(ENDING_TIME);
-        }
-    }
-
-    fn ended_within(&self, time_max: Duration) -> io::Result<Option<ExitStatus>> {
-        let started = Instant::now();
-        loop {
-            if let Some(status) = self.child.lock().unwrap_or_else(PoisonError::into_inner).try_wait()? {
-                return Ok(Some(status));
-            }
-            if started.elapsed() >= time_max {
-                return Ok(None);
-            }
-            thread::sleep(LOOK_EVERY);
-        }
-    }
-
-    fn signal(&self, signal: Signal) {
-        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
-        if matches!(child.try_wait(), Ok(None)) {
-            let _ = kill_process_group(self.group, signal);
-        }
+        self.0.end();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use levee_testing::process::is_there;
+    use levee_testing::wait::{wait_for, wait_until};
+    use rustix::process::{Pid, WaitOptions, waitpid};
+
     use super::*;
 
     fn run(command: &str, time_max: Duration) -> Result<(), String> {
@@ -102,15 +71,31 @@ mod tests {
     fn what_a_hook_has_started_ends_with_it() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("pid");
-        let command = format!("sleep 600 & echo $! > {}; wait", file.display());
+        // The shell ends when it is told to, and what it has started does not.
+        let command = format!("(trap '' TERM; exec sleep 600) & echo $! > {}; wait", file.display());
         let ended = run(&command, Duration::from_secs(1)).unwrap_err();
         assert!(ended.contains("--hook-timeout"), "{ended}");
-        let pid: i32 = std::fs::read_to_string(&file).unwrap().trim().parse().unwrap();
-        let is_there = || std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
-        let started = Instant::now();
-        while is_there() && started.elapsed() < Duration::from_secs(30) {
-            thread::sleep(LOOK_EVERY);
-        }
-        assert!(!is_there());
+        let pid: u32 = fs::read_to_string(&file).unwrap().trim().parse().unwrap();
+        wait_until("it is gone", Duration::from_secs(30), || !is_there(pid));
+    }
+
+    #[test]
+    fn a_hook_that_cannot_be_waited_for_is_ended() {
+        let long = Duration::from_secs(60);
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pids");
+        let command = format!("sleep 600 & echo $$ $! > {}", file.display());
+        let running = Running::start(&command, "before", &[]).unwrap();
+        let numbers = || {
+            let text = fs::read_to_string(&file).ok()?;
+            let (shell, started) = text.strip_suffix('\n')?.split_once(' ')?;
+            Some((shell.parse::<i32>().ok()?, started.parse::<u32>().ok()?))
+        };
+        let (shell, started) = wait_for("it has started something", long, numbers);
+        // Reaped here, its end is not to be heard of any more by who waits for it.
+        waitpid(Pid::from_raw(shell), WaitOptions::empty()).unwrap();
+        let problem = format!("{:#}", running.wait(long).unwrap_err());
+        assert!(problem.contains("cannot wait for it"), "{problem}");
+        wait_until("what it has started is gone", long, || !is_there(started));
     }
 }
