@@ -160,6 +160,11 @@ pub fn children_of(parent: u32) -> Vec<u32> {
     pids.filter(is_child).collect()
 }
 
+/// Whether a process is still there. One that has ended and is reaped by nobody counts as gone.
+pub fn is_there(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
 /// Sends SIGKILL to one process. One that is gone is no error.
 pub fn kill(pid: u32) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {

@@ -203,10 +203,7 @@ impl Writer {
                 "insert into document_changes (number, path, hash) values ({number}, '{}', '{hash}')",
                 path.replace('\'', "''")
             );
-            let outcome = session.query(&sql)?;
-            if !outcome.notices.is_empty() {
-                return Err(io::Error::other(outcome.notices.join("; ")));
-            }
+            session.commit(&sql)?;
         }
         if number.is_multiple_of(NEW_FILE_EVERY) {
             self.paths.push(path);

@@ -237,16 +237,31 @@ fn a_clean_stop_waits_until_the_shutdown_checkpoint_is_durable() {
     running.stop();
 }
 
+/// What an archive has stored that has ended. The table `t` is there.
+#[track_caller]
+fn archived_for_a_while(cluster: &Cluster) -> MemorySink {
+    let sink = MemorySink::new();
+    let running = Running::start(archive_options(cluster), &sink);
+    running.wait_until_streaming();
+    cluster.psql("create table t (a int)");
+    let end = flushed(cluster);
+    wait_until("all is there", || sink.end(1) >= end);
+    running.stop();
+    sink
+}
+
+/// Several segments: a server that keeps 32 MB at the most removes the older ones.
+fn write_more_than_is_kept(cluster: &Cluster) {
+    for _ in 0..8 {
+        cluster.switch_wal();
+        cluster.psql("insert into t values (1); checkpoint");
+    }
+}
+
 #[test]
 fn a_slot_dropped_behind_our_back_is_a_gap_only_when_the_log_is_gone() {
     let cluster = Cluster::builder().setting("min_wal_size", "32MB").setting("max_wal_size", "32MB").start();
-    let sink = MemorySink::new();
-    let first = Running::start(archive_options(&cluster), &sink);
-    first.wait_until_streaming();
-    cluster.psql("create table t (a int)");
-    let end = flushed(&cluster);
-    wait_until("all is there", || sink.end(1) >= end);
-    first.stop();
+    let sink = archived_for_a_while(&cluster);
     let drop_slot =
         || wait_until("the slot is free", || cluster.try_psql("select pg_drop_replication_slot('levee_test')").is_ok());
 
@@ -260,10 +275,7 @@ fn a_slot_dropped_behind_our_back_is_a_gap_only_when_the_log_is_gone() {
     let stored = sink.end(1);
 
     drop_slot();
-    for _ in 0..8 {
-        cluster.switch_wal();
-        cluster.psql("insert into t values (1); checkpoint");
-    }
+    write_more_than_is_kept(&cluster);
     let is_gap = |options: ArchiveOptions| {
         let error = Running::start(options, &sink).join().unwrap_err();
         assert!(matches!(&error, Error::Gap { needed, .. } if *needed == stored), "{error:?}");
@@ -287,18 +299,9 @@ fn a_slot_that_passed_max_slot_wal_keep_size_is_named_with_the_gap_and_made_anew
         .setting("max_wal_size", "32MB")
         .setting("max_slot_wal_keep_size", "16MB")
         .start();
-    let sink = MemorySink::new();
-    let first = Running::start(archive_options(&cluster), &sink);
-    first.wait_until_streaming();
-    cluster.psql("create table t (a int)");
-    let end = flushed(&cluster);
-    wait_until("all is there", || sink.end(1) >= end);
-    first.stop();
+    let sink = archived_for_a_while(&cluster);
     let stored = sink.end(1);
-    for _ in 0..8 {
-        cluster.switch_wal();
-        cluster.psql("insert into t values (1); checkpoint");
-    }
+    write_more_than_is_kept(&cluster);
     wait_until("the server gives the slot up", || {
         cluster.psql("select wal_status from pg_replication_slots where slot_name = 'levee_test'") == "lost"
     });
@@ -341,10 +344,7 @@ fn a_slot_that_reserves_removed_log_is_made_anew() {
     fs::rename(&place, &aside).unwrap();
     cluster.start();
     cluster.psql("create table t (a int)");
-    for _ in 0..8 {
-        cluster.switch_wal();
-        cluster.psql("insert into t values (1); checkpoint");
-    }
+    write_more_than_is_kept(&cluster);
     cluster.stop(Stop::Fast);
     fs::rename(&aside, &place).unwrap();
     cluster.start();

@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use levee_database::StopSignal;
-use levee_database::postgres::archive::{self, ArchiveOptions};
+use levee_database::postgres::archive::ArchiveOptions;
 use levee_database::postgres::{JournalSink, Lineage, LogChunk, LogSink};
 use levee_journal::{Identity, JournalKeys, LogJournal};
 use levee_model::postgres::{Lsn, SegmentSize, SystemIdentifier, TimelineId};
 use levee_model::{Epoch, FLUSH_INTERVAL};
 use levee_testing::postgres::Cluster;
 
+use crate::restoring::Archiving;
 use crate::{options, wait_until};
 
 const START: Lsn = Lsn(0x0300_0000);
@@ -55,33 +55,6 @@ fn what_no_commit_waits_for_is_flushed_when_its_time_has_come() {
     assert_eq!(sink.durable(), last);
 }
 
-/// An archive into a journal, until its value is dropped.
-struct Archiving {
-    stop: StopSignal,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Archiving {
-    fn start(options: ArchiveOptions, journal: LogJournal) -> Archiving {
-        let (stop, mut sink) = (StopSignal::new().unwrap(), JournalSink::new(journal, Epoch(1)));
-        let stopped = stop.clone();
-        let thread = std::thread::spawn(move || {
-            archive::run(&options, &mut sink, &stopped, &mut |_| {}).unwrap();
-        });
-        Archiving { stop, thread: Some(thread) }
-    }
-}
-
-impl Drop for Archiving {
-    fn drop(&mut self) {
-        self.stop.stop();
-        let ended = self.thread.take().map(std::thread::JoinHandle::join);
-        if !std::thread::panicking() {
-            ended.unwrap().unwrap();
-        }
-    }
-}
-
 fn flushed(cluster: &Cluster) -> Lsn {
     cluster.flush_lsn().parse().unwrap()
 }
@@ -112,7 +85,7 @@ fn an_idle_source_is_flushed_within_the_interval_and_a_busy_one_not_for_each_com
     cluster.psql("create table t (a int)");
     let folder = tempfile::tempdir().unwrap();
     let journal = journal(folder.path());
-    let _archiving = Archiving::start(ArchiveOptions::new(options(&cluster), "levee_test"), journal.clone());
+    let _archiving = Archiving::with(ArchiveOptions::new(options(&cluster), "levee_test"), &journal);
     let system: SystemIdentifier = cluster.psql("select system_identifier from pg_control_system()").parse().unwrap();
     let durable = || journal.extent(system, TimelineId(1)).unwrap().map_or(Lsn(0), |extent| extent.durable_end);
     wait_until("it has caught up", || durable() >= flushed(&cluster));
@@ -138,7 +111,7 @@ fn a_commit_that_waits_is_acknowledged_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let journal = journal(folder.path());
     let options = ArchiveOptions { zero_loss: true, ..ArchiveOptions::new(options(&cluster), "levee_test") };
-    let _archiving = Archiving::start(options, journal);
+    let _archiving = Archiving::with(options, &journal);
     cluster.set("synchronous_standby_names", "FIRST 1 (levee_test)");
     wait_until("it is the synchronous standby", || {
         cluster.psql("select sync_state from pg_stat_replication") == "sync"

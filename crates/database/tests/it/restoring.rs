@@ -165,8 +165,11 @@ pub struct Archiving {
 
 impl Archiving {
     pub fn start(cluster: &Cluster, journal: &LogJournal) -> Archiving {
+        Archiving::with(ArchiveOptions::new(options(cluster), "levee_shop_orders"), journal)
+    }
+
+    pub fn with(options: ArchiveOptions, journal: &LogJournal) -> Archiving {
         let stop = StopSignal::new().unwrap();
-        let options = ArchiveOptions::new(options(cluster), "levee_shop_orders");
         let mut sink = JournalSink::new(journal.clone(), Epoch(1));
         let stopped = stop.clone();
         let thread = std::thread::spawn(move || {

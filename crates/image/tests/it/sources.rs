@@ -3,9 +3,11 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::process::Command;
 
 use levee_image::{BackingFiles, Error, Extent, Format, ReadAt, Source, SparseRead, detect_format};
 use levee_testing::image::{empty, qemu_img};
+use levee_testing::{leave_out, tools};
 
 use super::{all, noise};
 
@@ -137,4 +139,73 @@ fn what_cannot_be_read_is_refused_in_words() {
     let error = Source::open(&path("data"), Some(Format::Qcow2), BackingFiles::Refuse).unwrap_err().to_string();
     assert!(error.contains("--image-format raw"), "{error}");
     assert_eq!(detect_format(&path("data")).unwrap(), Format::Raw);
+}
+
+/// What this thread has read through the kernel so far. `None` where that keeps no account of it.
+fn bytes_read() -> Option<u64> {
+    let account = fs::read_to_string("/proc/thread-self/io").ok()?;
+    account.lines().find_map(|line| line.strip_prefix("rchar: "))?.parse().ok()
+}
+
+/// Reads an image as a backup does, all of it but what the source says is zeros. Gives what it has.
+fn all_but_zeros(source: &Source) -> Vec<u8> {
+    let mut content = vec![0; source.size_bytes() as usize];
+    let mut offset = 0;
+    while offset < source.size_bytes() {
+        let (extent, end) = source.extent_at(offset).unwrap();
+        if extent == Extent::Data {
+            source.read_at(&mut content[offset as usize..end as usize], offset).unwrap();
+        }
+        offset = end;
+    }
+    content
+}
+
+#[test]
+fn holes_and_clusters_of_zeros_are_never_read() {
+    /// The account itself, headers, and tables of clusters.
+    const BESIDES_BYTES: u64 = 256 << 10;
+    if bytes_read().is_none() {
+        return leave_out("the kernel keeps no account of what a thread reads");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let check = |name: &str, content: &[u8], data_bytes: u64, read: fn(&Source) -> Vec<u8>| {
+        let before = bytes_read().unwrap();
+        let source = open(&path(name)).unwrap();
+        let found = read(&source);
+        let bytes = bytes_read().unwrap() - before;
+        assert!(found == content, "{name}");
+        let range = data_bytes..data_bytes + BESIDES_BYTES;
+        assert!(range.contains(&bytes), "{name}: {bytes} bytes were read for {data_bytes} of data");
+    };
+    // 64 MiB, with 2 MiB of data in them that begin and end where clusters and blocks do.
+    let raw = path("disk.raw");
+    empty(&raw, 64 << 20);
+    let file = File::options().write(true).open(&raw).unwrap();
+    file.write_all_at(&noise(1, 1 << 20), 8 << 20).unwrap();
+    file.write_all_at(&noise(2, 1 << 20), 40 << 20).unwrap();
+    let content = fs::read(&raw).unwrap();
+    check("disk.raw", &content, 2 << 20, all_but_zeros);
+
+    let convert = |name: &str| {
+        qemu_img(&["convert", "-f", "raw", "-O", "qcow2", raw.to_str().unwrap(), path(name).to_str().unwrap()]);
+    };
+    convert("disk.qcow2");
+    check("disk.qcow2", &content, 2 << 20, all_but_zeros);
+    // Who asks for an unallocated range gets zeros that nobody has read.
+    check("disk.qcow2", &content, 2 << 20, |source| all(source));
+
+    // Clusters that are marked as zeros and keep what lies in the file for them.
+    let Some(qemu_io) = tools::find("qemu-io") else { return leave_out("qemu-io is not installed") };
+    convert("marked.qcow2");
+    let marked = path("marked.qcow2");
+    let length = fs::metadata(&marked).unwrap().len();
+    let output = Command::new(qemu_io).args(["-f", "qcow2", "-c", "write -z 40M 1M"]).arg(&marked).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(fs::metadata(&marked).unwrap().len() >= length);
+    let mut content = content;
+    content[40 << 20..41 << 20].fill(0);
+    check("marked.qcow2", &content, 1 << 20, all_but_zeros);
+    check("marked.qcow2", &content, 1 << 20, |source| all(source));
 }

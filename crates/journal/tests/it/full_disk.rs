@@ -1,6 +1,7 @@
 use levee_journal::{Error, Identity};
 use levee_model::postgres::Lsn;
 use levee_testing::disk::SmallDisk;
+use levee_testing::random::noise;
 
 use crate::{SEGMENT, START, SYSTEM, TIMELINE, lineage, log, open};
 
@@ -19,8 +20,8 @@ fn a_full_disk_acknowledges_nothing_and_goes_on_when_there_is_room() {
     let mut writer = journal.writer(lineage(1), START).unwrap();
     let error = loop {
         let from = writer.end();
-        let size = 60_000;
-        match writer.append(from, &incompressible(from, size)).and_then(|()| writer.flush()) {
+        // Closing a segment is to give no room back.
+        match writer.append(from, &noise(from.0, 60_000)).and_then(|()| writer.flush()) {
             Ok(end) => acknowledged = end,
             Err(error) => break error,
         }
@@ -35,17 +36,4 @@ fn a_full_disk_acknowledges_nothing_and_goes_on_when_there_is_room() {
     assert!(writer.end() >= acknowledged);
     writer.append(writer.end(), &log(writer.end(), 1000)).unwrap();
     writer.flush().unwrap();
-}
-
-/// Pseudo-random, so that closing a segment gives no room back.
-fn incompressible(from: Lsn, length: usize) -> Vec<u8> {
-    let mut state = from.0 | 1;
-    (0..length)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state as u8
-        })
-        .collect()
 }

@@ -6,30 +6,10 @@ use jiff::{SignedDuration, Timestamp};
 use levee_model::control::{Action, Answer, Command, Done, Failure, Place};
 use levee_model::{Epoch, SiteName};
 use levee_plan::{Effect, Event, Outcome, Plan, Run, RunState, StepId, StepState, Work};
+use levee_testing::random::Random;
 
 use crate::fixture::{ASSETS, site, start};
 use crate::runs::{good, point};
-
-/// SplitMix64: small, and the same on every machine.
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-
-    pub fn chance(&mut self, percent: u64) -> bool {
-        self.next() % 100 < percent
-    }
-}
 
 /// An agent by the rules that real agents keep.
 #[derive(Default)]
@@ -89,7 +69,7 @@ impl World {
             ..Agent::default()
         };
         let mut world = Self {
-            random: Random(seed),
+            random: Random::new(seed),
             seed,
             now: start(),
             agents: BTreeMap::from([(site("east"), agent(true)), (site("west"), agent(false))]),
@@ -199,9 +179,9 @@ impl World {
 
     /// One random thing happens.
     pub fn happen(&mut self) {
-        self.now = self.now.checked_add(SignedDuration::from_millis(1 + self.random.below(400) as i64)).unwrap();
+        self.now = self.now.checked_add(SignedDuration::from_millis(1 + self.random.index(400) as i64)).unwrap();
         if self.random.chance(self.trouble) {
-            match self.random.below(4) {
+            match self.random.index(4) {
                 0 => self.restart_server(),
                 1 | 2 => {
                     let name = if self.random.chance(50) { site("east") } else { site("west") };
@@ -213,9 +193,9 @@ impl World {
             }
         }
         let names: Vec<SiteName> = self.agents.keys().cloned().collect();
-        match self.random.below(5) {
+        match self.random.index(5) {
             0 => {
-                let name = &names[self.random.below(names.len())];
+                let name = &names[self.random.index(names.len())];
                 let agent = self.agents.get_mut(name).unwrap();
                 if let Some(command) = agent.inbox.pop_front() {
                     match agent.answers.get(&command.id) {
@@ -226,17 +206,17 @@ impl World {
                 }
             }
             1 => {
-                let name = names[self.random.below(names.len())].clone();
+                let name = names[self.random.index(names.len())].clone();
                 let count = self.agents[&name].at_work.len();
                 if count > 0 {
-                    let index = self.random.below(count);
+                    let index = self.random.index(count);
                     let command = self.agents.get_mut(&name).unwrap().at_work.remove(index);
                     self.execute(&name, command);
                 }
             }
             2 => {
                 if !self.answers.is_empty() {
-                    let index = self.random.below(self.answers.len());
+                    let index = self.random.index(self.answers.len());
                     let answer = self.answers[index].clone();
                     if !self.random.chance(self.trouble) {
                         self.answers.remove(index);
@@ -248,7 +228,7 @@ impl World {
             }
             3 => {
                 if !self.served.is_empty() {
-                    let index = self.random.below(self.served.len());
+                    let index = self.random.index(self.served.len());
                     let (step, attempt, work) = self.served.remove(index);
                     self.serve(step, attempt, work);
                 }

@@ -51,6 +51,14 @@ impl Session {
         self.read_until_ready()
     }
 
+    /// Carries out one statement that is to be safe at the other site, too: it counts only without a warning.
+    pub fn commit(&mut self, sql: &str) -> io::Result<()> {
+        match self.query(sql)?.notices {
+            notices if notices.is_empty() => Ok(()),
+            notices => Err(io::Error::other(notices.join("; "))),
+        }
+    }
+
     fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.get_mut().write_all(bytes)
     }
@@ -113,6 +121,8 @@ mod tests {
         assert_eq!(session.query("select * from generate_series(1, 3)").unwrap().values, ["1", "2", "3"]);
         let outcome = session.query("do $$ begin raise warning 'beware'; end $$").unwrap();
         assert_eq!(outcome.notices, ["beware"]);
+        session.commit("select 1").unwrap();
+        assert_eq!(session.commit("do $$ begin raise warning 'beware'; end $$").unwrap_err().to_string(), "beware");
         assert!(session.query("select 1/0").unwrap_err().to_string().contains("division by zero"));
         assert_eq!(session.query("select null").unwrap().values, [""]);
     }

@@ -11,13 +11,13 @@ use levee_journal::{JournalKeys, LogJournal, Pin};
 use levee_model::postgres::{Lsn, TimelineId};
 use levee_testing::postgres::Cluster;
 use levee_testing::restic::Restic;
+use levee_testing::rows::{Row, Rows, check_all_in};
 use levee_testing::users::{User, is_root};
 use levee_testing::wait::{wait_for, wait_until};
 use levee_testing::{Child, free_port, process};
 use serde_json::Value;
 
-use super::rows::{self, Rows};
-use super::{LONG, Machine, PASSWORD, archive_says};
+use super::{LONG, Machine, PASSWORD, archive_says, rows};
 
 const ARCHIVE_KILLS: usize = 6;
 /// At which share of its data a base backup is killed.
@@ -49,7 +49,7 @@ fn borrowed(arguments: &[String]) -> Vec<&str> {
 
 /// Starts what was restored, waits until it is promoted, and checks that every acknowledged row is there.
 #[track_caller]
-fn check_restored(machine: &Machine, data: &Path, restored: &Value, port: u16, acknowledged: &[u64]) {
+fn check_restored(machine: &Machine, data: &Path, restored: &Value, port: u16, acknowledged: &[Row]) {
     let private = restored["private_directory"].as_str().unwrap();
     let mut pg_ctl = machine.cluster.binaries().command("pg_ctl");
     pg_ctl.args(["start", "-w", "-l", &format!("{private}/postgresql.log")]).arg("-D").arg(data);
@@ -60,7 +60,7 @@ fn check_restored(machine: &Machine, data: &Path, restored: &Value, port: u16, a
         process::run(&mut psql).trim().to_string()
     };
     wait_until("it is promoted", LONG, || query("select pg_is_in_recovery()") == "f");
-    rows::check_all_in(acknowledged, &query("select number from numbers"));
+    check_all_in(acknowledged, query("select number from numbers").lines());
 }
 
 #[test]
@@ -70,14 +70,15 @@ fn a_killed_archive_and_then_its_killed_source_lose_no_acknowledged_row() {
     let mut archive = start_archive(&machine);
     machine.cluster.psql(rows::TABLE);
     machine.levee(&["database", "backup", "--asset", "shop/orders"]);
-    let mut rows = Rows::start(SocketAddr::new(machine.cluster.address(), machine.cluster.port()));
+    let source = SocketAddr::new(machine.cluster.address(), machine.cluster.port());
+    let mut rows = Rows::start(rows::LOAD, &[source]);
     for kill in 0..ARCHIVE_KILLS {
-        rows.wait_for_more(10 + 17 * kill);
+        rows.wait_for_more_at(source, 10 + 17 * kill, LONG);
         archive.kill();
         archive = machine.archive();
     }
     // The last one streams, and the source goes while it does.
-    rows.wait_for_more(50);
+    rows.wait_for_more_at(source, 50, LONG);
     machine.cluster.kill();
     let acknowledged = rows.stop();
     archive.kill();
@@ -264,7 +265,9 @@ fn a_killed_restore_leaves_nothing_that_starts_and_the_next_one_goes_through() {
     let restored = machine.json(&borrowed(&arguments));
     assert_eq!(restored["verified"], true, "{restored}");
     assert!(!incoming.exists());
-    check_restored(&machine, &data, &restored, port, &(1..=100).collect::<Vec<u64>>());
+    let at = SocketAddr::new(machine.cluster.address(), machine.cluster.port());
+    let rows: Vec<Row> = (1..=100).map(|number| Row { number, at }).collect();
+    check_restored(&machine, &data, &restored, port, &rows);
     let message = machine.fails(&borrowed(&arguments), 1);
     assert!(message.contains("is not empty"), "{message}");
 }

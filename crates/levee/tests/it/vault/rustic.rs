@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use levee_testing::random::noise;
 use levee_testing::rustic::Rustic;
 
 use super::serve::Served;
@@ -14,8 +15,7 @@ fn make_source(source: &Path) {
     fs::create_dir_all(source.join("a/b c")).unwrap();
     fs::write(source.join("empty"), b"").unwrap();
     fs::write(source.join("a/text"), b"some text\n".repeat(1000)).unwrap();
-    let noise = |number: u32| number.wrapping_mul(2_654_435_761).rotate_left(number % 31).to_le_bytes();
-    fs::write(source.join("a/b c/large"), (0..1_000_000).flat_map(noise).collect::<Vec<u8>>()).unwrap();
+    fs::write(source.join("a/b c/large"), noise(1, 4_000_000)).unwrap();
     std::os::unix::fs::symlink("text", source.join("a/link")).unwrap();
 }
 

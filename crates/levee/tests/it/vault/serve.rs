@@ -12,7 +12,7 @@ use levee_testing::restic::{self, Restic};
 use levee_testing::wait::wait_until;
 use levee_testing::{Child, free_port};
 
-use super::tree::{self, assert_same, assert_same_to_restic};
+use super::tree::{self, assert_same, assert_same_to_restic, noise};
 use super::{Case, PASSWORD, below, command, fail, succeed};
 
 /// The passwords `mia's` and `ben's`, by bcrypt.
@@ -117,10 +117,6 @@ fn it_conforms() {
     let base_url = served.url("mia", "mia's", "mia/laptop/").strip_prefix("rest:").unwrap().to_string();
     let tls = trust::client_config(&served.certificate(), None).unwrap();
     conformance::check(&RestStore::new(RestOptions { base_url, tls: Some(tls), resolve: None }).unwrap());
-}
-
-fn noise(seed: u32, length: u32) -> Vec<u8> {
-    (0..length / 4).flat_map(|n| (n ^ seed).wrapping_mul(2_654_435_761).rotate_left(n % 29).to_le_bytes()).collect()
 }
 
 #[test]
