@@ -4,24 +4,29 @@
 
 mod difference;
 mod domain;
+mod entry;
+mod files;
+mod postgres;
 mod quantity;
 mod retention;
+mod rhythm;
 mod schedule;
 mod upkeep;
 mod vault;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
-use std::path::PathBuf;
 
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{AppName, AssetName, SiteName, Timetable, VaultName};
 pub use difference::Difference;
 pub use domain::{CopiesWanted, CopyCount, CopyPlace, SiteSpec};
+pub use entry::{EntrySite, EntrySpec};
+pub use files::{FilesSite, FilesSpec};
+pub use postgres::{PostgresSite, PostgresSpec, SqlProbe};
 pub use quantity::{InvalidQuantity, Period, Size};
 pub use retention::{KeepRules, KeptFor, Retention};
+pub use rhythm::Rhythm;
 pub use schedule::{Due, InvalidSchedule, Schedule, Weekday, Window};
 pub use upkeep::Upkeep;
 pub use vault::{VaultAddress, VaultSpec};
@@ -101,192 +106,6 @@ impl Default for Objective {
     fn default() -> Self {
         Self { recovery_point: Period::from_seconds(60), recovery_time: Period::from_seconds(15 * 60) }
     }
-}
-
-/// A PostgreSQL cluster.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PostgresSpec {
-    /// Levee is the synchronous standby: a commit returns only when it is durable at the recovery site.
-    #[serde(default)]
-    pub zero_loss: bool,
-    /// How often a new base backup is taken: every day, when nothing else is said.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub base_every: Option<Period>,
-    /// When base backups are taken, instead of `base_every`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub base_schedule: Option<Schedule>,
-    /// How far back any moment can be restored.
-    #[serde(default = "Retention::default")]
-    pub keep: Retention,
-    /// Which base backups stay for longer, each with the log that it takes to be started.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub keep_bases: Option<Retention>,
-    /// How much WAL the replication slot may hold back at the source before it is given up.
-    #[serde(default = "PostgresSpec::default_slot_bound")]
-    pub slot_bound: Size,
-    /// In what the two sites may differ: the status shows it, and it is no problem.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub accepts: BTreeSet<Difference>,
-    /// Questions that a rebuilt database must answer.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub probe: Vec<SqlProbe>,
-    /// Where the cluster lives at each site.
-    pub at: BTreeMap<SiteName, PostgresSite>,
-}
-
-impl PostgresSpec {
-    const BASE_EVERY: Period = Period::from_seconds(24 * 3600);
-    /// Without a bound, an archive that stays away fills the source's disk.
-    pub const SLOT_BOUND: Size = Size::from_bytes(10 << 30);
-
-    /// When base backups are taken.
-    pub fn base_rhythm(&self) -> Rhythm<'_> {
-        match &self.base_schedule {
-            Some(schedule) => Rhythm::At(schedule),
-            None => Rhythm::Every(self.base_every.unwrap_or(Self::BASE_EVERY)),
-        }
-    }
-
-    fn default_slot_bound() -> Size {
-        Self::SLOT_BOUND
-    }
-}
-
-/// A question in SQL and, when given, the one value that it must return.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SqlProbe {
-    #[serde(default = "default_database")]
-    pub database: String,
-    pub sql: String,
-    /// The first column of the first row, as text. Without it any answer without an error passes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub expect: Option<String>,
-}
-
-fn default_database() -> String {
-    "postgres".into()
-}
-
-/// One site's place for a cluster.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PostgresSite {
-    pub data_directory: PathBuf,
-    /// The folder of `postgres` and `pg_ctl`; found by itself when it is not given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub binaries: Option<PathBuf>,
-    pub address: IpAddr,
-    pub port: u16,
-    /// The role that Levee connects as. It needs REPLICATION and pg_monitor.
-    #[serde(default = "PostgresSite::default_user")]
-    pub user: String,
-    /// The *name* of the password, set on the agent with `levee agent secret set`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub password_secret: Option<String>,
-    /// The operating system's user that the server runs as.
-    #[serde(default = "PostgresSite::default_os_user")]
-    pub os_user: String,
-    /// Where each tablespace of the source is put here: path there = path here.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub tablespaces: BTreeMap<PathBuf, PathBuf>,
-}
-
-impl PostgresSite {
-    fn default_user() -> String {
-        "levee".into()
-    }
-
-    fn default_os_user() -> String {
-        "postgres".into()
-    }
-}
-
-/// A folder of files.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FilesSpec {
-    /// How often a snapshot is taken.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub every: Option<Period>,
-    /// When snapshots are taken, instead of `every`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub schedule: Option<Schedule>,
-    /// Which snapshots are kept.
-    #[serde(default = "Retention::default")]
-    pub keep: Retention,
-    /// Patterns as restic's `--exclude` has them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub exclude: Vec<String>,
-    /// Paths below the folder that a rebuilt copy must have.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub probe: Vec<PathBuf>,
-    pub at: BTreeMap<SiteName, FilesSite>,
-}
-
-impl FilesSpec {
-    /// When snapshots are taken. `None` when the file says nothing or two things, which `ProtectionFile::parse` refuses.
-    pub fn rhythm(&self) -> Option<Rhythm<'_>> {
-        match (self.every, &self.schedule) {
-            (Some(every), None) => Some(Rhythm::Every(every)),
-            (None, Some(schedule)) => Some(Rhythm::At(schedule)),
-            _ => None,
-        }
-    }
-}
-
-/// When copies of an asset are taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rhythm<'a> {
-    /// So long after the last one was begun.
-    Every(Period),
-    At(&'a Schedule),
-}
-
-impl Rhythm<'_> {
-    /// Whether a copy is due, when the last one was begun at `last_begun`; `salt` as in `Schedule::due`.
-    pub fn due(&self, last_begun: Option<Timestamp>, now: Timestamp, salt: &str) -> Due {
-        let period = match self {
-            Rhythm::At(schedule) => return schedule.due(last_begun, now, salt),
-            Rhythm::Every(period) => *period,
-        };
-        // A clock that was put back must not hold copies up for ever.
-        let Some(last) = last_begun.filter(|last| *last <= now) else { return Due::Now { planned: now } };
-        let planned = last.checked_add(period.duration()).unwrap_or(Timestamp::MAX);
-        if planned <= now { Due::Now { planned } } else { Due::Later(planned) }
-    }
-}
-
-/// One site's place for a folder.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FilesSite {
-    pub path: PathBuf,
-}
-
-/// Where users reach the app: a DNS name that Levee's nodes answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EntrySpec {
-    /// A fully qualified DNS name; the final dot may be left out.
-    pub name: String,
-    #[serde(default = "EntrySpec::default_ttl")]
-    pub ttl: Period,
-    pub at: BTreeMap<SiteName, EntrySite>,
-}
-
-impl EntrySpec {
-    fn default_ttl() -> Period {
-        Period::from_seconds(1)
-    }
-}
-
-/// What an entry resolves to while the app is written at a site.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EntrySite {
-    pub address: IpAddr,
 }
 
 /// Why a protection file was refused. Lines and columns count from 1.
@@ -463,16 +282,6 @@ at.west.address = "127.0.0.3"
         assert_eq!(json["bandwidth"], limit);
         assert_eq!(json["postgres"]["orders"]["accepts"], serde_json::json!(["c-library"]));
         assert_eq!(&serde_json::from_value::<AppSpec>(json).unwrap(), shop);
-    }
-
-    #[test]
-    fn a_period_counts_from_the_last_copy() {
-        let at = |seconds| Timestamp::from_second(seconds).unwrap();
-        let every = Rhythm::Every(Period::from_seconds(10));
-        assert_eq!(every.due(None, at(100), ""), Due::Now { planned: at(100) });
-        assert_eq!(every.due(Some(at(95)), at(100), ""), Due::Later(at(105)));
-        assert_eq!(every.due(Some(at(80)), at(100), ""), Due::Now { planned: at(90) });
-        assert_eq!(every.due(Some(at(5000)), at(100), ""), Due::Now { planned: at(100) });
     }
 
     #[test]
