@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, anyhow, bail};
 use levee_testing::postgres::{Binaries, Version};
-use levee_testing::{apt, is_offline, restic, tools, users};
+use levee_testing::{apt, azurite, gcs, is_offline, restic, tools, users};
 
 /// What the programs are wanted for. Each needs what the ones before it need too.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,7 +22,7 @@ struct Wanted {
     is_there: fn() -> bool,
 }
 
-const WANTED: [Wanted; 22] = [
+const WANTED: [Wanted; 23] = [
     // For jemalloc.
     Wanted { package: "make", needed_by: Needs::Demo, is_there: || tools::find("make").is_some() },
     Wanted { package: "postgresql", needed_by: Needs::Demo, is_there: || Binaries::installed().is_some() },
@@ -35,7 +35,7 @@ const WANTED: [Wanted; 22] = [
     Wanted { package: "nftables", needed_by: Needs::Tests, is_there: || tools::find("nft").is_some() },
     Wanted { package: "libfaketime", needed_by: Needs::Tests, is_there: || tools::find_faketime().is_some() },
     Wanted { package: "npm", needed_by: Needs::Tests, is_there: || is_offline() || tools::find("npm").is_some() },
-    // Stores of vaults: SFTP, WebDAV, S3.
+    // Stores of vaults: SFTP, WebDAV, S3, Google Cloud Storage (Azure's comes by npm).
     Wanted { package: "openssh-server", needed_by: Needs::Tests, is_there: || tools::find("sshd").is_some() },
     Wanted { package: "nginx-light", needed_by: Needs::Tests, is_there: || tools::find("nginx").is_some() },
     Wanted {
@@ -46,6 +46,7 @@ const WANTED: [Wanted; 22] = [
     Wanted { package: "ceph-mon", needed_by: Needs::Tests, is_there: || tools::find("ceph-mon").is_some() },
     Wanted { package: "ceph-osd", needed_by: Needs::Tests, is_there: || tools::find("ceph-osd").is_some() },
     Wanted { package: "radosgw", needed_by: Needs::Tests, is_there: || tools::find("radosgw").is_some() },
+    Wanted { package: "python3-venv", needed_by: Needs::Tests, is_there: || is_offline() || gcs::has_venv() },
     // Disk images.
     Wanted { package: "qemu-utils", needed_by: Needs::Tests, is_there: || tools::find("qemu-img").is_some() },
     Wanted { package: "xfsprogs", needed_by: Needs::Tests, is_there: || tools::find("mkfs.xfs").is_some() },
@@ -69,6 +70,8 @@ pub fn set_up(needs: Needs) -> Result<()> {
             anyhow!("{message}\nWithout a network, set {}=1 to test without it.", levee_testing::OFFLINE_VARIABLE)
         };
         restic::install_newest().map_err(hint)?;
+        azurite::install().map_err(hint)?;
+        gcs::install().map_err(hint)?;
         for version in Version::ALL {
             version.install().map_err(hint)?;
         }

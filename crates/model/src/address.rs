@@ -102,6 +102,7 @@ impl Address {
                 "ALIBABA_CLOUD_ACCESS_KEY_ID",
                 "ALIBABA_CLOUD_ACCESS_KEY_SECRET",
                 "ALIBABA_CLOUD_SECURITY_TOKEN",
+                "OSS_REGION",
             ],
             Address::Cos(_) => &["TENCENTCLOUD_SECRET_ID", "TENCENTCLOUD_SECRET_KEY", "TENCENTCLOUD_TOKEN"],
             Address::Obs(_) => &[
@@ -110,10 +111,14 @@ impl Address {
                 "HUAWEI_CLOUD_ACCESS_KEY_ID",
                 "HUAWEI_CLOUD_SECRET_ACCESS_KEY",
             ],
-            Address::Azure(_) => {
-                &["AZURE_ACCOUNT_NAME", "AZURE_ACCOUNT_KEY", "AZURE_ACCOUNT_SAS", "AZURE_ENDPOINT_SUFFIX"]
-            }
-            Address::Gcs(_) => &["GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_ACCESS_TOKEN"],
+            Address::Azure(_) => &[
+                "AZURE_ACCOUNT_NAME",
+                "AZURE_ACCOUNT_KEY",
+                "AZURE_ACCOUNT_SAS",
+                "AZURE_ENDPOINT_SUFFIX",
+                "AZURE_STORAGE_SERVICE_ENDPOINT",
+            ],
+            Address::Gcs(_) => &["GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_ACCESS_TOKEN", "STORAGE_EMULATOR_HOST"],
         }
     }
 

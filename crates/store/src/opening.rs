@@ -8,12 +8,13 @@ use std::time::Duration;
 use rustls::ClientConfig;
 
 use crate::limit::Bandwidth;
+use crate::local::LimitedFolder;
 use crate::object_store::{
     AzureOptions, GcsOptions, KeyPair, S3Options, Service, SignedOptions, TransportOptions, WebDavOptions,
 };
 use crate::{
-    Address, BucketAddress, ContainerAddress, Error, FileType, LocalStore, ObjectStore, RestOptions, RestStore, Result,
-    RetryPolicy, RetryStore, SftpOptions, SftpStore, Store,
+    Address, BucketAddress, ContainerAddress, Error, FileType, LocalStore, ObjectStore, Proxies, RestOptions,
+    RestStore, Result, RetryPolicy, RetryStore, SftpOptions, SftpStore, Store,
 };
 
 /// A server that cannot be reached at all is more likely a mistake in its address than an outage.
@@ -30,6 +31,8 @@ pub struct Opening<'a> {
     pub variable: &'a dyn Fn(&str) -> Option<String>,
     /// Whom to trust, and what to show; this machine's own authorities when it is not given.
     pub tls: Option<Arc<ClientConfig>>,
+    /// What stands between this machine and stores that are reached over HTTP.
+    pub proxies: Proxies,
     /// Further arguments for `ssh`.
     pub sftp_arguments: Vec<String>,
     pub bandwidth: Bandwidth,
@@ -47,6 +50,7 @@ impl<'a> Opening<'a> {
         Self {
             variable,
             tls: None,
+            proxies: Proxies::default(),
             sftp_arguments: Vec::new(),
             bandwidth: Bandwidth::default(),
             patience: RetryPolicy::default(),
@@ -58,10 +62,11 @@ impl<'a> Opening<'a> {
     /// Opens a store. What is on another machine was reached once when this returns.
     pub fn store(self, address: Address) -> Result<Arc<dyn Store>> {
         match address {
-            Address::Folder(path) => Ok(Arc::new(LocalStore::new(path))),
+            Address::Folder(path) if self.bandwidth.is_unlimited() => Ok(Arc::new(LocalStore::new(path))),
+            Address::Folder(path) => Ok(Arc::new(LimitedFolder::new(LocalStore::new(path), self.bandwidth))),
             Address::Rest(url) => {
                 let options = RestOptions { base_url: self.rest(url), tls: self.tls.clone(), resolve: None };
-                let store = RestStore::new(options)?.with_bandwidth(self.bandwidth.clone());
+                let store = RestStore::through(&self.proxies, options)?.with_bandwidth(self.bandwidth.clone());
                 Ok(Arc::new(self.contacted(store)?))
             }
             Address::Sftp(address) => {
@@ -74,17 +79,32 @@ impl<'a> Opening<'a> {
 
     /// Opens a store of objects, for what only those can do.
     pub fn object_store(self, address: Address) -> Result<RetryStore<ObjectStore>> {
+        // These say that the bucket itself is missing in the body of an answer, which one to HEAD doesn't have.
+        let says_in_body = matches!(address, Address::Oss(_) | Address::Cos(_) | Address::Obs(_));
         let service = self.service(address)?;
-        let transport = TransportOptions { tls: self.tls.clone(), bandwidth: self.bandwidth.clone() };
+        let (tls, proxies, bandwidth) = (self.tls.clone(), self.proxies.clone(), self.bandwidth.clone());
+        let transport = TransportOptions { tls, proxies, bandwidth };
         let store = ObjectStore::new(service, transport)?;
-        self.contacted(store)
+        self.contacted_by(store, |store| match store.size_bytes(FileType::Config, "") {
+            Err(Error::NotFound { .. }) if says_in_body => store.read_range(FileType::Config, "", 0, 1).map(drop),
+            looked_up => looked_up.map(drop),
+        })
     }
 
     /// A store that was reached once, and is patient from now on.
     fn contacted<S: Store>(&self, store: S) -> Result<RetryStore<S>> {
+        self.contacted_by(store, |store| store.size_bytes(FileType::Config, "").map(drop))
+    }
+
+    /// The same, reached by a request of its kind's own.
+    fn contacted_by<S: Store>(
+        &self,
+        store: S,
+        contact: impl FnOnce(&RetryStore<S>) -> Result<()>,
+    ) -> Result<RetryStore<S>> {
         let store = RetryStore::new(store, FIRST_CONTACT);
-        match store.size_bytes(FileType::Config, "") {
-            Ok(_) | Err(Error::NotFound { .. }) => Ok(store.with_policy(self.patience)),
+        match contact(&store) {
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(store.with_policy(self.patience)),
             Err(error) => Err(error),
         }
     }
@@ -99,12 +119,12 @@ impl<'a> Opening<'a> {
                     &["OSS_ACCESS_KEY_SECRET", "ALIBABA_CLOUD_ACCESS_KEY_SECRET"],
                     &["OSS_SESSION_TOKEN", "ALIBABA_CLOUD_SECURITY_TOKEN"],
                 )?;
-                Ok(Service::Oss(SignedOptions { address, keys }))
+                Ok(Service::Oss(SignedOptions { address, keys, region: self.get("OSS_REGION") }))
             }
             Address::Cos(address) => {
                 let (id, secret) = (&["TENCENTCLOUD_SECRET_ID"], &["TENCENTCLOUD_SECRET_KEY"]);
                 let keys = self.keys("cos", id, secret, &["TENCENTCLOUD_TOKEN"])?;
-                Ok(Service::Cos(SignedOptions { address, keys }))
+                Ok(Service::Cos(SignedOptions { address, keys, region: None }))
             }
             Address::Obs(address) => {
                 let keys = self.keys(
@@ -113,15 +133,10 @@ impl<'a> Opening<'a> {
                     &["OBS_SECRET_ACCESS_KEY", "HUAWEI_CLOUD_SECRET_ACCESS_KEY"],
                     &[],
                 )?;
-                Ok(Service::Obs(SignedOptions { address, keys }))
+                Ok(Service::Obs(SignedOptions { address, keys, region: None }))
             }
             Address::Azure(address) => self.azure(address),
-            Address::Gcs(address) => Ok(Service::Gcs(GcsOptions {
-                address,
-                endpoint: None,
-                credential_file: self.get("GOOGLE_APPLICATION_CREDENTIALS").map(PathBuf::from),
-                access_token: self.get("GOOGLE_ACCESS_TOKEN"),
-            })),
+            Address::Gcs(address) => Ok(Service::Gcs(self.gcs(address))),
             Address::WebDav(url) => Ok(Service::WebDav(WebDavOptions {
                 url,
                 user: self.get("LEVEE_WEBDAV_USERNAME"),
@@ -173,9 +188,23 @@ impl<'a> Opening<'a> {
         if key.is_none() && sas_token.is_none() {
             return Err(credentials("azure", "set AZURE_ACCOUNT_KEY or AZURE_ACCOUNT_SAS"));
         }
-        let suffix = self.get("AZURE_ENDPOINT_SUFFIX");
-        let endpoint = suffix.map(|suffix| format!("https://{account}.blob.{suffix}"));
+        let in_cloud = || Some(format!("https://{account}.blob.{}", self.get("AZURE_ENDPOINT_SUFFIX")?));
+        let endpoint = self.get("AZURE_STORAGE_SERVICE_ENDPOINT").or_else(in_cloud);
         Ok(Service::Azure(AzureOptions { address, endpoint, account, key, sas_token }))
+    }
+
+    fn gcs(&self, address: ContainerAddress) -> GcsOptions {
+        // As with Google's own libraries, an emulator is shown no credentials.
+        if let Some(emulator) = self.get("STORAGE_EMULATOR_HOST") {
+            let endpoint = if emulator.contains("://") { emulator } else { format!("http://{emulator}") };
+            return GcsOptions { address, endpoint: Some(endpoint), credential_file: None, access_token: None };
+        }
+        GcsOptions {
+            address,
+            endpoint: None,
+            credential_file: self.get("GOOGLE_APPLICATION_CREDENTIALS").map(PathBuf::from),
+            access_token: self.get("GOOGLE_ACCESS_TOKEN"),
+        }
     }
 
     /// The URL of a REST repository with the user and password that are set, unless it has its own.
@@ -260,6 +289,39 @@ mod tests {
             asked.sort();
             asked.dedup();
             assert_eq!(asked, known, "{text}");
+        }
+    }
+
+    #[test]
+    fn other_clouds_and_emulators_are_found_by_the_services_own_variables() {
+        let azure = |set: &[(&str, &str)]| {
+            let given = |name: &str| set.iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_string());
+            let known = |name: &str| given(name).or_else(|| name.starts_with("AZURE_ACCOUNT_").then(|| "mine".into()));
+            match Opening::with(&known).service(Address::parse("azure:box:/").unwrap()).unwrap() {
+                Service::Azure(options) => options.endpoint,
+                other => panic!("{other:?}"),
+            }
+        };
+        let suffix = ("AZURE_ENDPOINT_SUFFIX", "core.chinacloudapi.cn");
+        let whole = ("AZURE_STORAGE_SERVICE_ENDPOINT", "http://127.0.0.1:10000/mine");
+        assert_eq!(azure(&[]), None);
+        assert_eq!(azure(&[suffix]).unwrap(), "https://mine.blob.core.chinacloudapi.cn");
+        assert_eq!(azure(&[suffix, whole]).unwrap(), whole.1);
+
+        let gcs = |emulator: Option<&str>| {
+            let known = |name: &str| match name {
+                "STORAGE_EMULATOR_HOST" => emulator.map(str::to_string),
+                "GOOGLE_ACCESS_TOKEN" => Some("sesame".to_string()),
+                _ => None,
+            };
+            match Opening::with(&known).service(Address::parse("gs:box:/").unwrap()).unwrap() {
+                Service::Gcs(options) => (options.endpoint, options.access_token),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(gcs(None), (None, Some("sesame".to_string())));
+        for emulator in ["127.0.0.1:9023", "http://127.0.0.1:9023"] {
+            assert_eq!(gcs(Some(emulator)), (Some("http://127.0.0.1:9023".to_string()), None));
         }
     }
 

@@ -7,9 +7,14 @@
 use std::io::Write;
 
 pub mod apt;
+pub mod azurite;
 mod cache;
 pub mod ceph;
+pub mod clouds;
 pub mod disk;
+mod emulator;
+mod front;
+pub mod gcs;
 pub mod glacier;
 pub mod image;
 pub mod levee;
@@ -17,7 +22,9 @@ pub mod netns;
 pub mod ports;
 pub mod postgres;
 pub mod process;
+pub mod random;
 pub mod restic;
+pub mod rows;
 pub mod rustic;
 pub mod site;
 pub mod sshd;

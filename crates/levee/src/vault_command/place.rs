@@ -7,7 +7,7 @@ use anyhow::bail;
 use clap::Args;
 use levee_store::limit::{Bandwidth, Timetable};
 use levee_store::object_store::LOCKED_DAYS_MAX;
-use levee_store::{Address, ObjectStore, Opening, RetryStore, Store, trust};
+use levee_store::{Address, ObjectStore, Opening, Proxies, RetryStore, Store, trust};
 use rustls::ClientConfig;
 
 use super::cache::CacheArguments;
@@ -127,8 +127,10 @@ impl Place {
     /// Nothing of what opens a store is an argument, where every user of the machine could read it.
     fn opening(&self, address: &Address, bandwidth: Bandwidth) -> anyhow::Result<Opening<'static>> {
         let arguments = self.sftp_args.as_deref().unwrap_or_default();
+        let has_http = address.has_certificates();
         Ok(Opening {
-            tls: if address.has_certificates() { self.tls()? } else { None },
+            proxies: if has_http { Proxies::from_variables(&variable)? } else { Proxies::default() },
+            tls: if has_http { self.tls()? } else { None },
             sftp_arguments: arguments.split_whitespace().map(String::from).collect(),
             bandwidth,
             // Of the vault, not of who opens it.

@@ -12,7 +12,7 @@ use crate::operation::Operation;
 const REASON_CHARS_MAX: usize = 300;
 
 /// Codes of S3 and its kin that speak of the caller's identity.
-const IDENTITY_CODES: [&str; 10] = [
+const IDENTITY_CODES: [&str; 15] = [
     "ExpiredToken",
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
@@ -23,17 +23,43 @@ const IDENTITY_CODES: [&str; 10] = [
     "InvalidSecurity",
     "AuthorizationHeaderMalformed",
     "NotSignedUp",
+    // Azure, where it is not AuthenticationFailed.
+    "AuthorizationFailure",
+    "InvalidAuthenticationInfo",
+    "KeyBasedAuthenticationNotPermitted",
+    // OSS, of keys that were lent for a time.
+    "SecurityTokenExpired",
+    "InvalidSecurityToken",
 ];
 /// Codes that say that something broke on the way.
 const BROKEN_CODES: [&str; 5] =
     ["BadDigest", "IncompleteBody", "RequestTimeout", "SlowDown", "ConditionalRequestConflict"];
 const FULL_CODES: [&str; 3] = ["QuotaExceeded", "InsufficientStorage", "StorageFull"];
-/// What opendal says of answers that were cut on their way: a listing that is no XML, and content of another length
-/// than the head has said.
-const CUT_MESSAGES: [&str; 4] =
-    ["deserialize xml", "reader got too little data", "reader got too much data", "reader got unexpected data size"];
+/// What opendal says of answers that were cut on their way: a listing that is no XML or no JSON, content of another length
+/// than the head has said, and an upload of which the service says another length than was sent.
+const CUT_MESSAGES: [&str; 7] = [
+    "deserialize xml",
+    "deserialize json",
+    "reader got too little data",
+    "reader got too much data",
+    "reader got unexpected data size",
+    "writer got too little data",
+    "writer got too much data",
+];
+/// How Azure, Google, and OSS, COS and OBS say that the container or the bucket is missing, and not only the file. With
+/// the name of the field around it, since COS and OBS also say which file was asked for.
+const NO_BUCKET_MESSAGES: [&str; 3] =
+    ["ContainerNotFound", "The specified bucket does not exist", "code: \"NoSuchBucket\""];
 /// Objects in an archive class, which has to be asked to bring them back before they are read.
 const ARCHIVED_CODES: [&str; 2] = ["InvalidObjectState", "BlobArchived"];
+/// What `transport` says of the statuses by which the service, or a proxy before it, asks for credentials.
+const UNAUTHORIZED_MESSAGES: [&str; 2] = [transport::UNAUTHORIZED, transport::PROXY_UNAUTHORIZED];
+
+/// Whether it is the container or the bucket that is not there. By the kind of the error alone it looks like a vault
+/// that is empty.
+pub(super) fn is_without_bucket(error: &opendal::Error) -> bool {
+    error.kind() == ErrorKind::NotFound && NO_BUCKET_MESSAGES.iter().any(|text| error.message().contains(text))
+}
 
 impl Operation<'_> {
     pub(super) fn failure(&self, error: &opendal::Error) -> Error {
@@ -46,13 +72,17 @@ impl Operation<'_> {
         let (location, file_type, name) = (self.location.to_string(), self.file_type, self.name.to_string());
         let signing_failed = error.kind() != ErrorKind::NotFound && error.message().contains("credential");
         match error.kind() {
-            _ if error.message() == transport::UNAUTHORIZED || says(&IDENTITY_CODES) => {
+            _ if UNAUTHORIZED_MESSAGES.contains(&error.message()) || says(&IDENTITY_CODES) => {
                 self.refused_credentials(&reason)
             }
             _ if error.message() == transport::FULL || says(&FULL_CODES) => Error::Full { location, file_type, name },
             _ if says(&ARCHIVED_CODES) => Error::Frozen { location, file_type, name },
             _ if says(&BROKEN_CODES) || error.is_temporary() => self.unreachable(reason),
             _ if CUT_MESSAGES.contains(&error.message()) => self.unreachable(reason),
+            ErrorKind::NotFound if is_without_bucket(error) => {
+                let reason = format!("the container or bucket is not there: see its name, or make it first ({reason})");
+                Error::Unauthorized { location, reason }
+            }
             ErrorKind::NotFound => Error::NotFound { location, file_type, name },
             ErrorKind::RateLimited | ErrorKind::Conflict => self.unreachable(reason),
             ErrorKind::RangeNotSatisfied => self.damaged("it is shorter than it should be".into()),
@@ -108,12 +138,22 @@ mod tests {
         check(ErrorKind::PermissionDenied, "S3Error { code: \"QuotaExceeded\" }", "Full");
         check(ErrorKind::Unexpected, "S3Error { code: \"BadDigest\" }", "Unreachable");
         check(ErrorKind::Unexpected, "deserialize xml", "Unreachable");
+        check(ErrorKind::Unexpected, "deserialize json", "Unreachable");
+        check(ErrorKind::PermissionDenied, "AzblobError { code: \"AuthorizationFailure\" }", "Unauthorized");
+        check(ErrorKind::PermissionDenied, "AzblobError { code: \"AuthorizationPermissionMismatch\" }", "Denied");
+        check(ErrorKind::NotFound, "AzblobError { code: \"ContainerNotFound\" }", "Unauthorized");
+        check(ErrorKind::NotFound, "AzblobError { code: \"BlobNotFound\" }", "NotFound");
+        check(ErrorKind::NotFound, "OssError { code: \"NoSuchBucket\", message: \"\" }", "Unauthorized");
+        check(ErrorKind::NotFound, "CosError { code: \"NoSuchBucket\", resource: \"/config\" }", "Unauthorized");
+        check(ErrorKind::NotFound, "ObsError { code: \"NoSuchKey\", resource: \"/NoSuchBucket/x\" }", "NotFound");
         check(ErrorKind::RateLimited, "S3Error { code: \"SlowDown\" }", "Unreachable");
         check(ErrorKind::NotFound, "S3Error { code: \"NoSuchKey\" }", "NotFound");
         check(ErrorKind::ConfigInvalid, "S3Error { code: \"NoSuchBucket\" }", "Unauthorized");
         check(ErrorKind::PermissionDenied, "<Error><Code>InvalidObjectState</Code></Error>", "Frozen");
         check(ErrorKind::Unexpected, transport::FULL, "Full");
+        check(ErrorKind::RateLimited, transport::TOO_MUCH, "Unreachable");
         check(ErrorKind::Unexpected, transport::UNAUTHORIZED, "Unauthorized");
+        check(ErrorKind::PermissionDenied, transport::PROXY_UNAUTHORIZED, "Unauthorized");
         let temporary = operation.failure(&wrong_size(3, 4));
         assert!(matches!(temporary, Error::Unreachable { .. }), "{temporary:?}");
     }

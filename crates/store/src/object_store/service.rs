@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use opendal::{Operator, services};
 
 use super::Publishing;
+use super::oss_signing::{self, OssSigning};
 use crate::{BucketAddress, ContainerAddress, Error, InvalidAddress, Result};
 
 /// A long-lived key and its secret.
@@ -65,6 +66,8 @@ impl S3Options {
 pub struct SignedOptions {
     pub address: BucketAddress,
     pub keys: KeyPair,
+    /// What requests to OSS are signed for, where the endpoint doesn't name it. The others need none.
+    pub region: Option<String>,
 }
 
 #[derive(Clone)]
@@ -80,6 +83,8 @@ pub struct AzureOptions {
 #[derive(Clone)]
 pub struct GcsOptions {
     pub address: ContainerAddress,
+    /// An emulator's, instead of Google's own. Without a file and a token no credentials are looked for: those of the
+    /// machine are not for others.
     pub endpoint: Option<String>,
     /// A service account's JSON file. Without it and a token, what the machine itself has.
     pub credential_file: Option<PathBuf>,
@@ -145,10 +150,27 @@ impl Service {
         }
     }
 
+    /// What signs in the place of opendal.
+    pub(super) fn oss_signing(&self) -> Option<OssSigning> {
+        match self {
+            Service::Oss(options) => OssSigning::new(options),
+            _ => None,
+        }
+    }
+
     pub(super) fn operator(&self, location: &str) -> Result<Operator> {
         let built = match self {
+            Service::Oss(options @ SignedOptions { address, .. }) if oss_signing::region(options).is_some() => {
+                Operator::new(
+                    services::Oss::default()
+                        .root(&root(&address.path))
+                        .endpoint(&address.endpoint)
+                        .bucket(&address.bucket)
+                        .skip_signature(),
+                )
+            }
             Service::S3(options) => Operator::new(s3(options)),
-            Service::Oss(SignedOptions { address, keys }) => Operator::new(
+            Service::Oss(SignedOptions { address, keys, .. }) => Operator::new(
                 services::Oss::default()
                     .root(&root(&address.path))
                     .endpoint(&address.endpoint)
@@ -157,7 +179,7 @@ impl Service {
                     .access_key_secret(&keys.secret)
                     .security_token(keys.session_token.as_deref().unwrap_or_default()),
             ),
-            Service::Cos(SignedOptions { address, keys }) => Operator::new(
+            Service::Cos(SignedOptions { address, keys, .. }) => Operator::new(
                 services::Cos::default()
                     .root(&root(&address.path))
                     .endpoint(&address.endpoint)
@@ -167,7 +189,12 @@ impl Service {
                     .security_token(keys.session_token.as_deref().unwrap_or_default())
                     .disable_config_load(),
             ),
-            Service::Obs(SignedOptions { address, keys }) => Operator::new(
+            Service::Obs(SignedOptions { keys, .. }) if keys.session_token.is_some() => {
+                // opendal has no place for a token, and would send requests that nobody lets in.
+                let reason = "keys of OBS that were lent for a time, with a token, cannot be used".into();
+                return Err(Error::Unauthorized { location: location.into(), reason });
+            }
+            Service::Obs(SignedOptions { address, keys, .. }) => Operator::new(
                 services::Obs::default()
                     .root(&root(&address.path))
                     .endpoint(&address.endpoint)
@@ -249,7 +276,10 @@ fn azure(options: &AzureOptions) -> services::Azblob {
 fn gcs(options: &GcsOptions) -> services::Gcs {
     let mut builder = services::Gcs::default().root(&root(&options.address.path)).bucket(&options.address.container);
     if let Some(endpoint) = &options.endpoint {
-        builder = builder.endpoint(endpoint);
+        builder = builder.endpoint(endpoint.trim_end_matches('/'));
+        if options.credential_file.is_none() && options.access_token.is_none() {
+            builder = builder.skip_signature();
+        }
     }
     if let Some(file) = options.credential_file.as_ref().and_then(|file| file.to_str()) {
         builder = builder.credential_path(file);

@@ -1,23 +1,34 @@
 //! The HTTP below all services: Levee's own TLS, bounds and limits instead of opendal's defaults.
 
 use std::fmt;
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use opendal::{Buffer, ErrorKind, HttpBody, HttpTransport, HttpTransporter};
 use reqwest::header::{CONTENT_LENGTH, HeaderValue};
 use reqwest::{Body, Client, StatusCode, Url};
 
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::oss_signing::OssSigning;
 use crate::extent;
-use crate::limit::{Bandwidth, PIECE_BYTES, Throttle};
-use crate::link::{CONNECT_TIMEOUT, FILE_BYTES_MAX, IDLE_CONNECTIONS_MAX, SILENCE_MAX, time_for};
-use crate::{Error, Result, trust};
+use crate::limit::{Bandwidth, Throttle};
+use crate::link::{ANSWER_SILENCE_MAX, CONNECT_TIMEOUT, FILE_BYTES_MAX, IDLE_CONNECTIONS_MAX, SILENCE_MAX, time_for};
+use crate::pause::Pause;
+use crate::{Error, Proxies, Result, trust};
 
 /// What an error says whose answer had status 401; `failure` knows it by this.
 pub(super) const UNAUTHORIZED: &str = "status 401";
 /// The same for status 507.
 pub(super) const FULL: &str = "the service has no space left";
+/// Without TLS a proxy's own answer comes in the place of the service's.
+pub(super) const PROXY_UNAUTHORIZED: &str =
+    "the proxy asks for a user and a password: http_proxy=http://USER:PASSWORD@HOST:PORT";
+/// What an error says whose answer had status 429.
+pub(super) const TOO_MUCH: &str = "the service says that it gets too many requests (status 429)";
 /// Services redirect to the region of a bucket; more than a few is a loop.
 const REDIRECTS_MAX: usize = 3;
 
@@ -26,6 +37,7 @@ const REDIRECTS_MAX: usize = 3;
 pub struct TransportOptions {
     /// Who is trusted, and which certificate is shown. Without it the machine's own roots are.
     pub tls: Option<Arc<rustls::ClientConfig>>,
+    pub proxies: Proxies,
     pub bandwidth: Bandwidth,
 }
 
@@ -37,7 +49,11 @@ impl fmt::Debug for TransportOptions {
 
 pub(super) struct Transport {
     client: Client,
+    /// Where opendal doesn't sign.
+    signing: Option<OssSigning>,
     bandwidth: Bandwidth,
+    pause: Pause,
+    silence_max: Duration,
 }
 
 impl From<Transport> for HttpTransporter {
@@ -47,7 +63,7 @@ impl From<Transport> for HttpTransporter {
 }
 
 impl Transport {
-    pub(super) fn new(options: TransportOptions, location: &str) -> Result<Self> {
+    pub(super) fn new(options: TransportOptions, signing: Option<OssSigning>, location: &str) -> Result<Self> {
         let tls = match options.tls {
             Some(tls) => tls,
             None if location.contains("http://") => trust::nobody(location)?,
@@ -55,7 +71,7 @@ impl Transport {
         };
         let mut tls = rustls::ClientConfig::clone(&tls);
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let client = Client::builder()
+        let mut builder = Client::builder()
             .use_preconfigured_tls(tls)
             .no_proxy()
             .redirect(reqwest::redirect::Policy::limited(REDIRECTS_MAX))
@@ -64,13 +80,23 @@ impl Transport {
             .tcp_keepalive(SILENCE_MAX / 2)
             .tcp_user_timeout(SILENCE_MAX)
             .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
-            .user_agent(concat!("levee/", env!("CARGO_PKG_VERSION")))
+            .user_agent(concat!("levee/", env!("CARGO_PKG_VERSION")));
+        if let Some(proxy) = options.proxies.for_client() {
+            builder = builder.proxy(proxy);
+        }
+        let client = builder
             .build()
             .map_err(|error| Error::Unauthorized { location: location.into(), reason: error.to_string() })?;
-        Ok(Self { client, bandwidth: options.bandwidth })
+        Ok(Self {
+            client,
+            signing,
+            bandwidth: options.bandwidth,
+            pause: Pause::default(),
+            silence_max: ANSWER_SILENCE_MAX,
+        })
     }
 
-    fn request(&self, request: http::Request<Buffer>) -> opendal::Result<reqwest::Request> {
+    fn request(&self, request: http::Request<Buffer>, step: &LastStep) -> opendal::Result<reqwest::Request> {
         let (mut parts, body) = request.into_parts();
         let invalid = |_| opendal::Error::new(ErrorKind::ConfigInvalid, "the service's address is no URL");
         let url = Url::parse(&parts.uri.to_string()).map_err(invalid)?;
@@ -80,8 +106,8 @@ impl Transport {
         }
         let length = body.len() as u64;
         let time_max = match parts.method.as_str() {
-            "GET" => time_for(FILE_BYTES_MAX),
-            _ => time_for(length),
+            "GET" | "PROPFIND" => time_for(FILE_BYTES_MAX) + self.bandwidth.download_time_for(FILE_BYTES_MAX),
+            _ => time_for(length) + self.bandwidth.upload_time_for(length),
         };
         let mut sent = reqwest::Request::new(parts.method, url);
         *sent.headers_mut() = parts.headers;
@@ -92,7 +118,7 @@ impl Transport {
         }
         match self.bandwidth.upload() {
             Some(throttle) if length > 0 => {
-                *sent.body_mut() = Some(limited(body.to_bytes(), throttle.clone()));
+                *sent.body_mut() = Some(limited(body.to_bytes(), throttle.clone(), step.clone()));
             }
             _ => *sent.body_mut() = Some(Body::from(body.to_bytes())),
         }
@@ -101,21 +127,59 @@ impl Transport {
 }
 
 /// A body that leaves in pieces, no faster than it may.
-fn limited(content: Bytes, throttle: Throttle) -> Body {
-    Body::wrap_stream(stream::unfold((content, throttle), |(mut rest, throttle)| async move {
+fn limited(content: Bytes, throttle: Throttle, step: LastStep) -> Body {
+    Body::wrap_stream(stream::unfold((content, throttle, step), |(mut rest, throttle, step)| async move {
         if rest.is_empty() {
             return None;
         }
-        let piece = rest.split_to(rest.len().min(PIECE_BYTES));
+        let piece = rest.split_to(rest.len().min(throttle.piece_bytes()));
         throttle.wait_async(piece.len()).await;
-        Some((Ok::<_, std::io::Error>(piece), (rest, throttle)))
+        step.take();
+        Some((Ok::<_, std::io::Error>(piece), (rest, throttle, step)))
     }))
+}
+
+/// When a request went on last: at its beginning, and with each piece of a slow upload.
+#[derive(Clone)]
+struct LastStep(Arc<Mutex<Instant>>);
+
+impl LastStep {
+    fn begin() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+
+    fn at(&self) -> Instant {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Waits for an answer until nothing has gone on for so long; then there is none.
+    async fn or_silence<T>(&self, silence_max: Duration, answer: impl Future<Output = T>) -> Option<T> {
+        let mut answer = pin!(answer);
+        loop {
+            let until = self.at() + silence_max;
+            match timeout_at(until, &mut answer).await {
+                Ok(answer) => return Some(answer),
+                Err(_) if self.at() + silence_max <= until => return None,
+                Err(_) => {}
+            }
+        }
+    }
 }
 
 /// The connection broke, or could not be made; trying again may help.
 fn broken(error: reqwest::Error) -> opendal::Error {
     // The URL may hold a signature.
     opendal::Error::new(ErrorKind::Unexpected, "the connection failed").set_source(error.without_url()).set_temporary()
+}
+
+/// The peer holds the connection and says nothing.
+fn silent(silence_max: Duration) -> opendal::Error {
+    let reason = format!("it has said nothing for {} s", silence_max.as_secs());
+    opendal::Error::new(ErrorKind::Unexpected, reason).set_temporary()
 }
 
 /// The answer is not what was asked for; the next one may be.
@@ -132,13 +196,36 @@ impl HttpTransport for Transport {
         // Uploads and removals are answered with nothing that could be short.
         let is_read = matches!(request.method().as_str(), "GET" | "PROPFIND");
         let is_head = request.method() == http::Method::HEAD;
+        // A whole upload has its own time, by its length; one that is slowed down has none that would be short.
+        let is_whole_upload = !request.body().is_empty() && self.bandwidth.upload().is_none();
         let asked = extent::asked(request.headers());
-        let response = self.client.execute(self.request(request)?).await.map_err(broken)?;
+        let request = match &self.signing {
+            Some(signing) => signing.sign(request).await?,
+            None => request,
+        };
+        let step = LastStep::begin();
+        let request = self.request(request, &step)?;
+        self.pause.wait_async().await;
+        step.take();
+        let answer = self.client.execute(request);
+        let answer = match is_whole_upload {
+            true => Some(answer.await),
+            false => step.or_silence(self.silence_max, answer).await,
+        };
+        let response = answer.ok_or_else(|| silent(self.silence_max))?.map_err(broken)?;
+        self.pause.note(response.status(), response.headers());
         match response.status() {
             StatusCode::UNAUTHORIZED => return Err(opendal::Error::new(ErrorKind::PermissionDenied, UNAUTHORIZED)),
+            StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+                return Err(opendal::Error::new(ErrorKind::PermissionDenied, PROXY_UNAUTHORIZED));
+            }
             // WebDAV servers say it in words of their own, which nobody could tell from a refusal.
             StatusCode::RANGE_NOT_SATISFIABLE => {
                 return Err(opendal::Error::new(ErrorKind::RangeNotSatisfied, "there are no such bytes"));
+            }
+            // opendal takes it for a refusal over WebDAV, of COS and of OBS.
+            StatusCode::TOO_MANY_REQUESTS => {
+                return Err(opendal::Error::new(ErrorKind::RateLimited, TOO_MUCH).set_temporary());
             }
             StatusCode::INSUFFICIENT_STORAGE => return Err(opendal::Error::new(ErrorKind::Unexpected, FULL)),
             _ => {}
@@ -155,7 +242,16 @@ impl HttpTransport for Transport {
             return Err(too_long());
         }
         let throttle = self.bandwidth.download().cloned();
-        let pieces = response.bytes_stream().map_err(broken).scan(0u64, |taken, piece| {
+        let silence_max = self.silence_max;
+        let pieces = stream::unfold(Some(response), move |response| async move {
+            let mut response = response?;
+            match timeout(silence_max, response.chunk()).await {
+                Ok(Ok(piece)) => piece.map(|piece| (Ok(piece), Some(response))),
+                Ok(Err(error)) => Some((Err(broken(error)), None)),
+                Err(_) => Some((Err(silent(silence_max)), None)),
+            }
+        });
+        let pieces = pieces.scan(0u64, |taken, piece| {
             let piece = piece.and_then(|piece| {
                 *taken += piece.len() as u64;
                 if *taken > FILE_BYTES_MAX { Err(too_long()) } else { Ok(Buffer::from(piece)) }
@@ -178,5 +274,41 @@ impl HttpTransport for Transport {
             }
         };
         answer.body(body).map_err(|_| opendal::Error::new(ErrorKind::Unexpected, "the answer's headers are not valid"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::silent;
+
+    #[tokio::test]
+    async fn a_slow_upload_is_not_taken_for_silence_and_what_comes_after_it_is() {
+        let url = format!("http://{}/", silent::server(""));
+        let mut options = TransportOptions::default();
+        options.bandwidth = Bandwidth::new(Some("64k".parse().unwrap()), None);
+        let made = Transport::new(options, None, &url).unwrap();
+        let transport = Transport { silence_max: silent::PATIENCE, ..made };
+        let begun = Instant::now();
+        // A second at this rate.
+        let request = http::Request::put(&url).body(Buffer::from(vec![0; 64 << 10])).unwrap();
+        let failed = transport.fetch(request).await.map(drop).unwrap_err();
+        assert!(failed.to_string().contains("has said nothing"), "{failed}");
+        assert!(begun.elapsed() >= Duration::from_millis(900), "given up after {:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_service_that_says_nothing_is_given_up() {
+        for said in ["", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"] {
+            let url = format!("http://{}/", silent::server(said));
+            let made = Transport::new(TransportOptions::default(), None, &url).unwrap();
+            let transport = Transport { silence_max: silent::PATIENCE, ..made };
+            let request = http::Request::get(&url).body(Buffer::new()).unwrap();
+            let failed = match transport.fetch(request).await {
+                Ok(answer) => answer.into_body().to_buffer().await.map(drop).unwrap_err(),
+                Err(error) => error,
+            };
+            assert!(failed.is_temporary() && failed.to_string().contains("has said nothing"), "{failed}");
+        }
     }
 }
