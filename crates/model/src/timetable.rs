@@ -38,6 +38,11 @@ impl Timetable {
         self.at_minute(day * MINUTES_PER_DAY + minute)
     }
 
+    /// The lowest rate of the week. `None` when there never is a limit.
+    pub fn slowest_bytes_per_second(&self) -> Option<u64> {
+        self.slots.iter().filter_map(|slot| slot.bytes_per_second).min()
+    }
+
     fn at_minute(&self, minute_of_week: u16) -> Option<u64> {
         let begun = self.slots.iter().rev().find(|slot| slot.minute_of_week <= minute_of_week);
         // Before the first one of the week, last week's last one still holds.
@@ -158,6 +163,8 @@ mod tests {
         let thursday: Zoned = "2026-11-26T09:30:00[UTC]".parse().unwrap();
         let timetable: Timetable = "Thu-09:00,5k Thu-10:00,off".parse().unwrap();
         assert_eq!(timetable.bytes_per_second_at(&thursday), Some(5 << 10));
+        let slowest = |text: &str| text.parse::<Timetable>().unwrap().slowest_bytes_per_second();
+        assert_eq!((slowest(day), slowest("off")), (Some(512 << 10), None));
     }
 
     #[test]

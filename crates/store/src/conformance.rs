@@ -2,7 +2,9 @@
 //!
 //! It panics at the first thing that isn't so.
 
+mod changed;
 mod credentials;
+mod late;
 mod sizes;
 
 use std::sync::Barrier;
@@ -10,7 +12,9 @@ use std::thread;
 
 use crate::{Entry, Error, FileType, Store, content_name};
 
+pub use changed::check_changed_files;
 pub use credentials::check_expired_credentials;
+pub use late::check_late_listings;
 pub use sizes::check_wrong_sizes;
 
 /// The kinds of file that are named by their content.

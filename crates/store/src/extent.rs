@@ -69,7 +69,8 @@ impl Part {
         let (first, last) = range.split_once('-')?;
         let range = first.parse().ok()?..last.parse::<u64>().ok()?.checked_add(1)?;
         let file_bytes = if file_bytes == "*" { None } else { Some(file_bytes.parse().ok()?) };
-        (range.start < range.end).then_some(Self { range, file_bytes })
+        // Some answer with an empty part where the file ends before what was asked for.
+        (range.start <= range.end).then_some(Self { range, file_bytes })
     }
 }
 

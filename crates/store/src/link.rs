@@ -13,6 +13,9 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// What a request may take beyond moving its bytes: the server syncs before it answers.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a peer may leave a connection that stands without the beginning of its answer, or without more of it. Nothing else
+/// notices one that takes requests and never answers. A server looks through a folder of millions of files before it begins.
+pub(crate) const ANSWER_SILENCE_MAX: Duration = Duration::from_secs(5 * 60);
 /// The slowest link on which moving bytes counts as progress.
 const BYTES_PER_SECOND_MIN: u64 = 32 << 10;
 /// Enough for every thread that uploads or reads at once.
@@ -32,4 +35,28 @@ pub(crate) fn start_runtime(location: &str) -> Result<Runtime> {
         .enable_all()
         .build()
         .map_err(|error| Error::Unauthorized { location: location.into(), reason: format!("no threads: {error}") })
+}
+
+/// A server that takes every request, says this much and nothing more, and keeps the connection.
+#[cfg(test)]
+pub(crate) mod silent {
+    use std::io::Write;
+    use std::net::{SocketAddr, TcpListener};
+    use std::thread;
+    use std::time::Duration;
+
+    pub const PATIENCE: Duration = Duration::from_millis(300);
+
+    pub fn server(said: &'static str) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            let mut kept = Vec::new();
+            while let Ok((mut client, _)) = listener.accept() {
+                client.write_all(said.as_bytes()).unwrap();
+                kept.push(client);
+            }
+        });
+        address
+    }
 }

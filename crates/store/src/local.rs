@@ -6,6 +6,7 @@
 mod direct;
 mod durable;
 mod identity;
+mod limited;
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -19,6 +20,7 @@ use crate::operation::NO_CONFIG;
 use crate::standing::Standing;
 use crate::{Entry, Error, FileType, Parallelism, Result, Store, name};
 use identity::Identity;
+pub(crate) use limited::LimitedFolder;
 
 /// A file that stands in a repository, with the time at which this machine received it.
 ///

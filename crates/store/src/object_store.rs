@@ -4,6 +4,7 @@
 //! what must be of the right size), `service` the settings of each service, `transport` the HTTP below all of them.
 
 mod failure;
+mod oss_signing;
 mod s3;
 mod s3_archive;
 mod s3_request;
@@ -12,6 +13,8 @@ mod service;
 mod transport;
 mod undoing;
 mod versions;
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -34,6 +37,9 @@ const TEMPORARY_FOLDER: &str = "tmp";
 
 /// Attempts to list one folder.
 const FOLDER_ATTEMPTS_MAX: u32 = 3;
+/// How long a service that gets too many requests is left alone before it is asked for a folder again; it doubles from
+/// there.
+const FOLDER_DELAY: Duration = Duration::from_millis(100);
 
 /// How a service keeps a file from being overwritten, and from being seen half-written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +73,7 @@ impl ObjectStore {
         let runtime = start_runtime(&location)?;
         let publishing = service.publishing();
         let operator = service.operator(&location)?;
-        let transport: HttpTransporter = transport::Transport::new(transport, &location)?.into();
+        let transport: HttpTransporter = transport::Transport::new(transport, service.oss_signing(), &location)?.into();
         let s3 = match &service {
             Service::S3(options) => Some(S3::new(options, transport.clone())),
             _ => None,
@@ -165,6 +171,14 @@ impl ObjectStore {
                 self.runtime.block_on(s3.put(path, operation.file_type, kind, body, true))
             }
             (Publishing::Refused, None) => {
+                // OSS and COS pass over the condition in a bucket that keeps versions. Everything else is named by its content.
+                if operation.file_type == FileType::Config {
+                    match self.stat(operation, path) {
+                        Ok(_) => return Ok(false),
+                        Err(Error::NotFound { .. }) => {}
+                        Err(error) => return Err(error),
+                    }
+                }
                 let only_new = options::WriteOptions { if_not_exists: true, ..Default::default() };
                 self.runtime.block_on(self.operator.write_options(path, body, only_new)).map(drop)
             }
@@ -277,8 +291,15 @@ impl ObjectStore {
         loop {
             let options = options::ListOptions { recursive, ..Default::default() };
             match self.operator.list_options(folder, options).await {
-                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-                Err(error) if error.is_temporary() && attempt < FOLDER_ATTEMPTS_MAX => attempt += 1,
+                Err(error) if error.kind() == ErrorKind::NotFound && !failure::is_without_bucket(&error) => {
+                    return Ok(Vec::new());
+                }
+                Err(error) if error.is_temporary() && attempt < FOLDER_ATTEMPTS_MAX => {
+                    if error.kind() == ErrorKind::RateLimited {
+                        tokio::time::sleep(FOLDER_DELAY * (1 << (attempt - 1))).await;
+                    }
+                    attempt += 1;
+                }
                 other => return other,
             }
         }

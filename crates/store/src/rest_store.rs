@@ -3,10 +3,11 @@
 mod answer;
 
 use std::fmt;
-use std::io::{Cursor, Read};
+use std::io::{self, Cursor, Read};
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use reqwest::blocking::{Body, Client, RequestBuilder, Response};
 use reqwest::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, RANGE};
@@ -15,10 +16,13 @@ use serde::Deserialize;
 
 use crate::extent;
 use crate::limit::{Bandwidth, Limited};
-use crate::link::{ANSWER_TIMEOUT, CONNECT_TIMEOUT, FILE_BYTES_MAX, IDLE_CONNECTIONS_MAX, SILENCE_MAX, time_for};
+use crate::link::{
+    ANSWER_SILENCE_MAX, ANSWER_TIMEOUT, CONNECT_TIMEOUT, FILE_BYTES_MAX, IDLE_CONNECTIONS_MAX, SILENCE_MAX, time_for,
+};
 use crate::operation::{Operation, listed_config};
+use crate::pause::Pause;
 use crate::rest_server::LISTING_V2;
-use crate::{Entry, Error, FileType, Result, Store, name, trust};
+use crate::{Entry, Error, FileType, Proxies, Result, Store, name, trust};
 
 /// The largest listing: some five million files.
 const LISTING_BYTES_MAX: u64 = 512 << 20;
@@ -52,11 +56,21 @@ pub struct RestStore {
     base: Url,
     location: String,
     bandwidth: Bandwidth,
+    pause: Pause,
 }
 
 impl RestStore {
-    /// Checks the options; nothing is sent yet.
+    /// Checks the options; nothing is sent yet. The server is reached directly.
     pub fn new(options: RestOptions) -> Result<Self> {
+        Self::through(&Proxies::default(), options)
+    }
+
+    /// The same for a server that may be behind a proxy.
+    pub fn through(proxies: &Proxies, options: RestOptions) -> Result<Self> {
+        Self::with_patience(ANSWER_SILENCE_MAX, proxies, options)
+    }
+
+    fn with_patience(silence_max: Duration, proxies: &Proxies, options: RestOptions) -> Result<Self> {
         let invalid = |reason: String| Error::Unauthorized { location: "the REST repository's URL".into(), reason };
         let mut base = Url::parse(&options.base_url).map_err(|error| invalid(error.to_string()))?;
         if !matches!(base.scheme(), "http" | "https") || base.host_str().is_none() {
@@ -83,7 +97,8 @@ impl RestStore {
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(ANSWER_TIMEOUT)
+            // For the beginning of an answer and for each piece of it, where a request has no time of its own.
+            .timeout(silence_max)
             .tcp_nodelay(true)
             .tcp_keepalive(SILENCE_MAX / 2)
             .tcp_user_timeout(SILENCE_MAX)
@@ -92,10 +107,13 @@ impl RestStore {
         if let Some((host, address)) = &options.resolve {
             builder = builder.resolve(host, *address);
         }
+        if let Some(proxy) = proxies.for_client() {
+            builder = builder.proxy(proxy);
+        }
         let client = builder
             .build()
             .map_err(|error| Error::Unauthorized { location: location.clone(), reason: answer::chain(&error) })?;
-        Ok(Self { client, base, location, bandwidth: Bandwidth::default() })
+        Ok(Self { client, base, location, bandwidth: Bandwidth::default(), pause: Pause::default() })
     }
 
     /// The same store with limits on what it moves.
@@ -116,6 +134,14 @@ impl RestStore {
     fn operation<'a>(&'a self, action: &'static str, file_type: FileType, name: &'a str) -> Result<Operation<'a>> {
         name::check(&self.location, action, file_type, name)?;
         Ok(Operation { location: &self.location, action, file_type, name })
+    }
+
+    fn time_to_send(&self, bytes: u64) -> Duration {
+        time_for(bytes) + self.bandwidth.upload_time_for(bytes)
+    }
+
+    fn time_to_receive(&self, bytes: u64) -> Duration {
+        time_for(bytes) + self.bandwidth.download_time_for(bytes)
     }
 
     fn body(&self, content: &[u8]) -> Body {
@@ -144,6 +170,7 @@ impl RestStore {
             return Err(too_long());
         }
         let mut body = Vec::with_capacity(expected.unwrap_or_default() as usize);
+        let response = Ending { response, at: Instant::now() + self.time_to_receive(bytes_max) };
         Limited::new(response, self.bandwidth.download().cloned())
             .take(bytes_max + 1)
             .read_to_end(&mut body)
@@ -164,7 +191,7 @@ impl Store for RestStore {
         let operation = Operation { location: &self.location, action: "create", file_type: FileType::Config, name: "" };
         let mut url = self.base.clone();
         url.set_query(Some("create=true"));
-        operation.send(self.client.post(url).body(Vec::new())).map(drop)
+        operation.send(&self.pause, self.client.post(url).timeout(ANSWER_TIMEOUT).body(Vec::new())).map(drop)
     }
 
     fn write(&self, file_type: FileType, name: &str, content: &[u8]) -> Result<()> {
@@ -172,9 +199,9 @@ impl Store for RestStore {
         let request = self
             .request(Method::POST, &operation)
             .header(CONTENT_TYPE, "application/octet-stream")
-            .timeout(time_for(content.len() as u64))
+            .timeout(self.time_to_send(content.len() as u64))
             .body(self.body(content));
-        match operation.send(request).map(drop) {
+        match operation.send(&self.pause, request).map(drop) {
             // The stock server refuses a name that is there: an attempt whose answer was lost has made it.
             Err(refused @ Error::Denied { .. }) => match self.read(file_type, name) {
                 Ok(there) if there == content => Ok(()),
@@ -187,7 +214,7 @@ impl Store for RestStore {
 
     fn read(&self, file_type: FileType, name: &str) -> Result<Vec<u8>> {
         let operation = self.operation("read", file_type, name)?;
-        let response = operation.send(self.request(Method::GET, &operation).timeout(time_for(FILE_BYTES_MAX)))?;
+        let response = operation.send(&self.pause, self.request(Method::GET, &operation))?;
         let content = self.read_body(&operation, response, None, FILE_BYTES_MAX)?;
         operation.whole(content, || self.size_bytes(file_type, name))
     }
@@ -206,8 +233,8 @@ impl Store for RestStore {
         let request = self
             .request(Method::GET, &operation)
             .header(RANGE, format!("bytes={offset}-{}", end - 1))
-            .timeout(time_for(length as u64));
-        let response = operation.send(request)?;
+            .timeout(self.time_to_receive(length as u64));
+        let response = operation.send(&self.pause, request)?;
         let content = self.read_body(&operation, response, Some(offset..end), length as u64)?;
         if content.len() != length {
             return Err(damaged(format!("{} bytes came instead of {length} from {offset}", content.len())));
@@ -217,7 +244,8 @@ impl Store for RestStore {
 
     fn size_bytes(&self, file_type: FileType, name: &str) -> Result<u64> {
         let operation = self.operation("look up", file_type, name)?;
-        let response = operation.send(self.request(Method::HEAD, &operation))?;
+        let request = self.request(Method::HEAD, &operation).timeout(ANSWER_TIMEOUT);
+        let response = operation.send(&self.pause, request)?;
         // Not `content_length()`: that is the length of the body, and HEAD has none.
         let length = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         length.ok_or_else(|| operation.unreachable("the server doesn't say how long the file is".into()))
@@ -228,9 +256,8 @@ impl Store for RestStore {
             return listed_config(self);
         }
         let operation = Operation { location: &self.location, action: "list", file_type, name: "" };
-        let request =
-            self.request(Method::GET, &operation).header(ACCEPT, LISTING_V2).timeout(time_for(LISTING_BYTES_MAX));
-        let response = operation.send(request)?;
+        let request = self.request(Method::GET, &operation).header(ACCEPT, LISTING_V2);
+        let response = operation.send(&self.pause, request)?;
         let has_sizes = response.headers().get(CONTENT_TYPE).is_some_and(|value| value == LISTING_V2);
         let body = self.read_body(&operation, response, None, LISTING_BYTES_MAX)?;
         let unreadable = |error: serde_json::Error| operation.unreachable(format!("the listing is not valid: {error}"));
@@ -242,9 +269,11 @@ impl Store for RestStore {
             // Version 1 lists names alone: the sizes have to be asked for.
             let names: Option<Vec<String>> = serde_json::from_slice(&body).map_err(unreadable)?;
             let names = names.unwrap_or_default().into_iter().filter(|name| name::is_valid(file_type, name));
-            let sized = names.map(|name| {
-                let size_bytes = self.size_bytes(file_type, &name)?;
-                Ok(Entry { name, size_bytes })
+            let sized = names.filter_map(|name| match self.size_bytes(file_type, &name) {
+                Ok(size_bytes) => Some(Ok(Entry { name, size_bytes })),
+                // Removed since, or the listing is late.
+                Err(Error::NotFound { .. }) => None,
+                Err(error) => Some(Err(error)),
             });
             sized.collect::<Result<Vec<_>>>()?
         };
@@ -254,11 +283,27 @@ impl Store for RestStore {
 
     fn remove(&self, file_type: FileType, name: &str) -> Result<()> {
         let operation = self.operation("remove", file_type, name)?;
-        operation.send(self.request(Method::DELETE, &operation)).map(drop)
+        let request = self.request(Method::DELETE, &operation).timeout(ANSWER_TIMEOUT);
+        operation.send(&self.pause, request).map(drop)
     }
 
     fn location(&self) -> String {
         self.location.clone()
+    }
+}
+
+/// An answer that comes byte by byte ends at some time, too.
+struct Ending {
+    response: Response,
+    at: Instant,
+}
+
+impl Read for Ending {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if Instant::now() > self.at {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "it takes longer than the slowest link would"));
+        }
+        self.response.read(buffer)
     }
 }
 
@@ -275,4 +320,23 @@ fn location_of(base: &Url) -> String {
     let _ = shown.set_password(None);
     let _ = shown.set_username("");
     format!("rest:{shown}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::silent;
+
+    #[test]
+    fn a_server_that_says_nothing_is_given_up() {
+        for (said, begins) in [("", false), ("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", true)] {
+            let base_url = format!("http://{}/", silent::server(said));
+            let options = RestOptions { base_url, tls: None, resolve: None };
+            let store = RestStore::with_patience(silent::PATIENCE, &Proxies::default(), options).unwrap();
+            let read = store.read(FileType::Data, &crate::content_name(b"pack"));
+            assert!(matches!(read, Err(Error::Unreachable { .. })), "{begins}: {read:?}");
+            let listed = store.list(FileType::Data);
+            assert!(matches!(listed, Err(Error::Unreachable { .. })), "{begins}: {listed:?}");
+        }
+    }
 }

@@ -77,7 +77,9 @@ impl Operation<'_> {
             Failure::Damaged(reason) => Error::Damaged { location, file_type, name, reason },
             Failure::Unauthorized(reason) => Error::Unauthorized { location, reason },
             Failure::Exists => Error::Denied { location, action, file_type, name, reason: "it exists".into() },
-            Failure::Lost(reason) => Error::Unreachable { location, action, file_type, name, reason },
+            Failure::Failed(reason) | Failure::Lost(reason) => {
+                Error::Unreachable { location, action, file_type, name, reason }
+            }
         }
     }
 
@@ -86,7 +88,7 @@ impl Operation<'_> {
         let store = self.store;
         store.runtime.block_on(async {
             let connection = store.connection().await.map_err(|failure| self.error(failure))?;
-            let outcome = work(&connection).await;
+            let outcome = connection.unless_ended(work(&connection)).await;
             if matches!(outcome, Err(Failure::Lost(_))) {
                 let mut current = store.connection.lock().await;
                 if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, &connection)) {

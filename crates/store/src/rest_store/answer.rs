@@ -8,16 +8,19 @@ use reqwest::blocking::{RequestBuilder, Response};
 
 use super::REASON_BYTES_MAX;
 use crate::operation::Operation;
+use crate::pause::Pause;
 use crate::{Error, Result};
 
 impl Operation<'_> {
-    /// Sends the request; every answer but success is an error.
-    pub(super) fn send(&self, request: RequestBuilder) -> Result<Response> {
+    /// Sends the request when the server has been left alone for as long as it wants; every answer but success is an error.
+    pub(super) fn send(&self, pause: &Pause, request: RequestBuilder) -> Result<Response> {
+        pause.wait();
         let response = request.send().map_err(|error| {
             // The URL may hold a password, and the location says where it was.
             let error = error.without_url();
             if is_refused_identity(&error) { self.unauthorized(chain(&error)) } else { self.unreachable(chain(&error)) }
         })?;
+        pause.note(response.status(), response.headers());
         if response.status().is_success() { Ok(response) } else { Err(self.refusal(response)) }
     }
 

@@ -1,14 +1,18 @@
 //! One `ssh` process and the SFTP session in its pipes.
 
+use std::io;
+use std::pin::Pin;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use russh_sftp::client::rawsession::Limits;
 use russh_sftp::client::{Config, RawSftpSession, error::Error as SftpError};
 use russh_sftp::protocol::{Status, StatusCode};
-use tokio::io::AsyncReadExt;
-use tokio::process::{Child, ChildStderr, Command};
+use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
+use tokio::sync::watch;
 
 use super::SftpOptions;
 use crate::limit::Bandwidth;
@@ -31,6 +35,8 @@ pub(super) enum Failure {
     /// Something stands where a name was to be given.
     Exists,
     Denied(String),
+    /// The server could not do it this time, and doesn't say why. The connection is as good as before.
+    Failed(String),
     Full,
     Damaged(String),
     /// The repository's folder has no configuration any more.
@@ -56,6 +62,9 @@ impl Failure {
             StatusCode::NoSuchFile => Failure::NotFound,
             StatusCode::NoConnection | StatusCode::ConnectionLost => Failure::Lost(status.error_message.clone()),
             StatusCode::PermissionDenied => Failure::Denied("the server refuses it to this user".into()),
+            // What it says of everything that it has no word for: too many open files, an error of the disk, a lost mount.
+            // Trying again may help.
+            StatusCode::Failure => Failure::Failed("the server says that it failed, and not why".into()),
             code => Failure::Denied(format!("the server says: {code}")),
         }
     }
@@ -69,11 +78,46 @@ pub(super) struct Connection {
     pub can_sync: bool,
     /// Whether it offers `posix-rename@openssh.com`, which replaces.
     pub can_replace: bool,
+    /// Whether what comes from the server has ended.
+    has_ended: watch::Receiver<bool>,
     /// Ends when this is dropped.
     _ssh: Child,
 }
 
+/// What comes from the server. It tells of its end: the session under it wakes whoever waits for an answer then, but for a
+/// request that was sent in just that moment, which would wait for its whole time.
+struct Answers {
+    stdout: ChildStdout,
+    has_ended: watch::Sender<bool>,
+}
+
+impl AsyncRead for Answers {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let room = buffer.remaining();
+        let read = ready!(Pin::new(&mut self.stdout).poll_read(context, buffer));
+        if read.is_err() || room > 0 && buffer.remaining() == room {
+            let _ = self.has_ended.send(true);
+        }
+        Poll::Ready(read)
+    }
+}
+
 impl Connection {
+    /// Carries something out for as long as the connection stands.
+    pub(super) async fn unless_ended<T>(&self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        let mut has_ended = self.has_ended.clone();
+        tokio::select! {
+            // An answer that came before the end counts.
+            biased;
+            outcome = work => outcome,
+            _ = has_ended.wait_for(|has_ended| *has_ended) => Err(Failure::Lost("the connection has ended".into())),
+        }
+    }
+
     pub(super) async fn open(options: &SftpOptions) -> Result<Self, Failure> {
         let mut ssh = command(options)
             .spawn()
@@ -88,7 +132,9 @@ impl Connection {
             request_timeout_secs: START_TIMEOUT.as_secs(),
             ..Config::default()
         };
-        let mut session = RawSftpSession::new_with_config(tokio::io::join(stdout, stdin), config);
+        let (ended, has_ended) = watch::channel(false);
+        let answers = Answers { stdout, has_ended: ended };
+        let mut session = RawSftpSession::new_with_config(tokio::io::join(answers, stdin), config);
         let version = match session.init().await {
             Ok(version) => version,
             Err(error) => {
@@ -106,6 +152,7 @@ impl Connection {
             can_replace: offers("posix-rename@openssh.com"),
             session,
             bandwidth: options.bandwidth.clone(),
+            has_ended,
             _ssh: ssh,
         })
     }

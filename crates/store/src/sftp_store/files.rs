@@ -127,7 +127,8 @@ impl Connection {
         match filled.and(closed) {
             Ok(()) => Ok(path),
             Err(failure) => {
-                let is_full = matches!(failure, Failure::Denied(_)) && self.is_full(folder, content.len()).await;
+                let is_unexplained = matches!(failure, Failure::Denied(_) | Failure::Failed(_));
+                let is_full = is_unexplained && self.is_full(folder, content.len()).await;
                 // The failure counts, not what becomes of the rest.
                 let _ = self.session.remove(&path).await;
                 Err(if is_full { Failure::Full } else { failure })

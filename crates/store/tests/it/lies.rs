@@ -78,7 +78,7 @@ impl Lie {
             (Lie::OtherRange, Some((first, file))) => {
                 answer.remove("content-range");
                 answer.headers.push(format!("Content-Range: bytes {}-{}/{}", first + 1, first + length, file + 1));
-                answer.body.rotate_left(1);
+                answer.body.rotate_left(length.min(1));
             }
             (Lie::PartOfAll, None) if length > 1 => {
                 answer.status = "HTTP/1.1 206 Partial Content".into();
@@ -161,8 +161,8 @@ impl Answer {
         if let Promise::Length(length) = self.promised {
             self.promised = Promise::Length(change(length));
         }
-        // As the REST protocol, S3 and WebDAV have them.
-        for before in ["\"size\":", "<Size>", "getcontentlength>"] {
+        // As the REST protocol, Google, S3, WebDAV and Azure have them.
+        for before in ["\"size\":", "\"size\": \"", "<Size>", "getcontentlength>", "<Content-Length>"] {
             let Ok(text) = std::str::from_utf8(&self.body) else { return };
             let mut parts = text.split(before);
             let mut changed = parts.next().unwrap_or_default().to_string();

@@ -1,5 +1,6 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use jiff::{SignedDuration, Timestamp};
@@ -10,6 +11,22 @@ use levee_testing::disk::SmallDisk;
 fn conforms() {
     let dir = tempfile::tempdir().unwrap();
     conformance::check(&LocalStore::new(dir.path().join("a/b/repository")));
+}
+
+/// Where a file lies in a folder that holds a repository.
+pub fn path_in(folder: &Path, file_type: FileType, name: &str) -> PathBuf {
+    match file_type {
+        FileType::Config => folder.join("config"),
+        FileType::Data => folder.join("data").join(&name[..2]).join(name),
+        _ => folder.join(file_type.folder()).join(name),
+    }
+}
+
+#[test]
+fn files_that_were_changed_below_it_are_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = LocalStore::new(dir.path().join("repository"));
+    conformance::check_changed_files(&store, |file_type, name| path_in(store.dir(), file_type, name));
 }
 
 #[test]

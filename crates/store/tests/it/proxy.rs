@@ -4,9 +4,9 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use levee_store::RetryPolicy;
+use levee_store::{Error, FileType, Result, RetryPolicy, Store, content_name};
 
 use crate::lies::Lie;
 use crate::server::Server;
@@ -33,6 +33,8 @@ pub enum Fault {
     Refused,
     /// The server is never asked: 503, as S3 says that it is too much.
     SlowDown,
+    /// The server is never asked: 429, and the client is asked to be silent for so many seconds.
+    TooMany(u32),
     /// The answer is of another size than it should be.
     Lie(Lie),
     /// The server is never asked: 400, as S3 says it of credentials that were lent for a time.
@@ -58,8 +60,8 @@ pub fn sometimes(request: u64) -> Fault {
 }
 
 fn every(nth: u64, request: u64) -> Fault {
-    const BROKEN: [Fault; 5] =
-        [Fault::TornUpload, Fault::LostAnswer, Fault::TornAnswer, Fault::Refused, Fault::SlowDown];
+    const BROKEN: [Fault; 6] =
+        [Fault::TornUpload, Fault::LostAnswer, Fault::TornAnswer, Fault::Refused, Fault::SlowDown, Fault::TooMany(0)];
     if request % nth != nth - 1 {
         return Fault::None;
     }
@@ -70,15 +72,21 @@ fn every(nth: u64, request: u64) -> Fault {
     }
 }
 
-/// Passes one request on, and ends the connection.
-fn pass(client: TcpStream, upstream: SocketAddr, fault: Fault) -> io::Result<()> {
+/// A request, whose head ends so that the end of the answer is the end of the connection.
+pub struct Passed {
+    pub head: String,
+    body: Vec<u8>,
+}
+
+/// Reads one request; `None` where the client has only come and gone.
+pub fn read_request(client: &TcpStream) -> io::Result<Option<Passed>> {
     let mut reader = BufReader::new(client.try_clone()?);
     let mut head = String::new();
     let mut length = 0;
     loop {
         let mut line = String::new();
         if reader.read_line(&mut line)? == 0 {
-            return Ok(());
+            return Ok(None);
         }
         if line.trim().is_empty() {
             break;
@@ -88,28 +96,45 @@ fn pass(client: TcpStream, upstream: SocketAddr, fault: Fault) -> io::Result<()>
         }
         head.push_str(&line);
     }
-    // So that the end of the answer is the end of the connection.
     head.push_str("Connection: close\r\n\r\n");
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
+    Ok(Some(Passed { head, body }))
+}
+
+/// What the server says to a request.
+pub fn ask(upstream: SocketAddr, request: &Passed) -> io::Result<Vec<u8>> {
+    let mut server = TcpStream::connect(upstream)?;
+    server.write_all(request.head.as_bytes())?;
+    server.write_all(&request.body)?;
+    let mut answer = Vec::new();
+    server.read_to_end(&mut answer)?;
+    Ok(answer)
+}
+
+/// Passes one request on, and ends the connection.
+fn pass(client: TcpStream, upstream: SocketAddr, fault: Fault) -> io::Result<()> {
+    let Some(request) = read_request(&client)? else { return Ok(()) };
     match fault {
-        Fault::Refused => return refuse(&client, 500, "out of order"),
-        Fault::SlowDown => return refuse(&client, 503, "<Error><Code>SlowDown</Code><Message>m</Message></Error>"),
-        Fault::Expired => return refuse(&client, 400, "<Error><Code>ExpiredToken</Code><Message>m</Message></Error>"),
+        Fault::Refused => return refuse(&client, 500, "", "out of order"),
+        Fault::SlowDown => return refuse(&client, 503, "", "<Error><Code>SlowDown</Code><Message>m</Message></Error>"),
+        // Without a word that would tell a client of one service more than that of another.
+        Fault::TooMany(seconds) => return refuse(&client, 429, &format!("Retry-After: {seconds}\r\n"), "too many"),
+        Fault::Expired => {
+            return refuse(&client, 400, "", "<Error><Code>ExpiredToken</Code><Message>m</Message></Error>");
+        }
         _ => {}
     }
-    let mut server = TcpStream::connect(upstream)?;
-    server.write_all(head.as_bytes())?;
     if fault == Fault::TornUpload {
-        server.write_all(&body[..length / 2])?;
+        let mut server = TcpStream::connect(upstream)?;
+        server.write_all(request.head.as_bytes())?;
+        server.write_all(&request.body[..request.body.len() / 2])?;
         server.shutdown(Shutdown::Both)?;
         return client.shutdown(Shutdown::Both);
     }
-    server.write_all(&body)?;
-    let mut answer = Vec::new();
-    server.read_to_end(&mut answer)?;
+    let mut answer = ask(upstream, &request)?;
     if let Fault::Lie(lie) = fault {
-        answer = lie.tell(&head, answer);
+        answer = lie.tell(&request.head, answer);
     }
     let shown = match fault {
         Fault::LostAnswer => &[][..],
@@ -120,9 +145,47 @@ fn pass(client: TcpStream, upstream: SocketAddr, fault: Fault) -> io::Result<()>
     client.shutdown(Shutdown::Both)
 }
 
-fn refuse(mut client: &TcpStream, status: u16, text: &str) -> io::Result<()> {
-    write!(client, "HTTP/1.1 {status} Whatever\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{text}", text.len())?;
+/// `headers` end with a line's end each.
+fn refuse(mut client: &TcpStream, status: u16, headers: &str, text: &str) -> io::Result<()> {
+    write!(
+        client,
+        "HTTP/1.1 {status} Whatever\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n{text}",
+        text.len()
+    )?;
     client.shutdown(Shutdown::Both)
+}
+
+/// A service that asks to be left alone for a second is, by requests of every kind. `open` makes a store, without trying
+/// again, of what listens there.
+pub fn check_pause(upstream: SocketAddr, open: impl Fn(SocketAddr) -> Box<dyn Store>) {
+    const PAUSE: Duration = Duration::from_secs(1);
+    // Whatever the operation sends first is refused.
+    let is_due = Arc::new(AtomicBool::new(false));
+    let due = is_due.clone();
+    let schedule = move |_| match due.swap(false, Ordering::Relaxed) {
+        true => Fault::TooMany(PAUSE.as_secs() as u32),
+        false => Fault::None,
+    };
+    let proxy = start(upstream, schedule);
+    let store = open(proxy.address);
+    store.create().unwrap();
+    let name = content_name(b"content");
+    store.write(FileType::Data, &name, b"content").unwrap();
+    let check = |what: &str, operation: &dyn Fn() -> Result<()>| {
+        is_due.store(true, Ordering::Relaxed);
+        let refused_at = Instant::now();
+        // Some ask again by themselves.
+        if let Err(error) = operation() {
+            assert!(matches!(error, Error::Unreachable { .. }), "{what}: {error:?}");
+        }
+        assert!(!is_due.load(Ordering::Relaxed), "{what}: nothing was sent");
+        operation().unwrap();
+        assert!(refused_at.elapsed() >= PAUSE, "{what}: asked again after {:?}", refused_at.elapsed());
+    };
+    check("read", &|| store.read(FileType::Data, &name).map(drop));
+    check("look up", &|| store.size_bytes(FileType::Data, &name).map(drop));
+    check("write", &|| store.write(FileType::Data, &name, b"content"));
+    check("list", &|| store.list(FileType::Data).map(drop));
 }
 
 /// A place in front of `upstream` for each kind of wrong size: its name, and where it listens while it lives.

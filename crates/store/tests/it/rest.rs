@@ -6,7 +6,9 @@ use base64::engine::general_purpose::STANDARD;
 use levee_store::rest_server::Access;
 use levee_store::{Error, FileType, LocalStore, RestOptions, RestStore, RetryStore, Store, conformance, content_name};
 
+use crate::late::LateListings;
 use crate::lies::Lie;
+use crate::local::path_in;
 use crate::proxy::{self, QUICK};
 use crate::server::{Fault, Schedule, Server};
 
@@ -101,6 +103,40 @@ fn wrong_sizes_are_made_good_by_trying_again() {
     let proxy = proxy::start(server.address, proxy::often);
     let store = client(format!("http://{}/some/repository", proxy.address));
     conformance::check_through_faults(&RetryStore::new(store, QUICK));
+}
+
+#[test]
+fn a_server_with_too_much_to_do_is_left_alone_for_as_long_as_it_asks() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(&dir, Access::Owner, |_| Fault::None);
+    proxy::check_pause(server.address, |address| Box::new(client(format!("http://{address}/some/repository"))));
+}
+
+#[test]
+fn late_listings_decide_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(&dir, Access::Owner, |_| Fault::None);
+    let late = LateListings::start(server.address);
+    late.check(&client(format!("http://{}/some/repository", late.address())));
+}
+
+/// Version 1 of the protocol lists names alone, and what is gone has no size.
+#[test]
+fn late_listings_of_names_leave_out_what_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(&dir, Access::Owner, |_| Fault::None);
+    let late = LateListings::start_changing(server.address, |head| head.replace("rest.v2", "rest.v1"));
+    let store = client(format!("http://{}/some/repository", late.address()));
+    assert_eq!(conformance::check_late_listings(&store, |is_late| late.set(is_late)), 0);
+}
+
+#[test]
+fn files_that_were_changed_below_it_are_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = server(&dir, Access::Owner, |_| Fault::None);
+    let folder = dir.path().join("repository");
+    let path = |file_type: FileType, name: &str| path_in(&folder, file_type, name);
+    conformance::check_changed_files(&client(server.url()), path);
 }
 
 #[test]

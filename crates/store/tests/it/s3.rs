@@ -12,6 +12,7 @@ use levee_testing::ceph::{ACCESS_KEY, COLD_CLASS, Ceph, SECRET_KEY};
 use levee_testing::glacier::{ARCHIVE_CLASS, Glacier};
 use levee_testing::process::run;
 
+use crate::late::LateListings;
 use crate::lies::Lie;
 use crate::proxy::{self, Expiring, Fault, QUICK};
 use crate::server::Server;
@@ -37,6 +38,7 @@ fn on_ceph() {
     wrong_keys_are_told_apart(&ceph);
     tells_when_a_file_was_received(&ceph);
     a_bad_network_is_not_noticed(&ceph);
+    late_listings_decide_nothing(&ceph);
     expired_credentials_are_said_at_once(&ceph);
     a_wrong_size_is_no_success(&ceph);
     only_packs_of_contents_go_to_the_cold_class(&ceph);
@@ -257,6 +259,11 @@ fn through(ceph: &Ceph, schedule: fn(u64) -> Fault, path: &str) -> (Server, Obje
 fn a_bad_network_is_not_noticed(ceph: &Ceph) {
     let (_proxy, store) = through(ceph, proxy::often, "faults");
     conformance::check_through_faults(&RetryStore::new(store, QUICK));
+}
+
+fn late_listings_decide_nothing(ceph: &Ceph) {
+    let late = LateListings::start(SocketAddr::from(([127, 0, 0, 1], ceph.port())));
+    late.check(&store(options(format!("http://{}", late.address()), BUCKET, "late")));
 }
 
 fn expired_credentials_are_said_at_once(ceph: &Ceph) {

@@ -2,9 +2,11 @@
 //! only Ceph's manner.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use levee_store::object_store::{Service, TransportOptions};
 use levee_store::{ObjectStore, RetryStore, Store, conformance};
 use levee_testing::ceph::{ACCESS_KEY, SECRET_KEY};
 use s3s::auth::SimpleAuth;
@@ -13,6 +15,8 @@ use s3s_fs::FileSystem;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
+use crate::late::LateListings;
+use crate::limits;
 use crate::proxy::{self, QUICK};
 use crate::s3::{self, BUCKET};
 
@@ -81,6 +85,29 @@ fn wrong_sizes_are_noticed() {
 }
 
 #[test]
+fn a_service_with_too_much_to_do_is_left_alone_for_as_long_as_it_asks() {
+    let server = S3sFs::start();
+    proxy::check_pause(server.address, |address| Box::new(store(address, "pause")));
+}
+
+#[test]
+fn late_listings_decide_nothing() {
+    let server = S3sFs::start();
+    let late = LateListings::start(server.address);
+    late.check(&store(late.address(), "late"));
+}
+
+#[test]
 fn expired_credentials_are_said_at_once() {
     s3::check_expired_credentials(S3sFs::start().address);
+}
+
+#[test]
+fn limits_are_kept() {
+    let server = S3sFs::start();
+    limits::check(|bandwidth| {
+        let service = Service::S3(s3::options(format!("http://{}", server.address), BUCKET, "limits"));
+        let transport = TransportOptions { bandwidth, ..TransportOptions::default() };
+        Arc::new(ObjectStore::new(service, transport).unwrap())
+    });
 }

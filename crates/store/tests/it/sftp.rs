@@ -1,6 +1,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use levee_store::limit::Bandwidth;
@@ -9,8 +10,12 @@ use levee_store::{LocalStore, content_name};
 use levee_testing::sshd::Sshd;
 
 use crate::cutter::{self, Cut};
+use crate::local::path_in;
 use crate::proxy::QUICK;
+use crate::sftp_faults;
+use crate::sftp_late::{self, LateFolder};
 use crate::sftp_lies::{self, SftpLie};
+use crate::sftp_middle::Front;
 
 fn options(sshd: &Sshd, folder: &str) -> SftpOptions {
     let path = sshd.folder().join(folder).display().to_string();
@@ -20,6 +25,10 @@ fn options(sshd: &Sshd, folder: &str) -> SftpOptions {
 
 fn store(sshd: &Sshd, folder: &str) -> SftpStore {
     SftpStore::new(options(sshd, folder)).unwrap()
+}
+
+pub fn limited_store(sshd: &Sshd, bandwidth: Bandwidth) -> SftpStore {
+    SftpStore::new(SftpOptions { bandwidth, ..options(sshd, "limits") }).unwrap()
 }
 
 #[test]
@@ -146,6 +155,32 @@ fn wrong_sizes_are_noticed() {
         let refused = conformance::check_wrong_sizes(&honest, &store(&liar, "repository"));
         assert_eq!(refused > 0, lie.is_noticed(), "{lie:?}: {refused} refused");
     }
+}
+
+/// Refused, torn and unanswered at requests of every kind.
+#[test]
+fn a_failing_server_is_not_noticed() {
+    let front = Front::default();
+    let server = sftp_faults::start(front.clone());
+    let sshd = Arc::new(Sshd::start_before(server.address.port()));
+    front.set(&sshd);
+    conformance::check_through_faults(&RetryStore::new(store(&sshd, "repository"), QUICK));
+}
+
+#[test]
+fn late_listings_decide_nothing() {
+    let late = LateFolder::start();
+    let sshd = Sshd::start_before(late.server.address.port());
+    let store = store(&sshd, sftp_late::FOLDER);
+    let listed_while_gone = conformance::check_late_listings(&store, |is_late| late.set(sshd.folder(), is_late));
+    assert_eq!(listed_while_gone, 5);
+}
+
+#[test]
+fn files_that_were_changed_below_it_are_noticed() {
+    let sshd = Sshd::start();
+    let folder = sshd.folder().join("repository");
+    conformance::check_changed_files(&store(&sshd, "repository"), |file_type, name| path_in(&folder, file_type, name));
 }
 
 #[test]

@@ -1,14 +1,7 @@
 //! The stock SFTP server, whose answers about sizes are changed on their way.
 
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
-use std::process::{Command, Stdio};
-use std::thread;
-
 use crate::server::Server;
-
-/// Where distributions put it; it speaks over its standard input and output.
-const SERVERS: [&str; 2] = ["/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server"];
+use crate::sftp_middle::{self, Front, Passage, number};
 
 /// Packets, and what stands in attributes ("SSH File Transfer Protocol", draft-ietf-secsh-filexfer-02).
 const DATA: u8 = 103;
@@ -87,52 +80,7 @@ impl SftpLie {
     }
 }
 
-fn number(packet: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_be_bytes(packet.get(at..at + 4)?.try_into().ok()?))
-}
-
 /// Serves each connection by an SFTP server of its own.
 pub fn start(lie: SftpLie) -> Server {
-    let program = SERVERS.iter().find(|path| std::path::Path::new(path).is_file());
-    let program = program.expect("OpenSSH's sftp-server is not installed: run `cargo xtask setup`");
-    Server::listen(move |mut client, _| {
-        let mut server = Command::new(program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let (mut requests, mut answers) = (server.stdin.take().unwrap(), server.stdout.take().unwrap());
-        client.set_nodelay(true)?;
-        let back = client.try_clone()?;
-        let answering = thread::spawn(move || {
-            let passed = pass(&mut answers, &back, lie);
-            let _ = back.shutdown(Shutdown::Both);
-            passed
-        });
-        let passed = pass_on(&mut client, &mut requests);
-        drop(requests);
-        server.wait()?;
-        let _ = answering.join();
-        passed
-    })
-}
-
-/// Not `io::copy`, whose splice leaves a small request waiting in the pipe.
-fn pass_on(client: &mut TcpStream, requests: &mut impl Write) -> io::Result<()> {
-    let mut buffer = vec![0; 32 << 10];
-    loop {
-        match client.read(&mut buffer)? {
-            0 => return Ok(()),
-            count => requests.write_all(&buffer[..count])?,
-        }
-    }
-}
-
-fn pass(answers: &mut impl Read, mut client: &TcpStream, lie: SftpLie) -> io::Result<()> {
-    let mut length = [0; 4];
-    while answers.read_exact(&mut length).is_ok() {
-        let mut packet = vec![0; u32::from_be_bytes(length) as usize];
-        answers.read_exact(&mut packet)?;
-        lie.tell(&mut packet);
-        let mut framed = (packet.len() as u32).to_be_bytes().to_vec();
-        framed.append(&mut packet);
-        client.write_all(&framed)?;
-    }
-    Ok(())
+    sftp_middle::start(Front::default(), Passage::Passed, move |answer| lie.tell(answer))
 }

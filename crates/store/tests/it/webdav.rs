@@ -5,6 +5,8 @@ use levee_store::object_store::{Service, TransportOptions, WebDavOptions};
 use levee_store::{Error, FileType, LocalStore, ObjectStore, RetryStore, Store, conformance, content_name};
 use levee_testing::webdav::{PASSWORD, USER, WebDav};
 
+use crate::late::LateListings;
+use crate::local::path_in;
 use crate::proxy::{self, QUICK};
 
 fn store(server: &WebDav, folder: &str, password: &str) -> ObjectStore {
@@ -68,6 +70,28 @@ fn wrong_sizes_are_noticed() {
     }
     let left_over = fs::read_dir(server.folder().join("repository/tmp")).unwrap().count();
     assert_eq!(left_over, 0, "uploads whose size was wrong were left behind");
+}
+
+#[test]
+fn a_server_with_too_much_to_do_is_left_alone_for_as_long_as_it_asks() {
+    let server = WebDav::start();
+    let upstream = SocketAddr::from(([127, 0, 0, 1], server.port()));
+    proxy::check_pause(upstream, |address| Box::new(store_at(address, "repository")));
+}
+
+#[test]
+fn late_listings_decide_nothing() {
+    let server = WebDav::start();
+    let late = LateListings::start(SocketAddr::from(([127, 0, 0, 1], server.port())));
+    late.check(&store_at(late.address(), "repository"));
+}
+
+#[test]
+fn files_that_were_changed_below_it_are_noticed() {
+    let server = WebDav::start();
+    let folder = server.folder().join("repository");
+    let path = |file_type: FileType, name: &str| path_in(&folder, file_type, name);
+    conformance::check_changed_files(&store(&server, "repository", PASSWORD), path);
 }
 
 #[test]
