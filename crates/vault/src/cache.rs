@@ -121,6 +121,16 @@ impl Cache {
         self.sound_packs.lock().unwrap_or_else(PoisonError::into_inner).insert(*pack);
     }
 
+    /// Whether a file is here; reading it tells whether it is right.
+    pub(crate) fn has(&self, file_type: FileType, id: &Id) -> bool {
+        self.path(file_type, id).is_file()
+    }
+
+    /// Removes a file that the repository no longer has.
+    pub(crate) fn remove(&self, file_type: FileType, id: &Id) {
+        let _ = fs::remove_file(self.path(file_type, id));
+    }
+
     /// Removes the files of a type that the repository no longer has.
     pub(crate) fn retain(&self, file_type: FileType, is_there: impl Fn(&Id) -> bool) {
         let folders = fs::read_dir(self.folder.join(file_type.folder())).into_iter().flatten().flatten();

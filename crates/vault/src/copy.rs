@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use levee_store::FileType;
 use serde::Serialize;
 
 use crate::blob_table::Flag;
@@ -16,7 +17,7 @@ use crate::pack_reader::read_blobs;
 use crate::parallel::{compute_threads, parallel_map};
 use crate::reach::Reach;
 use crate::session::{Added, Session, SessionOptions};
-use crate::vault::{look_while_index_files_go, set_id, to_json};
+use crate::vault::{Patience, look_while_index_files_go, set_id, to_json};
 use crate::{
     BlobKind, Compression, Event, Id, Lock, LockMode, Progress, Result, Snapshot, SnapshotId, SnapshotSelection, Vault,
 };
@@ -120,16 +121,17 @@ pub fn copy(from: &Vault, to: &Vault, options: &CopyOptions, progress: &dyn Prog
             if options.complete {
                 to_copy.push((id, snapshot, false));
             }
-        } else {
+        } else if from.is_stored(FileType::Snapshot, &id.0)? {
             to_copy.push((id, snapshot, true));
         }
+        // What is listed and gone was forgotten meanwhile, and must not come to life again elsewhere.
     }
     if to_copy.is_empty() {
         return Ok(report);
     }
     to.refresh_index()?;
     let reach = look_while_index_files_go(|| Reach::load(from, |_, _| ()))?;
-    let mut copy = Copy { from, to, reach, options, progress, total_bytes: 0 };
+    let mut copy = Copy { from, to, reach, patience: Patience::default(), options, progress, total_bytes: 0 };
     let mut waiting = to_copy.into_iter().peekable();
     while waiting.peek().is_some() {
         let (mut batch, mut missing_blobs) = (Vec::new(), 0);
@@ -158,6 +160,7 @@ struct Copy<'a> {
     from: &'a Vault,
     to: &'a Vault,
     reach: Reach<'a>,
+    patience: Patience,
     options: &'a CopyOptions,
     progress: &'a dyn Progress,
     total_bytes: u64,
@@ -166,10 +169,11 @@ struct Copy<'a> {
 impl Copy<'_> {
     /// Marks what a snapshot needs, and counts what the other vault lacks of it.
     fn mark(&mut self, id: &SnapshotId, snapshot: &Snapshot) -> Result<usize> {
-        let no_tree = || self.from.damaged(levee_store::FileType::Snapshot, &id.0.to_hex(), "it names no tree");
+        let no_tree = || self.from.damaged(FileType::Snapshot, &id.0.to_hex(), "it names no tree");
         let root = snapshot.tree.ok_or_else(no_tree)?;
         let mut found = Vec::new();
-        let missing = self.reach.mark(&[(BlobKind::Tree, root)], |kind, id| found.push((kind, id)))?;
+        let find = |kind, id| found.push((kind, id));
+        let missing = self.reach.mark_patiently(&[(BlobKind::Tree, root)], &mut self.patience, find, |_, _| ())?;
         if let Some(error) = missing.first(self.from) {
             return Err(error);
         }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use levee_store::FileType;
 
 use crate::pattern::Patterns;
-use crate::{BlobKind, Error, Id, Node, NodeKind, Result, SnapshotId, Vault, pack};
+use crate::{BlobKind, Error, FileCount, Id, Node, NodeKind, Result, SnapshotId, Vault, pack};
 
 /// Which entries are looked for.
 #[derive(Clone, Debug)]
@@ -71,10 +71,18 @@ impl ObjectQuery {
 
 impl Vault {
     /// The entries of a snapshot that a query chooses, with their paths from the root.
-    pub fn find_entries(&self, snapshot: &SnapshotId, query: &Query) -> Result<Vec<(PathBuf, Node)>> {
+    pub fn find_entries(
+        &self,
+        snapshot: &SnapshotId,
+        query: &Query,
+        count: &mut FileCount<'_>,
+    ) -> Result<Vec<(PathBuf, Node)>> {
         let mut found = Vec::new();
         for entry in self.list_tree(snapshot)? {
             let (path, node) = entry?;
+            if node.kind == NodeKind::File {
+                count.file();
+            }
             let path = Path::new("/").join(path);
             if query.matches(&path, &node) {
                 found.push((path, node));
@@ -84,7 +92,12 @@ impl Vault {
     }
 
     /// Where a snapshot uses the objects. Each is named once for each place.
-    pub fn find_objects(&self, snapshot: &SnapshotId, query: &ObjectQuery) -> Result<Vec<FoundObject>> {
+    pub fn find_objects(
+        &self,
+        snapshot: &SnapshotId,
+        query: &ObjectQuery,
+        count: &mut FileCount<'_>,
+    ) -> Result<Vec<FoundObject>> {
         let mut found = Vec::new();
         let root = self.root_of(snapshot)?;
         if query.wants(BlobKind::Tree, &root) {
@@ -95,6 +108,9 @@ impl Vault {
             let tree = self.tree(&parent)?;
             for node in tree.nodes() {
                 let path = directory.join(&node.name);
+                if node.kind == NodeKind::File {
+                    count.file();
+                }
                 let mut note = |kind, id: &Id| {
                     let (id, path) = (*id, path.clone());
                     found.push(FoundObject { kind, id, path, parent_tree: Some(parent) });
@@ -121,10 +137,14 @@ impl Vault {
             if !prefixes.iter().any(|prefix| entry.name.starts_with(prefix.as_str())) {
                 continue;
             }
-            missing.retain(|prefix| !entry.name.starts_with(prefix.as_str()));
             let read = |offset, length| Ok(self.store().read_range(FileType::Data, &entry.name, offset, length)?);
-            let blobs = pack::read_header(self.key(), entry.size_bytes, read)?
-                .map_err(|reason| self.damaged(FileType::Data, &entry.name, reason))?;
+            let header = match pack::read_header(self.key(), entry.size_bytes, read) {
+                // A prune has removed it; a list may have it for a while.
+                Err(Error::Store(levee_store::Error::NotFound { .. })) => continue,
+                header => header?,
+            };
+            let blobs = header.map_err(|reason| self.damaged(FileType::Data, &entry.name, reason))?;
+            missing.retain(|prefix| !entry.name.starts_with(prefix.as_str()));
             for blob in blobs {
                 let ids = if blob.kind == BlobKind::Tree { &mut query.trees } else { &mut query.blobs };
                 ids.push(blob.id.to_hex());

@@ -4,10 +4,11 @@ mod policy;
 mod received;
 mod span;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use levee_store::FileType;
 use serde::Serialize;
 
 pub use policy::{Keep, KeepReasons, Policy};
@@ -16,7 +17,7 @@ pub use span::{InvalidSpan, Span};
 
 use crate::forgotten::{self, Record};
 use crate::parallel::parallel_map;
-use crate::{Error, Lock, LockMode, Result, Snapshot, SnapshotId, SnapshotSelection, Vault};
+use crate::{Error, Id, Lock, LockMode, Result, Snapshot, SnapshotId, SnapshotSelection, Vault};
 use policy::Dated;
 
 /// How many small files are fetched at once.
@@ -107,7 +108,12 @@ pub fn forget(vault: &Vault, options: &ForgetOptions, now: Timestamp) -> Result<
         if options.policy.is_empty() && !options.allow_remove_all {
             return Err(Error::EmptyPolicy);
         }
-        report.groups = apply(options, vault.select(&options.selection)?, now);
+        let chosen = vault.select(&options.selection)?;
+        report.groups = apply(options, chosen.clone(), now);
+        if report.groups.iter().any(|group| !group.remove.is_empty()) {
+            // What is still listed after it was removed, and read from a cache, must not be kept in another's place.
+            report.groups = apply(options, still_stored(vault, chosen)?, now);
+        }
         for group in &report.groups {
             if group.keep.is_empty() && !group.remove.is_empty() && !options.allow_remove_all {
                 return Err(Error::NothingKept { snapshots: group.remove.len() });
@@ -132,6 +138,13 @@ pub fn forget(vault: &Vault, options: &ForgetOptions, now: Timestamp) -> Result<
         }
     }
     Ok(report)
+}
+
+fn still_stored(vault: &Vault, chosen: Vec<(SnapshotId, Snapshot)>) -> Result<Vec<(SnapshotId, Snapshot)>> {
+    let ids: Vec<Id> = chosen.iter().map(|(id, _)| id.0).collect();
+    let there: HashSet<Id> = vault.stored_among(FileType::Snapshot, &ids)?.into_iter().collect();
+    let there = chosen.into_iter().filter(|(id, _)| there.contains(&id.0)).collect();
+    Ok(there)
 }
 
 /// Snapshots that are named by their ids, readable or not: one that is damaged restores nothing, and is in the way of a

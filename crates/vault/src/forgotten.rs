@@ -118,6 +118,11 @@ impl KnownForgotten {
         self.records.values()
     }
 
+    /// Whether there is a record of this snapshot.
+    pub fn knows(&self, snapshot: &Id) -> bool {
+        self.records.contains_key(snapshot)
+    }
+
     /// What the records ought to be after a prune; `None` when that is what they are already.
     pub fn wanted(&self, is_there: impl Fn(&Id) -> bool, grace: SignedDuration, now: Timestamp) -> Option<Vec<Record>> {
         let stays = |record: &&Record| !record.is_over(grace, now) && !is_there(&record.id);

@@ -17,13 +17,14 @@ use crate::{ImageDescription, MasterKey, Snapshot, Tree, index_file, pack};
 /// What a blob's index entry may say at most, here.
 const BLOB_BYTES_MAX: usize = 1 << 20;
 
-/// Right files to begin with: the target, and the file.
+/// Right files to begin with: the target, and the file. Of some targets there are several.
 pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let mut seeds = crate::golden::all();
     for (_, frame) in seeds.iter_mut().filter(|(target, _)| *target == "compressed_blob") {
         let length = crate::golden::tree().to_json().len() as u32;
         frame.splice(0..0, length.to_le_bytes());
     }
+    seeds.extend(crate::golden::index_notes().into_iter().map(|file| ("index", file)));
     let custody = r#"{"version":1,"vault":"ID","snapshots":[{"id":"ID","time":"2026-11-20T12:00:00Z","hostname":"h",
         "paths":["/a"]}],"volumes":[{"name":"000001.volume","bytes":59,"sha256":"ID"}],"files":1,"bytes":59,
         "events":[{"what":"exported","at":"2026-11-20T12:00:00Z","by":"a@b"}],"seal":"eA=="}"#;

@@ -44,6 +44,22 @@ fn snapshot() -> Vec<u8> {
     json.replace("ID", &Id::of(b"tree").to_hex()).into_bytes()
 }
 
+/// Index files with what prunes note: marks, records of forgotten snapshots, and both beside a pack.
+pub(crate) fn index_notes() -> Vec<Vec<u8>> {
+    let marks = r#""levee_prune":{"version":1,"leaving":["ONE"],"unindexed":[{"since":"2026-11-25T01:02:03Z","packs":["TWO"]},
+        {"since":"2026-11-26T01:02:03.5Z","packs":["ONE","TWO"]}]}"#;
+    let forgotten = r#""levee_forgotten":{"version":1,"snapshots":[{"id":"ONE","forgotten":"2026-11-26T01:02:03Z","file":"eA=="},
+        {"id":"TWO","forgotten":"2026-11-26T01:02:03Z","pruned":"2026-11-27T01:02:03Z","file":"eHk="}]}"#;
+    let pack = r#"{"id":"ONE","blobs":[{"id":"TWO","type":"data","offset":0,"length":40,"uncompressed_length":99}]}"#;
+    let files = [
+        format!(r#"{{"packs":[],{marks}}}"#),
+        format!(r#"{{"packs":[],{forgotten}}}"#),
+        format!(r#"{{"packs":[{pack}],{marks},{forgotten}}}"#),
+    ];
+    let named = |file: &String| file.replace("ONE", &"01".repeat(32)).replace("TWO", &"02".repeat(32)).into_bytes();
+    files.iter().map(named).collect()
+}
+
 /// Each file with the name of its parser.
 pub(crate) fn all() -> Vec<(&'static str, Vec<u8>)> {
     let right = "made here, and right";

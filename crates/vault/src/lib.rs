@@ -106,7 +106,7 @@ pub use lock::{Lock, LockMode, RESTORE_LOCK_PATIENCE, SWAP_PATIENCE, locks_to_re
 pub use mount::{MountOptions, Mounted, mount};
 pub use node::{ExtendedAttribute, Node, NodeKind};
 pub use problem::{Problem, Problems};
-pub use progress::{Event, ItemChange, Progress};
+pub use progress::{Event, FileCount, ItemChange, Progress};
 pub use prune::{
     Figures as PruneFigures, ForgottenSnapshot, MaxUnused, PruneOptions, PruneReport, UndeleteOptions, UndeleteReport,
     list_forgotten, prune, undelete,

@@ -1,6 +1,8 @@
 //! Every parser of repository files is given thousands of slightly wrong files, made from right ones. None
 //! may crash, hang or take memory without bound; most must refuse.
 
+use levee_testing::random::Random;
+
 use crate::compress::{BlobDecompressor, decompress_file};
 use crate::config::Config;
 use crate::key_file::KeyFileJson;
@@ -28,37 +30,26 @@ const TOKENS: [&[u8]; 14] = [
     b"[[[[[[[[",
 ];
 
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 16) as usize % bound.max(1)
-    }
-}
-
 fn mutate(golden: &[u8], random: &mut Random) -> Vec<u8> {
     let mut content = golden.to_vec();
-    for _ in 0..=random.below(3) {
-        let at = random.below(content.len());
-        let length = random.below((content.len() - at).min(40));
-        match random.below(7) {
+    for _ in 0..=random.index(3) {
+        let at = random.index(content.len());
+        let length = random.index((content.len() - at).min(40));
+        match random.index(7) {
             _ if content.is_empty() => content.push(0),
-            0 => content[at] ^= 1 << random.below(8),
-            1 => content[at] = random.below(256) as u8,
+            0 => content[at] ^= 1 << random.index(8),
+            1 => content[at] = random.index(256) as u8,
             2 => content.truncate(at),
             3 => drop(content.drain(at..at + length)),
             4 => {
                 let part = content[at..at + length].to_vec();
                 content.splice(at..at, part);
             }
-            5 => drop(content.splice(at..at, TOKENS[random.below(TOKENS.len())].iter().copied())),
+            5 => drop(content.splice(at..at, TOKENS[random.index(TOKENS.len())].iter().copied())),
             // In the place of what stands there, as a number in the place of a number.
             _ => {
                 let end = content[at..].iter().position(|byte| b",]}:".contains(byte)).map_or(at, |end| at + end);
-                drop(content.splice(at..end, TOKENS[random.below(TOKENS.len())].iter().copied()));
+                drop(content.splice(at..end, TOKENS[random.index(TOKENS.len())].iter().copied()));
             }
         }
     }
@@ -68,7 +59,7 @@ fn mutate(golden: &[u8], random: &mut Random) -> Vec<u8> {
 /// Gives the parser wrong files; says how many it refused. The right one it must take.
 fn check(name: &str, golden: &[u8], takes: impl Fn(&[u8]) -> bool) {
     assert!(takes(golden), "{name}: the right file is refused");
-    let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ golden.len() as u64);
+    let mut random = Random::new(golden.len() as u64);
     let refused = (0..MUTATIONS).filter(|_| !takes(&mutate(golden, &mut random))).count();
     assert!(refused > MUTATIONS as usize / 10, "{name}: only {refused} of {MUTATIONS} were refused");
 }
@@ -90,6 +81,15 @@ fn directories_and_indexes() {
         Ok(file) => file.packs.iter().flat_map(|(_, blobs)| blobs).all(|blob| blob.end() <= u64::from(u32::MAX)),
         Err(_) => false,
     });
+}
+
+#[test]
+fn notes_of_prunes_in_indexes() {
+    for (number, file) in golden::index_notes().iter().enumerate() {
+        let is_noted = |file: index_file::IndexFile| file.marks.is_some() || file.forgotten.is_some();
+        assert!(index_file::decode(file).is_ok_and(is_noted), "{number}");
+        check(&format!("index with notes {number}"), file, |json| index_file::decode(json).is_ok());
+    }
 }
 
 #[test]

@@ -39,7 +39,7 @@ use crate::index_file;
 use crate::parallel::parallel_map;
 use crate::problem::ProblemLog;
 use crate::reach::Reach;
-use crate::vault::look_while_index_files_go;
+use crate::vault::{Patience, look_while_index_files_go};
 use crate::{BlobKind, Error, Id, Lock, LockMode, Problems, Progress, Result, Snapshot, SnapshotId, Vault};
 use index_scan::IndexScan;
 use marks::KnownMarks;
@@ -165,6 +165,8 @@ struct Prune<'a> {
     newly_used: HashSet<(BlobKind, Id)>,
     /// Snapshots whose trees have been walked.
     walked: HashSet<Id>,
+    /// With index files that are in no list yet, before anything counts as missing.
+    patience: Patience,
     progress: &'a dyn Progress,
     problems: ProblemLog<'a>,
     report: PruneReport,
@@ -196,6 +198,21 @@ pub fn prune(vault: &Vault, options: &PruneOptions, now: Timestamp, progress: &d
     Ok(prune.into_report())
 }
 
+/// Asks for every snapshot that was ever forgotten, as a list may be late about it. One that is still listed, and read from
+/// a cache, would lose the record that can bring it back. One that was brought back and is in no list yet would lose its data,
+/// whose grace may have been over long before.
+fn with_forgotten_as_stored(vault: &Vault, forgotten: &KnownForgotten, mut snapshots: Snapshots) -> Result<Snapshots> {
+    let ids: Vec<Id> = forgotten.iter().map(|record| record.id).collect();
+    let there = vault.stored_among(FileType::Snapshot, &ids)?;
+    snapshots.retain(|(id, _)| !forgotten.knows(&id.0) || there.contains(&id.0));
+    let is_listed = |id: &Id| snapshots.iter().any(|(listed, _)| listed.0 == *id);
+    let unlisted: Vec<Id> = there.into_iter().filter(|id| !is_listed(id)).collect();
+    for id in unlisted {
+        snapshots.push(vault.snapshot(&SnapshotId(id))?);
+    }
+    Ok(snapshots)
+}
+
 impl<'a> Prune<'a> {
     fn look(vault: &'a Vault, options: &'a PruneOptions, now: Timestamp, progress: &'a dyn Progress) -> Result<Self> {
         let (mut prune, snapshots) = look_while_index_files_go(|| Self::read(vault, options, now, progress))?;
@@ -213,8 +230,7 @@ impl<'a> Prune<'a> {
     ) -> Result<(Self, Snapshots)> {
         // Snapshots, then packs, then the index: what others add meanwhile is then never taken for missing
         // or for unused.
-        let mut snapshots = vault.snapshots()?;
-        snapshots.retain(|(id, _)| !(options.dry_run && options.without.contains(id)));
+        let snapshots = vault.snapshots()?;
         let stored = StoredPacks::list(vault)?;
         let (mut marks, mut forgotten, mut packs) = (KnownMarks::default(), KnownForgotten::default(), Vec::new());
         let reach = Reach::load(vault, |id, file| {
@@ -222,6 +238,8 @@ impl<'a> Prune<'a> {
             forgotten.take(id, file);
             packs.extend(file.packs.iter().map(|(pack, _)| *pack));
         })?;
+        let mut snapshots = with_forgotten_as_stored(vault, &forgotten, snapshots)?;
+        snapshots.retain(|(id, _)| !(options.dry_run && options.without.contains(id)));
         let prune = Self {
             vault,
             options,
@@ -234,6 +252,7 @@ impl<'a> Prune<'a> {
             adopted_unwritten: Vec::new(),
             newly_used: HashSet::new(),
             walked: HashSet::new(),
+            patience: Patience::default(),
             progress,
             problems: ProblemLog::new(progress),
             report: PruneReport { snapshots: snapshots.len() as u64, ..PruneReport::default() },
@@ -304,15 +323,18 @@ impl<'a> Prune<'a> {
     /// Deletes packs that no index names. The lock is looked at all the time: there may be hours of work.
     fn delete(&mut self, packs: &[Id], lock: &Lock) -> Result<()> {
         let remove = |pack: &Id| match self.vault.store().remove(FileType::Data, &pack.to_hex()) {
-            Ok(()) | Err(levee_store::Error::NotFound { .. }) => Ok(()),
+            Ok(()) => Ok(true),
+            // Removed before, and still listed.
+            Err(levee_store::Error::NotFound { .. }) => Ok(false),
             Err(error) => Err(Error::from(error)),
         };
         for group in packs.chunks(DELETIONS_AT_ONCE) {
             lock.check()?;
             for (pack, removed) in group.iter().zip(parallel_map(DELETIONS_AT_ONCE, group, remove)) {
-                removed?;
-                self.report.packs_deleted += 1;
-                self.report.deleted_bytes += self.stored.size_bytes(pack).unwrap_or_default();
+                if removed? {
+                    self.report.packs_deleted += 1;
+                    self.report.deleted_bytes += self.stored.size_bytes(pack).unwrap_or_default();
+                }
             }
         }
         Ok(())

@@ -5,13 +5,12 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use levee_store::FileType;
-
-use crate::blob_table::{BlobTable, Flag};
+use crate::blob_table::{BlobTable, Flag, TOUCHED_AT_ONCE};
 use crate::index_file::IndexFile;
 use crate::pack::PackedBlob;
 use crate::pack_reader::read_blobs;
 use crate::parallel::{compute_threads, parallel_map};
+use crate::vault::{Patience, look_while_index_files_go};
 use crate::{BlobKind, Error, Id, Result, Tree, Vault};
 
 /// So many trees are read before what they name is marked.
@@ -118,7 +117,7 @@ struct TreeRead {
 impl<'a> Reach<'a> {
     /// Reads the whole index. `visit` sees each file as it comes.
     pub fn load(vault: &'a Vault, mut visit: impl FnMut(&Id, &IndexFile)) -> Result<Self> {
-        let files = vault.list_ids(FileType::Index)?;
+        let files = vault.list_index_files_to_rely_on()?;
         let mut reach =
             Self { vault, table: BlobTable::default(), trees: TreeShelf::default(), index_files: HashSet::new() };
         vault.scan_index(&files, |id, file| {
@@ -148,33 +147,59 @@ impl<'a> Reach<'a> {
 
     /// Reads the index files that have come since.
     pub fn load_new(&mut self, mut visit: impl FnMut(&Id, &IndexFile)) -> Result<()> {
-        let listed = self.vault.list_ids(FileType::Index)?;
-        let new: Vec<Id> = listed.into_iter().filter(|id| !self.index_files.contains(id)).collect();
         let vault = self.vault;
-        vault.scan_index(&new, |id, file| {
-            self.take(*id, &file);
-            visit(id, &file);
-            Ok(())
+        look_while_index_files_go(|| {
+            let listed = vault.list_index_files_to_rely_on()?;
+            let new: Vec<Id> = listed.into_iter().filter(|id| !self.index_files.contains(id)).collect();
+            vault.scan_index(&new, |id, file| {
+                self.take(*id, &file);
+                visit(id, &file);
+                Ok(())
+            })
         })
+    }
+
+    /// As `mark`. While something is missing, index files that were in no list yet are waited for: what a snapshot refers to
+    /// was indexed before it was written. `visit` sees each that comes.
+    pub fn mark_patiently(
+        &mut self,
+        wanted: &[(BlobKind, Id)],
+        patience: &mut Patience,
+        mut found: impl FnMut(BlobKind, Id),
+        mut visit: impl FnMut(&Id, &IndexFile),
+    ) -> Result<Missing> {
+        let mut missing = self.mark(wanted, &mut found)?;
+        // From a part of what is missing nobody can walk on.
+        while !missing.is_empty() && !missing.is_cut_off && patience.wait() {
+            let known = self.index_files.len();
+            self.load_new(&mut visit)?;
+            if self.index_files.len() > known {
+                missing = self.mark(&missing.all(), &mut found)?;
+            }
+        }
+        Ok(missing)
     }
 
     /// Marks blobs, and everything below those that are trees, as used; what was marked before is not
     /// walked again. `found` hears of each blob that was not used until now.
     pub fn mark(&mut self, wanted: &[(BlobKind, Id)], mut found: impl FnMut(BlobKind, Id)) -> Result<Missing> {
         let mut missing = Missing::default();
-        let mut to_do = Vec::new();
+        let (mut to_do, mut named) = (Vec::new(), Vec::new());
         for (kind, id) in wanted {
             self.name(*kind, *id, &mut missing, &mut to_do, &mut found);
         }
         while !to_do.is_empty() {
             let batch = self.take_batch(&mut to_do);
             for tree in self.read_trees(&batch)? {
+                named.clear();
                 for node in tree.nodes() {
-                    if let Some(subtree) = node.subtree {
-                        self.name(BlobKind::Tree, subtree, &mut missing, &mut to_do, &mut found);
-                    }
-                    for id in node.blobs() {
-                        self.name(BlobKind::Data, *id, &mut missing, &mut to_do, &mut found);
+                    named.extend(node.subtree.map(|subtree| (BlobKind::Tree, subtree)));
+                    named.extend(node.blobs().iter().map(|id| (BlobKind::Data, *id)));
+                }
+                for group in named.chunks(TOUCHED_AT_ONCE) {
+                    self.table.touch(group.iter().map(|(_, id)| id));
+                    for (kind, id) in group {
+                        self.name(*kind, *id, &mut missing, &mut to_do, &mut found);
                     }
                 }
             }

@@ -59,7 +59,7 @@ fn rewrite_index_without(
     write_index(vault, &pending)?;
     for file in outdated {
         lock.check()?;
-        vault.store().remove(FileType::Index, &file.to_hex())?;
+        vault.remove_index_file(&file)?;
     }
     vault.expect_other_index();
     Ok(())

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use levee_store::FileType;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -12,8 +13,8 @@ use crate::session::{Session, SessionOptions};
 use crate::tree_rewrite::{Rewrite, Totals, Verdicts};
 use crate::vault::{Fields, set_id, set_tags};
 use crate::{
-    BackupSummary, Compression, Error, Id, Lock, LockMode, Node, NodeKind, Result, Snapshot, SnapshotId,
-    SnapshotSelection, Vault,
+    BackupSummary, Compression, Error, FileCount, Id, Lock, LockMode, Node, NodeKind, Progress, Result, Snapshot,
+    SnapshotId, SnapshotSelection, Vault,
 };
 
 /// What to change.
@@ -49,17 +50,21 @@ pub struct Rewritten {
 /// The tag of a snapshot that stands beside the one it was made from, as restic has it.
 const REWRITE_TAG: &str = "rewrite";
 
-struct Filter {
+struct Filter<'a> {
     excludes: Patterns,
     includes: Patterns,
+    count: FileCount<'a>,
 }
 
-impl Verdicts for Filter {
-    fn entry(&mut self, path: &Path, node: &Node) -> Option<Node> {
+impl Verdicts for Filter<'_> {
+    fn entry(&mut self, path: &Path, node: &Node) -> Result<Option<Node>> {
+        if node.kind == NodeKind::File {
+            self.count.file();
+        }
         let excluded = self.excludes.matches(path);
         // Below a directory that matches no include there may be what does.
         let included = self.includes.is_empty() || node.kind == NodeKind::Dir || self.includes.matches(path);
-        (included && !excluded).then(|| node.clone())
+        Ok((included && !excluded).then(|| node.clone()))
     }
 
     fn keeps_empty(&mut self, path: &Path) -> bool {
@@ -73,17 +78,18 @@ impl Verdicts for Filter {
 }
 
 /// Makes new snapshots of the chosen ones.
-pub fn rewrite(vault: &Vault, options: &RewriteOptions) -> Result<Vec<Rewritten>> {
-    let mut filter = Filter {
-        excludes: Patterns::parse(&options.excludes)?.and_ignoring_case(&options.excludes_ignoring_case)?,
-        includes: Patterns::parse(&options.includes)?.and_ignoring_case(&options.includes_ignoring_case)?,
-    };
+pub fn rewrite(vault: &Vault, options: &RewriteOptions, progress: &dyn Progress) -> Result<Vec<Rewritten>> {
+    let excludes = Patterns::parse(&options.excludes)?.and_ignoring_case(&options.excludes_ignoring_case)?;
+    let includes = Patterns::parse(&options.includes)?.and_ignoring_case(&options.includes_ignoring_case)?;
     let mode = if options.forget { LockMode::Exclusive } else { LockMode::Shared };
     let lock = if options.dry_run { None } else { Some(Lock::take_within(vault, mode, options.patience)?) };
     let mut rewritten = Vec::new();
     let snapshots = vault.select(&options.selection)?;
+    let count = FileCount::begin(snapshots.iter().map(|(_, snapshot)| snapshot), progress);
+    let mut filter = Filter { excludes, includes, count };
     vault.refresh_index()?;
     for (old, snapshot) in snapshots {
+        filter.count.next_snapshot(&snapshot);
         let change = Change {
             vault,
             old,
@@ -142,6 +148,10 @@ impl Change<'_> {
         let Some(lock) = self.lock.filter(|_| is_changed) else {
             return Ok(Rewritten { old: self.old, new: None, is_changed });
         };
+        // One that is still listed after it was forgotten must not come to life again under another name.
+        if !self.vault.is_stored(FileType::Snapshot, &self.old.0)? {
+            return Ok(Rewritten { old: self.old, new: None, is_changed: false });
+        }
         let fields = self.fields(tree, totals)?;
         lock.check()?;
         let new = self.vault.write_snapshot_fields(&fields)?;

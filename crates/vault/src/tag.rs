@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use levee_store::FileType;
+
 use crate::vault::{set_id, set_tags};
 use crate::{Lock, LockMode, Result, SnapshotId, SnapshotSelection, Vault};
 
@@ -65,7 +67,8 @@ pub fn tag(vault: &Vault, options: &TagOptions, mut changed: impl FnMut(Replaced
     let mut count = 0;
     for (old, snapshot) in vault.select(&options.selection)? {
         let tags = options.change.apply(&snapshot.tags);
-        if tags == snapshot.tags {
+        // One that is still listed after it was forgotten must not come to life again under another name.
+        if tags == snapshot.tags || !vault.is_stored(FileType::Snapshot, &old.0)? {
             continue;
         }
         count += 1;

@@ -13,14 +13,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use levee_store::{FileType, Store};
+use levee_store::Store;
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
 pub use custody::{Custody, CustodyEvent, CustodySnapshot, CustodyVolume};
 pub use volume_store::VolumeStore;
 
-use crate::{CopyOptions, CopyReport, Error, KeyFile, Progress, Result, Vault, copy};
+use crate::{CopyOptions, CopyReport, Error, Progress, Result, Vault, copy};
 
 /// Volumes are not made smaller than this: a pack must fit in.
 pub const VOLUME_BYTES_MIN: u64 = 64 << 20;
@@ -51,12 +51,7 @@ pub fn export(
     let store = Arc::new(VolumeStore::for_writing(folder, volume_bytes.max(VOLUME_BYTES_MIN), &vouched)?);
     let transport = match Vault::open_with_master_key(store.clone(), vault.master_key().clone()) {
         Err(Error::NoRepository { .. }) => {
-            let mut key_files = Vec::new();
-            for entry in vault.store().list(FileType::Key)? {
-                let content = vault.store().read(FileType::Key, &entry.name)?;
-                key_files.push(KeyFile { id: entry.name, content });
-            }
-            Vault::init_with_keys(store.clone(), vault.master_key(), &key_files)?
+            Vault::init_with_keys(store.clone(), vault.master_key(), &vault.key_files()?)?
         }
         other => other?,
     };

@@ -10,7 +10,7 @@ use crate::{Error, Id, Node, NodeKind, Result, Tree, Vault};
 pub(crate) trait Verdicts {
     /// The entry as it is to be, or `None` to leave it out. A directory that is kept is gone through
     /// afterwards.
-    fn entry(&mut self, path: &Path, node: &Node) -> Option<Node>;
+    fn entry(&mut self, path: &Path, node: &Node) -> Result<Option<Node>>;
 
     /// Whether a directory stays in which nothing is left of what it held.
     fn keeps_empty(&mut self, path: &Path) -> bool;
@@ -69,7 +69,7 @@ impl<V: Verdicts> Rewrite<'_, V> {
                 node.subtree = Some(closed.id);
                 top.nodes.push(node);
             }
-            closed = match self.go_on(top) {
+            closed = match self.go_on(top)? {
                 Some((subtree, path)) => self.enter(&mut open, subtree, path)?,
                 None => open.pop().map(|done| self.close(done)).transpose()?,
             };
@@ -92,14 +92,14 @@ impl<V: Verdicts> Rewrite<'_, V> {
     }
 
     /// Goes through entries up to the next directory that is kept, and gives what is to be opened for it.
-    fn go_on(&mut self, top: &mut Open) -> Option<(Id, PathBuf)> {
+    fn go_on(&mut self, top: &mut Open) -> Result<Option<(Id, PathBuf)>> {
         while let Some(node) = top.tree.nodes().get(top.next) {
             top.next += 1;
             let path = top.path.join(&node.name);
-            let Some(node) = self.verdicts.entry(&path, node) else { continue };
+            let Some(node) = self.verdicts.entry(&path, node)? else { continue };
             if let Some(subtree) = node.subtree.filter(|_| node.kind == NodeKind::Dir) {
                 top.below = Some(node);
-                return Some((subtree, path));
+                return Ok(Some((subtree, path)));
             }
             if node.kind == NodeKind::File {
                 self.totals.files += 1;
@@ -107,7 +107,7 @@ impl<V: Verdicts> Rewrite<'_, V> {
             }
             top.nodes.push(node);
         }
-        None
+        Ok(None)
     }
 
     fn close(&self, done: Open) -> Result<Closed> {

@@ -11,6 +11,7 @@ mod snapshots;
 use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::Instant;
 
 use levee_store::{FileType, Parallelism, Store};
 use serde::Serialize;
@@ -18,7 +19,7 @@ use serde::de::DeserializeOwned;
 
 pub(crate) use blobs::{BLOB_BYTES_MAX, BlobOpener};
 pub(crate) use fields::{Fields, set_id, set_tags};
-pub(crate) use indexing::look_while_index_files_go;
+pub(crate) use indexing::{Patience, look_while_index_files_go};
 pub use snapshots::{DamagedSnapshot, ListedSnapshots};
 
 use crate::cache::Cache;
@@ -28,6 +29,7 @@ use crate::crypto::{Key, ROOM_FOR_IV};
 use crate::gate::Gate;
 use crate::index::Index;
 use crate::lock::OwnLocks;
+use crate::parallel::parallel_map;
 use crate::tree_cache::TreeCache;
 use crate::{Error, Id, MasterKey, Result, Snapshot};
 
@@ -52,6 +54,10 @@ struct Inner {
     index: RwLock<Option<Index>>,
     /// A snapshot was read that the index may be too old for.
     index_is_stale: AtomicBool,
+    /// Index files that were listed and then not there, and when that was seen first.
+    gone_index_files: Mutex<HashMap<Id, Instant>>,
+    /// When a blob was last waited for in vain. Held while one is waited for.
+    waited_for_blob: Mutex<Option<Instant>>,
     /// Snapshots never change, so each is read once.
     snapshots: Mutex<HashMap<Id, Snapshot>>,
     trees: Mutex<TreeCache>,
@@ -87,6 +93,8 @@ impl Vault {
             key_id,
             index: RwLock::new(None),
             index_is_stale: AtomicBool::new(false),
+            gone_index_files: Mutex::new(HashMap::new()),
+            waited_for_blob: Mutex::new(None),
             snapshots: Mutex::new(HashMap::new()),
             trees: Mutex::new(TreeCache::default()),
             own_locks: Mutex::new(OwnLocks::default()),
@@ -224,11 +232,36 @@ impl Vault {
         self.write_file_json(file_type, &to_json(value)?)
     }
 
-    /// The files of a type whose names are ids.
+    /// The files of a type whose names are ids. The list may be late: it may lack what was just written, and have what was
+    /// just removed. Only of index files is what is known to be gone left out, see `look_while_index_files_go`.
     pub(crate) fn list_ids(&self, file_type: FileType) -> Result<Vec<Id>> {
         let mut ids: Vec<Id> =
             self.store().list(file_type)?.iter().filter_map(|entry| entry.name.parse().ok()).collect();
         ids.sort();
+        if file_type == FileType::Index {
+            self.leave_out_gone(&mut ids)?;
+        }
         Ok(ids)
+    }
+
+    /// Whether a file is there, as its store says when it is asked for that one: unlike a list, this is never late.
+    pub(crate) fn is_stored(&self, file_type: FileType, id: &Id) -> Result<bool> {
+        match self.store().size_bytes(file_type, &id.to_hex()) {
+            Ok(_) => Ok(true),
+            Err(levee_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Those of some files that are there, in their order.
+    pub(crate) fn stored_among(&self, file_type: FileType, files: &[Id]) -> Result<Vec<Id>> {
+        let stored = parallel_map(FETCHES_AT_ONCE, files, |id| self.is_stored(file_type, id));
+        let mut there = Vec::with_capacity(files.len());
+        for (id, stored) in files.iter().zip(stored) {
+            if stored? {
+                there.push(*id);
+            }
+        }
+        Ok(there)
     }
 }

@@ -168,7 +168,8 @@ fn passwd(place: &Place, vault: &Vault, new: &NewKey, output: Output) -> anyhow:
         });
     }
     let id = vault.add_key(&password, &note.host, &note.user).map_err(ended)?;
-    let reopened = Vault::open(place.store()?, &password).map_err(ended)?;
+    // By its name: a list may lack it yet.
+    let reopened = Vault::open_with_key_file(place.store()?, &id, &password).map_err(ended)?;
     if let Some(old) = old {
         reopened.remove_key(&old).map_err(ended)?;
     }

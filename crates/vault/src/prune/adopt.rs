@@ -17,7 +17,19 @@ impl Prune<'_> {
     /// something is nowhere: then it is not known what else is needed.
     pub(super) fn walk_and_adopt(&mut self, mut wanted: Vec<(BlobKind, Id)>) -> Result<()> {
         loop {
-            let missing = self.reach.mark(&wanted, |_, _| ())?;
+            // Packs that a late index file names are read for nothing else: one listing more is less than all of them.
+            let (marks, forgotten, mut late) = (&mut self.marks, &mut self.forgotten, Vec::new());
+            let missing = self.reach.mark_patiently(
+                &wanted,
+                &mut self.patience,
+                |_, _| (),
+                |id, file| {
+                    marks.take(id, file);
+                    forgotten.take(id, file);
+                    late.extend(file.packs.iter().map(|(pack, _)| *pack));
+                },
+            )?;
+            late.into_iter().for_each(|pack| self.packs.add(pack));
             if missing.is_empty() {
                 return Ok(());
             }

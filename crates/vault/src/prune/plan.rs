@@ -7,7 +7,7 @@ use levee_store::FileType;
 use serde::Serialize;
 
 use super::{MaxUnused, Prune, PruneOptions, StoredPacks};
-use crate::blob_table::Flag;
+use crate::blob_table::{BlobTable, Flag, TOUCHED_AT_ONCE};
 use crate::pack::{PackedBlob, pack_bytes};
 use crate::reach::Reach;
 use crate::{BlobKind, Id, Result};
@@ -57,6 +57,20 @@ impl PackFacts {
         }
     }
 
+    /// Counts a blob as used when a snapshot refers to it and no other copy of it was chosen.
+    fn count(&mut self, blob: &PackedBlob, table: &mut BlobTable) {
+        self.has_trees |= blob.kind == BlobKind::Tree;
+        self.has_uncompressed |= blob.uncompressed_length == 0;
+        let place = table.find(blob.kind, &blob.id).filter(|place| table.is(*place, Flag::Used));
+        if place.is_some_and(|place| table.set(place, Flag::Claimed)) {
+            self.used_blobs += 1;
+            self.used_bytes += blob.bytes_in_pack();
+        } else {
+            self.unused_blobs += 1;
+            self.unused_bytes += blob.bytes_in_pack();
+        }
+    }
+
     /// Bytes that are freed for each that is written again, as something to sort by.
     fn value(&self) -> u64 {
         const SCALE: u64 = 1 << 10;
@@ -100,10 +114,13 @@ impl PackTable {
         self.find(id).map(|pack| pack.fate).unwrap_or_default()
     }
 
-    /// A pack that has come later. It stays.
+    /// A pack that an index file names which has come later. A new one stays; one that is known stands in two files now.
     pub fn add(&mut self, id: Id) {
-        if let Err(position) = self.position(&id) {
-            self.packs.insert(position, PackFacts::new(id));
+        match self.position(&id) {
+            Err(position) => self.packs.insert(position, PackFacts::new(id)),
+            Ok(_) => {
+                Arc::make_mut(&mut self.doubled).insert(id);
+            }
         }
     }
 
@@ -153,17 +170,9 @@ pub(super) fn survey(prune: &mut Prune<'_>) -> Result<()> {
                 }
                 facts.is_surveyed = true;
                 facts.bytes = pack_bytes(blobs);
-                for blob in blobs {
-                    facts.has_trees |= blob.kind == BlobKind::Tree;
-                    facts.has_uncompressed |= blob.uncompressed_length == 0;
-                    let place = table.find(blob.kind, &blob.id).filter(|place| table.is(*place, Flag::Used));
-                    if place.is_some_and(|place| table.set(place, Flag::Claimed)) {
-                        facts.used_blobs += 1;
-                        facts.used_bytes += blob.bytes_in_pack();
-                    } else {
-                        facts.unused_blobs += 1;
-                        facts.unused_bytes += blob.bytes_in_pack();
-                    }
+                for group in blobs.chunks(TOUCHED_AT_ONCE) {
+                    table.touch(group.iter().map(|blob| &blob.id));
+                    group.iter().for_each(|blob| facts.count(blob, table));
                 }
             }
             Ok(())

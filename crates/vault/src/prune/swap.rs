@@ -89,9 +89,30 @@ impl Prune<'_> {
 
     /// Takes in what others have added since the first look: they have ended, and nobody new can begin.
     fn look_again(&mut self) -> Result<()> {
-        let snapshots = self.vault.snapshots()?;
+        let snapshots = super::with_forgotten_as_stored(self.vault, &self.forgotten, self.vault.snapshots()?)?;
         let mut named: Packs = Vec::new();
         self.reach.load_new(|_, file| named.extend(file.packs.iter().cloned()))?;
+        self.keep(std::mem::take(&mut named));
+        let roots = self.roots(&snapshots)?;
+        let mut newly_used: HashSet<(BlobKind, Id)> = HashSet::new();
+        let found = |kind, id| {
+            newly_used.insert((kind, id));
+        };
+        let missing = self.reach.mark_patiently(&roots, &mut self.patience, found, |_, file| {
+            named.extend(file.packs.iter().cloned());
+        })?;
+        self.keep(named);
+        if let Some(error) = missing.first(self.vault) {
+            // The next prune looks for it among the packs that are in no index.
+            return Err(error);
+        }
+        newly_used.retain(|(kind, id)| !self.is_kept(*kind, id));
+        self.newly_used = newly_used;
+        Ok(())
+    }
+
+    /// Keeps packs that others name in index files of their own.
+    fn keep(&mut self, named: Packs) {
         for (pack, blobs) in named {
             self.packs.add(pack);
             self.marks.forget(&pack);
@@ -100,18 +121,6 @@ impl Prune<'_> {
             }
             super::plan::mark_kept(&mut self.reach, &self.packs, &self.stored, &[(pack, blobs)]);
         }
-        let roots = self.roots(&snapshots)?;
-        let mut newly_used: HashSet<(BlobKind, Id)> = HashSet::new();
-        let missing = self.reach.mark(&roots, |kind, id| {
-            newly_used.insert((kind, id));
-        })?;
-        if let Some(error) = missing.first(self.vault) {
-            // The next prune looks for it among the packs that are in no index.
-            return Err(error);
-        }
-        newly_used.retain(|(kind, id)| !self.is_kept(*kind, id));
-        self.newly_used = newly_used;
-        Ok(())
     }
 
     /// Keeps the packs that hold what new snapshots refer to and what is in no pack that stays.
@@ -152,13 +161,9 @@ impl Prune<'_> {
     }
 
     fn remove_index(&mut self, file: &Id) -> Result<()> {
-        match self.vault.store().remove(FileType::Index, &file.to_hex()) {
-            Ok(()) | Err(levee_store::Error::NotFound { .. }) => {
-                self.reach.index_files.remove(file);
-                Ok(())
-            }
-            Err(error) => Err(error.into()),
-        }
+        self.vault.remove_index_file(file)?;
+        self.reach.index_files.remove(file);
+        Ok(())
     }
 
     /// What the records of forgotten snapshots ought to be; `None` when they are so.

@@ -60,9 +60,11 @@ pub fn list_forgotten(vault: &Vault) -> Result<Vec<ForgottenSnapshot>> {
         })?;
         Ok(known)
     })?;
-    let there = vault.list_ids(FileType::Snapshot)?;
+    // Not by a list, which may be late about what was forgotten or brought back just now.
+    let ids: Vec<Id> = known.iter().map(|record| record.id).collect();
+    let there = vault.stored_among(FileType::Snapshot, &ids)?;
     let mut listed = Vec::new();
-    for record in known.iter().filter(|record| there.binary_search(&record.id).is_err()) {
+    for record in known.iter().filter(|record| !there.contains(&record.id)) {
         let (sealed, snapshot) = record.open(vault)?;
         listed.push(ForgottenSnapshot {
             id: SnapshotId(record.id),
@@ -160,7 +162,7 @@ impl Prune<'_> {
         look_while_index_files_go(|| {
             // What was written here may be in no list yet, and what was read before may be gone by now.
             let mut files = self.index().files;
-            files.extend(self.vault.list_ids(FileType::Index)?);
+            files.extend(self.vault.list_index_files_to_rely_on()?);
             files.retain(|file| !gone.contains(&file.to_hex()));
             files.sort();
             files.dedup();

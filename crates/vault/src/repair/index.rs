@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{RepairOptions, rewrite_index_without, write_index};
 use crate::index_file::{self, BLOBS_PER_FILE, Packs};
-use crate::pack::{PackedBlob, pack_bytes, read_header};
+use crate::pack::{PackedBlob, fingerprint, pack_bytes, read_header};
 use crate::parallel::{compute_threads, parallel_map};
 use crate::{Event, Id, Progress, Result, Vault};
 
@@ -52,10 +52,12 @@ pub fn repair_index(
         .collect();
     let (mut indexed, mut pruned) = (HashMap::new(), HashSet::new());
     let mut readable = Vec::new();
-    for id in vault.list_ids(FileType::Index)? {
+    for id in vault.list_index_files()? {
         // From the store, as a check does: what a check finds damaged there must be found here.
         let json = match vault.read_stored_json(FileType::Index, &id) {
             Err(error @ crate::Error::Store(levee_store::Error::Unreachable { .. })) => return Err(error),
+            // Removed since it was listed: there is nothing in it to mend.
+            Err(crate::Error::Store(levee_store::Error::NotFound { .. })) => continue,
             other => other.ok(),
         };
         let Some(file) = json.and_then(|json| index_file::decode(&json).ok()) else {
@@ -70,7 +72,10 @@ pub fn repair_index(
         pruned.extend(file.marks.iter().flat_map(|marks| &marks.unindexed).flat_map(|group| group.packs.clone()));
     }
     let there: HashSet<Id> = stored.iter().map(|(pack, _)| *pack).collect();
-    repair.missing_packs = indexed.keys().filter(|pack| !there.contains(*pack)).copied().collect();
+    // One that was just stored may be in no list yet: out of the index its data would be lost.
+    let unlisted: Vec<Id> = indexed.keys().filter(|pack| !there.contains(*pack)).copied().collect();
+    let stored_all_the_same: HashSet<Id> = vault.stored_among(FileType::Data, &unlisted)?.into_iter().collect();
+    repair.missing_packs.extend(unlisted.iter().filter(|pack| !stored_all_the_same.contains(*pack)));
     let doubtful: Vec<(Id, u64)> = stored
         .into_iter()
         .filter(|(pack, size)| match indexed.get(pack) {
@@ -84,7 +89,18 @@ pub fn repair_index(
     for group in doubtful.chunks(HEADERS_AT_ONCE) {
         let read = |(pack, size): &(Id, u64)| header(vault, pack, *size);
         for ((pack, _), blobs) in group.iter().zip(parallel_map(compute_threads(), group, read)) {
-            match (blobs?, indexed.get(pack)) {
+            let blobs = match blobs {
+                // A prune has removed it; a list may have it for a while.
+                Err(crate::Error::Store(levee_store::Error::NotFound { .. })) => {
+                    if indexed.contains_key(pack) {
+                        repair.missing_packs.push(*pack);
+                        wrong.insert(*pack);
+                    }
+                    continue;
+                }
+                blobs => blobs?,
+            };
+            match (blobs, indexed.get(pack)) {
                 (Some(blobs), Some((_, known))) if fingerprint(&blobs) == *known => {}
                 (Some(blobs), known) => {
                     repair.added_packs.push(*pack);
@@ -127,19 +143,6 @@ fn in_files(packs: Packs) -> Vec<Packs> {
         }
     }
     files
-}
-
-/// What is compared of two lists of blobs.
-fn fingerprint(sorted: &[PackedBlob]) -> Id {
-    let mut bytes = Vec::new();
-    for blob in sorted {
-        bytes.extend(blob.id.as_bytes());
-        bytes.extend(blob.offset.to_le_bytes());
-        bytes.extend(blob.length.to_le_bytes());
-        bytes.extend(blob.uncompressed_length.to_le_bytes());
-        bytes.push(blob.kind as u8);
-    }
-    Id::of(&bytes)
 }
 
 /// What a pack says of itself; `None` when it makes no sense.

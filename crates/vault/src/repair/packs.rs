@@ -36,7 +36,7 @@ pub fn repair_packs(
 ) -> Result<PackRepair> {
     let lock = options.lock(vault)?;
     let mut repair = PackRepair::default();
-    let index_files = vault.list_ids(FileType::Index)?;
+    let index_files = vault.list_index_files()?;
     let wanted: HashSet<Id> = packs.iter().copied().collect();
     let mut indexed: Vec<(Id, Vec<PackedBlob>)> = Vec::new();
     vault.scan_index(&index_files, |_, file| {

@@ -35,23 +35,28 @@ struct Losses<'a> {
 }
 
 impl Verdicts for Losses<'_> {
-    fn entry(&mut self, path: &Path, node: &Node) -> Option<Node> {
+    fn entry(&mut self, path: &Path, node: &Node) -> Result<Option<Node>> {
         if node.kind != NodeKind::File {
-            return Some(node.clone());
+            return Ok(Some(node.clone()));
         }
         let (mut blobs, mut size) = (Vec::new(), 0);
         for id in node.blobs() {
-            if let Ok(location) = self.vault.blob_location(BlobKind::Data, id) {
-                blobs.push(*id);
-                size += location.blob.plaintext_length();
+            match self.vault.blob_location(BlobKind::Data, id) {
+                Ok(location) => {
+                    blobs.push(*id);
+                    size += location.blob.plaintext_length();
+                }
+                Err(Error::MissingBlob { .. }) => {}
+                // A store that cannot be reached has lost nothing.
+                Err(error) => return Err(error),
             }
         }
         if blobs.len() == node.blobs().len() && size == node.size {
-            return Some(node.clone());
+            return Ok(Some(node.clone()));
         }
         let lost = node.blobs().len() - blobs.len();
         self.log.add(path, format!("{lost} of its {} pieces are lost; {size} bytes are left", node.blobs().len()));
-        Some(Node { content: Some(blobs), size, ..node.clone() })
+        Ok(Some(Node { content: Some(blobs), size, ..node.clone() }))
     }
 
     fn keeps_empty(&mut self, _path: &Path) -> bool {

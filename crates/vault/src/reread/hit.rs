@@ -1,7 +1,5 @@
 use std::collections::{HashMap, HashSet};
 
-use levee_store::FileType;
-
 use crate::vault::look_while_index_files_go;
 use crate::{BlobKind, Error, Id, Result, SnapshotId, Vault};
 
@@ -27,7 +25,7 @@ impl Vault {
     /// Whether one of these packs is in an index. What is in none is no part of the repository: a prune deletes it.
     pub fn any_indexed(&self, packs: &HashSet<Id>) -> Result<bool> {
         look_while_index_files_go(|| {
-            let files = self.list_ids(FileType::Index)?;
+            let files = self.list_index_files_to_rely_on()?;
             let mut found = false;
             self.scan_index(&files, |_, file| {
                 found |= file.packs.iter().any(|(pack, _)| packs.contains(pack));

@@ -1,10 +1,11 @@
 //! Creating and opening repositories, and their key files.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use levee_store::{FileType, Store};
 
-use super::{Vault, to_json};
+use super::{Patience, Vault, to_json};
 use crate::accounts::Whoami;
 use crate::config::Config;
 use crate::key_file::{KeyFileJson, KeyInfo};
@@ -29,7 +30,7 @@ impl Vault {
 
     fn init_from(store: Arc<dyn Store>, password: &Password, like: Option<&Vault>) -> Result<Self> {
         store.create()?;
-        for (_, content) in read_key_files(&*store)? {
+        for (_, content) in read_key_files(&*store, KEY_FILES_MAX)?.read {
             if let Ok(Some(master_key)) = KeyFileJson::parse(&content).and_then(|key_file| key_file.open(password)) {
                 return Self::init_keyed(store, &master_key, &[], like);
             }
@@ -75,26 +76,51 @@ impl Vault {
     /// Opens a repository of version 1 or 2.
     pub fn open(store: Arc<dyn Store>, password: &Password) -> Result<Self> {
         let sealed_config = read_config(&*store)?;
-        let key_files = read_key_files(&*store)?;
-        let mut refused = None;
-        for (name, content) in &key_files {
-            let opened = KeyFileJson::parse(content).and_then(|key_file| key_file.open(password));
-            let master_key = match opened {
-                Ok(Some(master_key)) => master_key,
-                Ok(None) => continue,
-                Err(reason) => {
-                    tracing::warn!(key = name, reason, "a key file cannot be used");
+        let (mut tried, mut refused) = (HashSet::new(), None);
+        let mut patience = Patience::default();
+        loop {
+            let key_files = read_key_files(&*store, KEY_FILES_MAX)?;
+            for (name, content) in &key_files.read {
+                if !tried.insert(name.clone()) {
                     continue;
                 }
-            };
-            // A creation that was cut short may have left a key file of another master key behind.
-            match open_config(&*store, &sealed_config, &master_key) {
-                Ok(config) => return Ok(Self::assemble(store, master_key, config, name.parse().ok())),
-                Err(error) => refused = Some(error),
+                let opened = KeyFileJson::parse(content).and_then(|key_file| key_file.open(password));
+                let master_key = match opened {
+                    Ok(Some(master_key)) => master_key,
+                    Ok(None) => continue,
+                    Err(reason) => {
+                        tracing::warn!(key = name, reason, "a key file cannot be used");
+                        continue;
+                    }
+                };
+                // A creation that was cut short may have left a key file of another master key behind.
+                match open_config(&*store, &sealed_config, &master_key) {
+                    Ok(config) => return Ok(Self::assemble(store, master_key, config, name.parse().ok())),
+                    Err(error) => refused = Some(error),
+                }
+            }
+            // The repository has just been made, or its password changed: what is looked for is in no list yet.
+            let is_late = key_files.have_gone || key_files.read.is_empty();
+            if !is_late || !patience.wait() {
+                break;
             }
         }
-        let wrong = Error::WrongPassword { location: store.location(), key_files: key_files.len() };
+        let wrong = Error::WrongPassword { location: store.location(), key_files: tried.len() };
         Err(refused.unwrap_or(wrong))
+    }
+
+    /// Opens a repository with one of its key files, which may be so new that no list has it.
+    pub fn open_with_key_file(store: Arc<dyn Store>, id: &Id, password: &Password) -> Result<Self> {
+        let sealed_config = read_config(&*store)?;
+        let content = store.read(FileType::Key, &id.to_hex())?;
+        match KeyFileJson::parse(&content).and_then(|key_file| key_file.open(password)) {
+            Ok(Some(master_key)) => {
+                let config = open_config(&*store, &sealed_config, &master_key)?;
+                Ok(Self::assemble(store, master_key, config, Some(*id)))
+            }
+            Ok(None) => Err(Error::WrongPassword { location: store.location(), key_files: 1 }),
+            Err(reason) => Err(Error::damaged(store.location(), FileType::Key, &id.to_hex(), reason)),
+        }
     }
 
     /// Opens a repository without a key file.
@@ -106,15 +132,26 @@ impl Vault {
     /// What the repository's key files say about themselves. Junk is left out.
     pub fn keys(&self) -> Result<Vec<KeyInfo>> {
         let mut keys = Vec::new();
-        for entry in self.store().list(FileType::Key)? {
-            let content = self.store().read(FileType::Key, &entry.name)?;
-            if let (Ok(id), Ok(json)) = (entry.name.parse(), KeyFileJson::parse(&content)) {
+        for (name, content) in read_key_files(self.store(), usize::MAX)?.read {
+            if let (Ok(id), Ok(json)) = (name.parse(), KeyFileJson::parse(&content)) {
                 let KeyFileJson { created, username, hostname, .. } = json;
                 keys.push(KeyInfo { id, created, username, hostname, current: self.inner.key_id == Some(id) });
             }
         }
         keys.sort_by_key(|key| (key.created, key.id));
         Ok(keys)
+    }
+
+    /// The key files as they stand in the store. Where one was removed, the one in its place is waited for: who takes them
+    /// along has no other way to open what they belong to.
+    pub(crate) fn key_files(&self) -> Result<Vec<KeyFile>> {
+        let mut patience = Patience::default();
+        loop {
+            let KeyFiles { read, have_gone } = read_key_files(self.store(), usize::MAX)?;
+            if !have_gone || !patience.wait() {
+                return Ok(read.into_iter().map(|(id, content)| KeyFile { id, content }).collect());
+            }
+        }
     }
 
     /// Adds a key file that opens with another password.
@@ -139,12 +176,30 @@ impl Vault {
     }
 }
 
-/// The key files by name, a hundred at most.
-fn read_key_files(store: &dyn Store) -> Result<Vec<(String, Vec<u8>)>> {
+/// Key files with their names.
+struct KeyFiles {
+    read: Vec<(String, Vec<u8>)>,
+    /// Some that were listed were removed meanwhile.
+    have_gone: bool,
+}
+
+/// The key files by name, so many at most.
+fn read_key_files(store: &dyn Store, count_max: usize) -> Result<KeyFiles> {
     let mut entries = store.list(FileType::Key)?;
     entries.sort();
-    entries.truncate(KEY_FILES_MAX);
-    entries.into_iter().map(|entry| Ok((entry.name.clone(), store.read(FileType::Key, &entry.name)?))).collect()
+    let mut key_files = KeyFiles { read: Vec::new(), have_gone: false };
+    for entry in entries {
+        if key_files.read.len() == count_max {
+            break;
+        }
+        match store.read(FileType::Key, &entry.name) {
+            Ok(content) => key_files.read.push((entry.name, content)),
+            // A password that is no more keeps no other from opening the repository.
+            Err(levee_store::Error::NotFound { .. }) => key_files.have_gone = true,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(key_files)
 }
 
 fn read_config(store: &dyn Store) -> Result<Vec<u8>> {

@@ -74,7 +74,7 @@ impl Vault {
         damaged.into_iter().next().map_or(Ok(readable), |damaged| Err(damaged.error))
     }
 
-    fn snapshot(&self, id: &SnapshotId) -> Result<(SnapshotId, Snapshot)> {
+    pub(crate) fn snapshot(&self, id: &SnapshotId) -> Result<(SnapshotId, Snapshot)> {
         if let Some(snapshot) = locked(&self.inner.snapshots).get(&id.0) {
             return Ok((*id, snapshot.clone()));
         }
@@ -128,8 +128,13 @@ impl Vault {
                 Err(error) => Err(error.into()),
             };
         }
-        let ids = self.list_ids(FileType::Snapshot)?;
-        let mut matching = ids.iter().filter(|id| id.to_hex().starts_with(wanted));
+        let mut ids = self.list_ids(FileType::Snapshot)?;
+        ids.retain(|id| id.to_hex().starts_with(wanted));
+        if ids.len() > 1 {
+            // One that was forgotten may still be listed, and must not stand in another's way.
+            ids = self.stored_among(FileType::Snapshot, &ids)?;
+        }
+        let mut matching = ids.iter();
         match (matching.next(), matching.next()) {
             (Some(id), None) => Ok(SnapshotId(*id)),
             (Some(_), Some(_)) => Err(Error::AmbiguousSnapshot { location: self.location(), prefix: wanted.into() }),
@@ -145,6 +150,10 @@ impl Vault {
     pub fn remove_snapshot(&self, id: &SnapshotId) -> Result<()> {
         self.store().remove(FileType::Snapshot, &id.0.to_hex())?;
         locked(&self.inner.snapshots).remove(&id.0);
+        // While it is still listed it would seem to be there, and a prune would take it for one that was brought back.
+        if let Some(cache) = self.cache() {
+            cache.remove(FileType::Snapshot, &id.0);
+        }
         Ok(())
     }
 }

@@ -14,7 +14,7 @@ use levee_vault::{
     SnapshotSelection, SnapshotWriter, UndeleteOptions, Vault,
 };
 
-use crate::late_listing::LateListing;
+use crate::late_listing::{Late, LateListing};
 use crate::support::*;
 
 const SECONDS_DEFAULT: u64 = 5;
@@ -173,14 +173,13 @@ fn snapshot_of_restic(scratch: &Scratch, said: &[u8]) -> SnapshotId {
 /// What is at work, and on what.
 struct World {
     scratch: Scratch,
-    /// Listings are so late.
-    late: Duration,
+    /// Its listings are late, of what comes and of what goes.
+    store: LateListing,
 }
 
 impl World {
     fn open(&self) -> Vault {
-        let store = LateListing::new(LocalStore::new(self.scratch.path("repository")), self.late);
-        Vault::open(Arc::new(store), &password()).unwrap()
+        Vault::open(Arc::new(self.store.clone()), &password()).unwrap()
     }
 }
 
@@ -254,8 +253,9 @@ fn backups_prunes_and_stock_restic_at_once_lose_nothing() {
     run(Duration::ZERO, |prunes, _| SignedDuration::from_mins(30) * prunes);
 }
 
-/// Backups and prunes overlook each other's locks then. The hour of grace passes in six seconds: it is longer than listings are
-/// late and any backup or undoing here takes, as a day is everywhere.
+/// Backups and prunes overlook each other's locks then, and see snapshots, index files and packs that are gone. The hour of
+/// grace passes in six seconds: it is longer than listings are late and any backup or undoing here takes, as a day is
+/// everywhere.
 #[test]
 fn listings_that_come_late_lose_nothing() {
     run(Duration::from_millis(150), |_, elapsed| SignedDuration::try_from(elapsed).unwrap() * 600);
@@ -266,7 +266,9 @@ fn run(late: Duration, ahead: fn(i32, Duration) -> SignedDuration) {
     let seed = from_environment("LEVEE_VAULT_CHAOS_SEED").unwrap_or_else(|| Timestamp::now().as_nanosecond() as u64);
     let seconds = from_environment("LEVEE_VAULT_CHAOS_SECONDS").unwrap_or(SECONDS_DEFAULT);
     println!("LEVEE_VAULT_CHAOS_SEED={seed}");
-    let world = World { scratch: Scratch::new(), late };
+    let scratch = Scratch::new();
+    let store = LateListing::new(LocalStore::new(scratch.path("repository")), Late::For { longest: late, seed });
+    let world = World { scratch, store };
     let scratch = &world.scratch;
     scratch.init();
     // The new vault's key is in the list.

@@ -164,11 +164,11 @@ fn a_rewritten_snapshot_lacks_what_was_excluded() {
     let vault = scratch.init();
     let old = backup(&vault, &source).snapshot_id.unwrap();
     let options = RewriteOptions { excludes: vec!["large".into(), "est".into()], ..RewriteOptions::default() };
-    let foreseen = levee_vault::rewrite(&vault, &RewriteOptions { dry_run: true, ..options.clone() }).unwrap();
+    let foreseen = levee_vault::rewrite(&vault, &RewriteOptions { dry_run: true, ..options.clone() }, &()).unwrap();
     assert_eq!((foreseen[0].is_changed, foreseen[0].new), (true, None));
     assert_eq!(vault.snapshots().unwrap().len(), 1);
 
-    let new = levee_vault::rewrite(&vault, &options).unwrap()[0].new.unwrap();
+    let new = levee_vault::rewrite(&vault, &options, &()).unwrap()[0].new.unwrap();
     let snapshot = vault.read_snapshot(&new).unwrap();
     assert_eq!((snapshot.original, &snapshot.tags[..]), (Some(old.0), &["rewrite".to_string()][..]));
     scratch.restic(&["check", "--read-data"]);
@@ -183,7 +183,7 @@ fn a_rewritten_snapshot_lacks_what_was_excluded() {
 
     // With nothing to leave out nothing is made; forgetting replaces.
     let nothing = RewriteOptions { excludes: vec!["nowhere".into()], forget: true, ..RewriteOptions::default() };
-    assert!(levee_vault::rewrite(&vault, &nothing).unwrap().iter().all(|snapshot| snapshot.new.is_none()));
+    assert!(levee_vault::rewrite(&vault, &nothing, &()).unwrap().iter().all(|snapshot| snapshot.new.is_none()));
     let only = RewriteOptions {
         includes: vec!["er/est".into()],
         selection: selection(&[&old.to_string()]),
@@ -191,7 +191,7 @@ fn a_rewritten_snapshot_lacks_what_was_excluded() {
         new_host: Some("elsewhere".into()),
         ..RewriteOptions::default()
     };
-    let only = levee_vault::rewrite(&vault, &only).unwrap()[0].new.unwrap();
+    let only = levee_vault::rewrite(&vault, &only, &()).unwrap()[0].new.unwrap();
     let kept: Vec<_> = vault.list_tree(&only).unwrap().map(|entry| entry.unwrap().0).collect();
     let inside = source.strip_prefix("/").unwrap();
     assert!(kept.contains(&inside.join("deep/er/est/file")) && !kept.contains(&inside.join("plain")), "{kept:?}");

@@ -3,20 +3,12 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
+use levee_testing::random::Random;
 use levee_testing::restic::Restic;
 use levee_vault::forget::{GroupBy, Keep, Policy};
 use levee_vault::{Error, ForgetOptions, SnapshotOptions, SnapshotWriter, Vault};
 
 use crate::support::*;
-
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % limit
-    }
-}
 
 fn snapshot(vault: &Vault, host: &str, tags: &[&str], time: Timestamp) {
     let options = SnapshotOptions {
@@ -46,7 +38,7 @@ fn restic_keeps(restic: &Restic, scratch: &Scratch, arguments: &[String]) -> BTr
 }
 
 /// A random policy, as options and as restic's arguments.
-fn policy(dice: &mut Dice) -> (Policy, Vec<String>) {
+fn policy(dice: &mut Random) -> (Policy, Vec<String>) {
     let mut policy = Policy::default();
     let mut arguments = Vec::new();
     {
@@ -92,7 +84,7 @@ fn policies_keep_what_restic_keeps() {
     // Older ones keep less: no oldest snapshot while there are counts left.
     let Some(restic) = Restic::newest() else { return };
     for seed in 1..=seeds {
-        let (scratch, mut dice) = (Scratch::new(), Dice(seed));
+        let (scratch, mut dice) = (Scratch::new(), Random::new(seed));
         let vault = scratch.init();
         let mut time: Timestamp = "2024-02-20T03:00:00Z".parse().unwrap();
         for _ in 0..24 {

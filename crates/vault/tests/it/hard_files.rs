@@ -110,7 +110,7 @@ fn two_thousand_directories_deep_comes_back_on_a_small_stack() {
             let id = backup(&vault, source).snapshot_id.unwrap();
             restore(&vault, id, source, &target);
             let without_file = RewriteOptions { excludes: vec!["f".into()], ..RewriteOptions::default() };
-            let rewritten = levee_vault::rewrite(&vault, &without_file).unwrap()[0].new.unwrap();
+            let rewritten = levee_vault::rewrite(&vault, &without_file, &()).unwrap()[0].new.unwrap();
             assert!(vault.find_node(&rewritten, &deepest).unwrap().is_some());
             assert!(vault.find_node(&rewritten, &deepest.join("f")).is_err());
             assert!(levee_vault::check(&vault, CheckOptions::default(), &()).unwrap().is_sound());

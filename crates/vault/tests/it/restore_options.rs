@@ -84,12 +84,7 @@ fn owners_are_mapped_named_or_left() {
 
 #[test]
 fn a_dry_run_says_what_a_restore_then_does() {
-    let scratch = Scratch::new();
-    let source = scratch.path("source");
-    make_zoo(&source);
-    let vault = scratch.init();
-    let id = backup(&vault, &source).snapshot_id.unwrap();
-    let target = scratch.path("target");
+    let Saved { scratch: _scratch, source, vault, id, target } = Saved::zoo();
     let both = |options: RestoreOptions| {
         let before = target.exists().then(|| describe(&target));
         let dry = RestoreOptions { dry_run: true, ..options.clone() };
@@ -114,12 +109,7 @@ fn a_dry_run_says_what_a_restore_then_does() {
 
 #[test]
 fn special_files_stay_the_ones_they_are() {
-    let scratch = Scratch::new();
-    let source = scratch.path("source");
-    make_zoo(&source);
-    let vault = scratch.init();
-    let id = backup(&vault, &source).snapshot_id.unwrap();
-    let target = scratch.path("target");
+    let Saved { scratch: _scratch, source, vault, id, target } = Saved::zoo();
     restore(&vault, id, &source, &target);
     let inodes = || ["fifo", "device", "link"].map(|name| std::fs::symlink_metadata(target.join(name)).unwrap().ino());
     let before = inodes();
@@ -184,11 +174,7 @@ fn holes_are_made_in_files_that_are_there_too() {
 
 #[test]
 fn what_brings_an_app_back_goes_on_without_a_lock() {
-    let scratch = Scratch::new();
-    let (source, target) = (scratch.path("source"), scratch.path("target"));
-    make_zoo(&source);
-    let vault = scratch.init();
-    let id = backup(&vault, &source).snapshot_id.unwrap();
+    let Saved { scratch: _scratch, source, vault, id, target } = Saved::zoo();
     // As a long check has it.
     let check = Lock::take(&vault, LockMode::Exclusive).unwrap();
     let restore = |lock: RestoreLock| {

@@ -7,12 +7,7 @@ use crate::support::*;
 
 #[test]
 fn everything_comes_back_and_a_second_time_writes_nothing() {
-    let scratch = Scratch::new();
-    let source = scratch.path("source");
-    make_zoo(&source);
-    let vault = scratch.init();
-    let id = backup(&vault, &source).snapshot_id.unwrap();
-    let target = scratch.path("target");
+    let Saved { scratch: _scratch, source, vault, id, target } = Saved::zoo();
     let options = || RestoreOptions { durable: true, verify: true, ..Default::default() };
     let first = restore_with(&vault, id, &source, &target, options());
     assert_same(&source, &target);
@@ -24,12 +19,7 @@ fn everything_comes_back_and_a_second_time_writes_nothing() {
 
 #[test]
 fn only_what_differs_is_written() {
-    let scratch = Scratch::new();
-    let source = scratch.path("source");
-    make_zoo(&source);
-    let vault = scratch.init();
-    let id = backup(&vault, &source).snapshot_id.unwrap();
-    let target = scratch.path("target");
+    let Saved { scratch: _scratch, source, vault, id, target } = Saved::zoo();
     restore(&vault, id, &source, &target);
     // A changed byte, a longer and a shorter file, another mode, an attribute, a stray file and directory.
     let large = std::fs::OpenOptions::new().write(true).open(target.join("large")).unwrap();
@@ -51,12 +41,8 @@ fn only_what_differs_is_written() {
 
 #[test]
 fn links_in_the_target_do_not_lead_out_of_it() {
-    let scratch = Scratch::new();
-    let source = scratch.path("source");
-    make_zoo(&source);
-    let vault = scratch.init();
-    let id = backup(&vault, &source).snapshot_id.unwrap();
-    let (target, outside) = (scratch.path("target"), scratch.path("outside"));
+    let Saved { scratch, source, vault, id, target } = Saved::zoo();
+    let outside = scratch.path("outside");
     std::fs::create_dir_all(&target).unwrap();
     std::fs::create_dir_all(outside.join("er/est")).unwrap();
     std::fs::write(outside.join("file"), b"mine").unwrap();
@@ -102,12 +88,7 @@ fn existing_files_are_treated_as_asked() {
 
 #[test]
 fn patterns_choose_and_owners_are_set() {
-    let scratch = Scratch::new();
-    let source = scratch.path("source");
-    make_zoo(&source);
-    let vault = scratch.init();
-    let id = backup(&vault, &source).snapshot_id.unwrap();
-    let target = scratch.path("target");
+    let Saved { scratch, source, vault, id, target } = Saved::zoo();
     let options = RestoreOptions {
         includes: vec!["file".into(), "plain".into()],
         owner: Some((4321, 1234)),
@@ -128,12 +109,7 @@ fn patterns_choose_and_owners_are_set() {
 
 #[test]
 fn a_whole_snapshot_is_restored_below_its_paths() {
-    let scratch = Scratch::new();
-    let source = scratch.path("source");
-    make_zoo(&source);
-    let vault = scratch.init();
-    let id = backup(&vault, &source).snapshot_id.unwrap();
-    let target = scratch.path("target");
+    let Saved { scratch: _scratch, source, vault, id, target } = Saved::zoo();
     let options = RestoreOptions { target: target.clone(), ..Default::default() };
     let summary = levee_vault::restore(&vault, &id, &options, &()).unwrap();
     assert!(summary.errors.is_empty(), "{summary:?}");
@@ -161,11 +137,7 @@ impl Progress for BadDisk {
 
 #[test]
 fn what_does_not_read_back_is_named() {
-    let scratch = Scratch::new();
-    let (source, target) = (scratch.path("source"), scratch.path("target"));
-    make_zoo(&source);
-    let vault = scratch.init();
-    let id = backup(&vault, &source).snapshot_id.unwrap();
+    let Saved { scratch: _scratch, source, vault, id, target } = Saved::zoo();
     let restore = |verify: bool| {
         let disk = BadDisk { file: target.join("large") };
         let subfolder = Some(source.clone());

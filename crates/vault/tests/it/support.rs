@@ -132,6 +132,26 @@ pub fn backup(vault: &Vault, path: &Path) -> BackupSummary {
     summary
 }
 
+/// A source with every kind of file, its snapshot, and a place to restore it to, where nothing is yet.
+pub struct Saved {
+    pub scratch: Scratch,
+    pub source: PathBuf,
+    pub vault: Vault,
+    pub id: SnapshotId,
+    pub target: PathBuf,
+}
+
+impl Saved {
+    pub fn zoo() -> Self {
+        let scratch = Scratch::new();
+        let (source, target) = (scratch.path("source"), scratch.path("target"));
+        make_zoo(&source);
+        let vault = scratch.init();
+        let id = backup(&vault, &source).snapshot_id.unwrap();
+        Self { scratch, source, vault, id, target }
+    }
+}
+
 /// Restores what a source folder had into a target and expects no problem.
 pub fn restore(vault: &Vault, snapshot: SnapshotId, source: &Path, target: &Path) -> levee_vault::RestoreSummary {
     restore_with(vault, snapshot, source, target, RestoreOptions::default())
@@ -207,14 +227,7 @@ pub fn set_times(path: &Path, seconds: i64, nanoseconds: i64) {
 
 /// Bytes that do not compress, the same for the same seed.
 pub fn noise(length: usize, seed: u64) -> Vec<u8> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 32) as u8
-    };
-    (0..length).map(|_| next()).collect()
+    levee_testing::random::noise(seed, length)
 }
 
 /// Everything about a tree that a restore must bring back, as text that can be compared.

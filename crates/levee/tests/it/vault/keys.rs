@@ -1,17 +1,22 @@
 //! Passwords: added, listed, removed, changed; and locks that stand in the way.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
 use levee_store::LocalStore;
-use levee_testing::restic::Restic;
-use levee_vault::{Lock, LockMode, Password, Vault};
+use levee_testing::image;
+use levee_testing::restic::{self, Restic};
+use levee_vault::{Error, Lock, LockMode, Password, Vault};
+use serde_json::Value;
 
-use super::{Case, PASSWORD, command, fail, succeed};
+use super::{Case, PASSWORD, below, command, fail, succeed, tree};
 
 const OTHER: &str = "battery staple";
 
-fn keys(case: &Case) -> Vec<serde_json::Value> {
+fn keys(case: &Case) -> Vec<Value> {
     case.json(&["key", "list"])[0].as_array().unwrap().clone()
 }
 
@@ -50,6 +55,94 @@ fn passwords_come_and_go() {
     Restic::distribution().run(&case.vault, OTHER, &["check"]);
 }
 
+const DISK_BYTES: u64 = 40 << 20;
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn opened(vault: &Path, password: &str) -> levee_vault::Result<Vault> {
+    Vault::open(Arc::new(LocalStore::new(vault)), &Password::new(password))
+}
+
+/// What comes back of an image that stock restic restores, as docs/formats/image.md says.
+fn joined(restored: &Path, whole: &Path) -> Vec<u8> {
+    let join = format!("cat '{}'/segment-*/data > '{}'", restored.display(), whole.display());
+    assert!(Command::new("sh").args(["-c", &join]).status().unwrap().success());
+    fs::read(whole).unwrap()
+}
+
+/// The way to another master key: everything is copied into a new vault, and the old one goes with its password.
+#[test]
+fn a_copy_has_another_master_key_and_needs_nothing_of_the_vault_that_it_is_of() {
+    let case = Case::with_vault();
+    let (source, disk) = (case.path("source"), case.path("disk.raw"));
+    tree::make(&source);
+    case.backup(&[text(&source), "--tag", "kept"]);
+    let before = case.path("before");
+    case.levee(&["restore", "latest", "--target", text(&before)]);
+    fs::write(source.join("small"), b"other bytes now").unwrap();
+    case.backup(&[text(&source)]);
+    image::empty(&disk, DISK_BYTES);
+    let file = File::options().write(true).open(&disk).unwrap();
+    file.write_all_at(&tree::noise(7, 3_000_000), 10 << 20).unwrap();
+    case.backup(&["--image", text(&disk)]);
+    let listed_before = case.json(&["snapshots"]).remove(0);
+
+    let (new, old_password) = (case.path("new"), case.path("old-password"));
+    fs::write(&old_password, PASSWORD).unwrap();
+    let with_new = |arguments: &[&str]| {
+        let mut command = command(&new);
+        succeed(command.env("LEVEE_PASSWORD", OTHER).args(arguments))
+    };
+    with_new(&["init"]);
+    let from = ["--from-repo", text(&case.vault), "--from-password-file", text(&old_password)];
+    with_new(&[&["copy"], &from[..]].concat());
+    let master_key = |vault: &Path, password: &str| opened(vault, password).unwrap().master_key().to_json();
+    assert!(*master_key(&case.vault, PASSWORD) != *master_key(&new, OTHER), "it is the old master key");
+    fs::remove_dir_all(&case.vault).unwrap();
+    fs::remove_file(&old_password).unwrap();
+
+    // The old password opens nothing there, for nobody.
+    assert_eq!(fs::read_dir(new.join("keys")).unwrap().count(), 1);
+    fail(12, command(&new).env("LEVEE_PASSWORD", PASSWORD).arg("snapshots"));
+    let refused = opened(&new, PASSWORD);
+    assert!(matches!(refused, Err(Error::WrongPassword { key_files: 1, .. })), "{refused:?}");
+
+    let printed = with_new(&["snapshots", "--json"]);
+    let listed: Value = serde_json::from_str(printed.lines().next().unwrap()).unwrap();
+    let facts = |list: &Value| -> Vec<[Value; 4]> {
+        let each = |snapshot: &Value| ["time", "hostname", "paths", "tags"].map(|field| snapshot[field].clone());
+        list.as_array().unwrap().iter().map(each).collect()
+    };
+    assert_eq!(facts(&listed), facts(&listed_before));
+    assert!(listed[0]["time"].is_string() && listed[0]["tags"] == serde_json::json!(["kept"]), "{listed}");
+    let [first, second, third] = [0, 1, 2].map(|number: usize| listed[number]["id"].as_str().unwrap());
+
+    with_new(&["check", "--read-data"]);
+    for (snapshot, expected) in [(first, below(&before, &source)), (second, source.clone())] {
+        let target = case.path(snapshot);
+        with_new(&["restore", snapshot, "--target", text(&target), "--verify"]);
+        tree::assert_same(&expected, &below(&target, &source));
+    }
+    let whole = case.path("restored.img");
+    with_new(&["restore", third, "--image", "disk.raw", "--target", text(&whole), "--verify"]);
+    assert!(fs::read(&whole).unwrap() == fs::read(&disk).unwrap());
+
+    for restic in restic::versions() {
+        let checked = restic.run(&new, OTHER, &["check", "--read-data"]);
+        assert!(checked.contains("no errors were found"), "restic {}: {checked}", restic.version());
+        assert!(!restic.output(&new, PASSWORD, &["snapshots"]).status.success(), "restic {}", restic.version());
+        let target = case.path(restic.version());
+        restic.run(&new, OTHER, &["restore", second, "--target", text(&target)]);
+        tree::assert_same_to_restic(&restic, &source, &below(&target, &source));
+        let target = case.path(&format!("image-{}", restic.version()));
+        restic.run(&new, OTHER, &["restore", third, "--target", text(&target)]);
+        let whole = joined(&below(&target, &disk), &case.path("whole.raw"));
+        assert!(whole == fs::read(&disk).unwrap(), "restic {}", restic.version());
+    }
+}
+
 #[test]
 fn an_exclusive_lock_is_11_until_it_is_gone() {
     let case = Case::with_vault();
@@ -75,7 +168,7 @@ fn a_backup_that_was_killed_leaves_a_vault_that_goes_on() {
     let source = case.path("source");
     fs::create_dir(&source).unwrap();
     for number in 0..40 {
-        fs::write(source.join(number.to_string()), super::tree::noise(number, 2_000_000)).unwrap();
+        fs::write(source.join(number.to_string()), tree::noise(number, 2_000_000)).unwrap();
     }
     let source = source.to_str().unwrap();
     for delay_ms in [60, 120, 250, 400] {
@@ -95,7 +188,7 @@ fn a_backup_that_was_killed_leaves_a_vault_that_goes_on() {
     case.levee(&["check", "--read-data"]);
     case.backup(&[source]);
     case.levee(&["check", "--read-data"]);
-    for restic in levee_testing::restic::versions() {
+    for restic in restic::versions() {
         restic.run(&case.vault, PASSWORD, &["check", "--read-data"]);
     }
 }
