@@ -8,7 +8,7 @@ mod packs;
 mod subset;
 mod trees;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use levee_store::FileType;
 pub(crate) use packs::{PACK_BYTES_MAX, look_at_content};
@@ -16,10 +16,11 @@ use serde::Serialize;
 pub use subset::{ReadData, Subset};
 
 use crate::index::Index;
-use crate::pack::PackedBlob;
+use crate::pack::{PackedBlob, fingerprint, pack_bytes};
 use crate::parallel::parallel_map;
 use crate::problem::with_sources;
-use crate::{Error, Id, Lock, LockMode, Progress, Result, Snapshot, Vault, index_file};
+use crate::vault::Patience;
+use crate::{BlobKind, Error, Id, Lock, LockMode, Progress, Result, Snapshot, Vault, index_file};
 
 /// How many small files are fetched at once.
 const FETCHES_AT_ONCE: usize = 8;
@@ -108,14 +109,34 @@ impl CheckReport {
     }
 }
 
-/// What the index files say, taken together.
+/// What the index files say, taken together. Of a blob there is nothing but its entry in the index: fifty million of them must
+/// leave room for other things.
 #[derive(Default)]
 struct Indexed {
-    packs: BTreeMap<Id, Vec<PackedBlob>>,
-    /// The same by blob.
+    /// The index files, in order.
+    files: Vec<Id>,
+    packs: BTreeMap<Id, IndexedPack>,
     index: Index,
-    /// Which index file each pack stands in.
-    files: HashMap<Id, Id>,
+}
+
+/// A list may be late; or the store has lost a file and still lists it.
+const LISTED_AND_GONE: &str = "it is listed and not there: it was removed a moment ago, or the store has lost it";
+
+/// What the index says of a pack, as far as it has to be compared.
+struct IndexedPack {
+    /// The index file that it stands in.
+    file: Id,
+    blobs: u64,
+    /// How long a pack with these blobs is.
+    bytes: u64,
+    /// Of the list of its blobs.
+    fingerprint: Id,
+}
+
+impl IndexedPack {
+    fn new(file: Id, blobs: &[PackedBlob]) -> Self {
+        Self { file, blobs: blobs.len() as u64, bytes: pack_bytes(blobs), fingerprint: fingerprint(blobs) }
+    }
 }
 
 /// Checks a repository. An error is returned only when looking is impossible; what is wrong stands in the
@@ -125,15 +146,25 @@ pub fn check(vault: &Vault, options: CheckOptions, progress: &dyn Progress) -> R
     let mut report = CheckReport::default();
     check_keys(vault, &mut report)?;
     let snapshots = read_snapshots(vault, &mut report)?;
-    let indexed = read_indexes(vault, &mut report)?;
+    let indexed = read_indexes(vault, &snapshots, &mut report)?;
     // At the same time: one thread follows the trees, and would leave the other cores idle.
     let (packs, trees) = std::thread::scope(|scope| {
         let trees = scope.spawn(|| trees::check_trees(vault, &snapshots, &indexed, progress));
         let packs = packs::check_packs(vault, options, &indexed, progress);
         (packs, trees.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
+    let mut trees = trees?;
+    if !trees.errors.is_empty() {
+        // By a list that was late nothing is damaged: what snapshots refer to may be in an index file that it lacked.
+        let files = vault.list_index_files()?;
+        if files != indexed.files {
+            drop(indexed);
+            let indexed = read_index_files(vault, &files, &mut CheckReport::default());
+            trees = trees::check_trees(vault, &snapshots, &indexed, progress)?;
+        }
+    }
     report.absorb(packs?);
-    report.absorb(trees?);
+    report.absorb(trees);
     drop(lock);
     Ok(report)
 }
@@ -145,6 +176,7 @@ fn check_keys(vault: &Vault, report: &mut CheckReport) -> Result<()> {
         let file = format!("{}/{}", FileType::Key, entry.name);
         match sound {
             Ok(true) => {}
+            Err(levee_store::Error::NotFound { .. }) => report.hint(file, LISTED_AND_GONE.into()),
             Ok(false) => report.error(file, "its content does not have the hash that is its name".into()),
             Err(error) => report.error(file, with_sources(&error)),
         }
@@ -162,22 +194,52 @@ fn read_snapshots(vault: &Vault, report: &mut CheckReport) -> Result<Vec<(Id, Sn
     for (id, snapshot) in ids.iter().zip(parallel_map(FETCHES_AT_ONCE, &ids, read)) {
         match snapshot {
             Ok(snapshot) => snapshots.push((*id, snapshot)),
+            Err(Error::Store(levee_store::Error::NotFound { .. })) => {
+                report.hint(format!("{}/{id}", FileType::Snapshot), LISTED_AND_GONE.into());
+                continue;
+            }
             Err(error) => report.take(FileType::Snapshot, id, &error),
         }
+        report.snapshots += 1;
     }
-    report.snapshots = ids.len() as u64;
     Ok(snapshots)
 }
 
-fn read_indexes(vault: &Vault, report: &mut CheckReport) -> Result<Indexed> {
-    let ids = vault.list_ids(FileType::Index)?;
+/// Reads the index; anew, when it lacks the very root of a snapshot and a file that was in no list yet comes into it: by
+/// a list that is late nothing is damaged.
+fn read_indexes(vault: &Vault, snapshots: &[(Id, Snapshot)], report: &mut CheckReport) -> Result<Indexed> {
+    let mut patience = Patience::default();
+    let mut files = vault.list_index_files()?;
+    loop {
+        let mut found = CheckReport::default();
+        let indexed = read_index_files(vault, &files, &mut found);
+        let has = |tree: &Id| indexed.index.location(BlobKind::Tree, tree).is_some();
+        let mut newer = None;
+        if !snapshots.iter().filter_map(|(_, snapshot)| snapshot.tree.as_ref()).all(has) {
+            while newer.is_none() && patience.wait() {
+                newer = Some(vault.list_index_files()?).filter(|listed| *listed != files);
+            }
+        }
+        match newer {
+            Some(newer) => files = newer,
+            None => {
+                report.absorb(found);
+                return Ok(indexed);
+            }
+        }
+    }
+}
+
+fn read_index_files(vault: &Vault, ids: &[Id], report: &mut CheckReport) -> Indexed {
     report.index_files = ids.len() as u64;
-    let mut indexed = Indexed::default();
+    let mut indexed = Indexed { files: ids.to_vec(), ..Indexed::default() };
     let read = |id: &Id| {
         let json = vault.read_stored_json(FileType::Index, id)?;
         index_file::decode(&json).map_err(|reason| vault.damaged(FileType::Index, &id.to_hex(), reason))
     };
-    for (id, packs) in ids.iter().zip(parallel_map(FETCHES_AT_ONCE, &ids, read)) {
+    let read_all = |some: &[Id]| parallel_map(FETCHES_AT_ONCE, some, read);
+    // Some at a time, so that a large index is never in memory as it was written.
+    for (id, packs) in ids.chunks(FETCHES_AT_ONCE).flat_map(|some| some.iter().zip(read_all(some))) {
         let packs = match packs {
             Ok(file) => {
                 indexed.index.load(*id, &file);
@@ -189,12 +251,12 @@ fn read_indexes(vault: &Vault, report: &mut CheckReport) -> Result<Indexed> {
             }
         };
         for (pack, blobs) in packs {
+            let found = IndexedPack::new(*id, &blobs);
             match indexed.packs.get(&pack) {
                 None => {
-                    indexed.files.insert(pack, *id);
-                    indexed.packs.insert(pack, blobs);
+                    indexed.packs.insert(pack, found);
                 }
-                Some(known) if *known == blobs => {
+                Some(known) if known.fingerprint == found.fingerprint => {
                     report.hint(format!("index/{id}"), format!("pack {pack} stands in another index file too"));
                 }
                 Some(_) => {
@@ -205,5 +267,5 @@ fn read_indexes(vault: &Vault, report: &mut CheckReport) -> Result<Indexed> {
         }
     }
     indexed.index.settle();
-    Ok(indexed)
+    indexed
 }

@@ -156,12 +156,7 @@ mod tests {
     }
 
     fn noise(length: usize) -> Vec<u8> {
-        let mut state = 1_u64;
-        let mut next = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            (state >> 33) as u8
-        };
-        (0..length).map(|_| next()).collect()
+        levee_testing::random::noise(1, length)
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::{BlobKind, Id, Node, NodeKind, Result, Vault};
+use crate::{BlobKind, Event, Id, Node, NodeKind, Progress, Result, Vault};
 
 /// What one side has more than the other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -33,16 +33,17 @@ type Blobs = HashSet<(BlobKind, Id)>;
 
 /// Compares two trees. `report` gets what happened to an entry (restic's letters: `+` added, `-` removed,
 /// `M` other content, `M?` other content with the same metadata, `T` another type, `U` other metadata) and
-/// its path below the trees.
+/// its path below the trees. `progress` hears of the files of both trees.
 pub fn diff(
     vault: &Vault,
     before: &Id,
     after: &Id,
     metadata: bool,
     report: &mut dyn FnMut(&str, &Path, NodeKind) -> Result<()>,
+    progress: &dyn Progress,
 ) -> Result<DiffSummary> {
-    let mut run =
-        Run { vault, metadata, report, summary: DiffSummary::default(), blobs: [(); 3].map(|()| Blobs::new()) };
+    let (summary, blobs) = (DiffSummary::default(), [(); 3].map(|()| Blobs::new()));
+    let mut run = Run { vault, metadata, report, progress, summary, blobs };
     run.trees(before, after)?;
     let Run { mut summary, blobs: [before, after, common], .. } = run;
     let only = |blobs: &Blobs, other: &Blobs, counts: &mut DiffCounts| -> Result<()> {
@@ -80,6 +81,7 @@ struct Run<'a> {
     vault: &'a Vault,
     metadata: bool,
     report: &'a mut dyn FnMut(&str, &Path, NodeKind) -> Result<()>,
+    progress: &'a dyn Progress,
     summary: DiffSummary,
     /// Of before, after and both.
     blobs: [Blobs; 3],
@@ -165,7 +167,10 @@ impl Run<'_> {
     fn note(&mut self, node: &Node, side: Side) {
         let blobs = &mut self.blobs[side as usize];
         match node.kind {
-            NodeKind::File => blobs.extend(node.blobs().iter().map(|id| (BlobKind::Data, *id))),
+            NodeKind::File => {
+                blobs.extend(node.blobs().iter().map(|id| (BlobKind::Data, *id)));
+                self.progress.report(Event::Files(if side == Side::Both { 2 } else { 1 }));
+            }
             NodeKind::Dir => blobs.extend(node.subtree.map(|id| (BlobKind::Tree, id))),
             _ => {}
         }

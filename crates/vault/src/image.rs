@@ -4,6 +4,7 @@
 //! content as one file, and nothing in it says when or from where it was stored, so that the tree of a
 //! segment that has not changed is stored once. docs/formats/image.md has the layout.
 
+mod changes;
 mod compare;
 mod layout;
 mod read;

@@ -8,7 +8,7 @@ use levee_store::FileType;
 use crate::blob_table::Flag;
 use crate::parallel::parallel_map;
 use crate::reach::Reach;
-use crate::vault::look_while_index_files_go;
+use crate::vault::{Patience, look_while_index_files_go};
 use crate::{BlobKind, Id, Result, Vault};
 
 /// Files on which a lock is renewed at once; each is a round trip or two and nothing else.
@@ -33,7 +33,7 @@ pub struct Renewed {
     pub files: u64,
     pub failed: u64,
     pub first_failures: Vec<levee_store::Error>,
-    /// Files that were left alone because the store itself, and not one of its files, had failed.
+    /// Files that were left alone because the store itself, and not one of its files, had failed, or because it was to end.
     pub not_tried: u64,
 }
 
@@ -48,10 +48,19 @@ struct Renewing {
 impl ToRetain {
     /// Renews the lock on every file by `retain`: some at once, packs last. A file that fails holds no other up.
     pub fn renew(&self, retain: impl Fn(FileType, &str) -> levee_store::Result<()> + Sync) -> Renewed {
+        self.renew_while(|| true, retain)
+    }
+
+    /// The same as long as `goes_on` says so: it is asked before each file.
+    pub fn renew_while(
+        &self,
+        goes_on: impl Fn() -> bool + Sync,
+        retain: impl Fn(FileType, &str) -> levee_store::Result<()> + Sync,
+    ) -> Renewed {
         let renewing = Mutex::new(Renewing::default());
         let under_way = || renewing.lock().unwrap_or_else(PoisonError::into_inner);
         parallel_map(RENEWALS_AT_ONCE, &self.files, |(file_type, name)| {
-            if under_way().goes_on() {
+            if under_way().goes_on(&goes_on) {
                 let result = retain(*file_type, name);
                 under_way().count(result);
             }
@@ -62,7 +71,8 @@ impl ToRetain {
 
 impl Renewing {
     /// Whether one more file is to be tried; it counts as left alone if not.
-    fn goes_on(&mut self) -> bool {
+    fn goes_on(&mut self, goes_on: impl Fn() -> bool) -> bool {
+        self.is_over |= !goes_on();
         if self.is_over {
             self.renewed.not_tried += 1;
         }
@@ -127,7 +137,8 @@ impl Vault {
         });
         let roots: Vec<(BlobKind, Id)> = roots.map(|tree| Ok((BlobKind::Tree, tree?))).collect::<Result<_>>()?;
         let mut reach = Reach::load(self, |_, _| ())?;
-        if let Some(error) = reach.mark(&roots, |_, _| ())?.first(self) {
+        let missing = reach.mark_patiently(&roots, &mut Patience::default(), |_, _| (), |_, _| ())?;
+        if let Some(error) = missing.first(self) {
             return Err(error);
         }
         let mut in_use = BTreeSet::new();
@@ -147,6 +158,8 @@ impl Vault {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use levee_store::Error;
 
     use super::*;
@@ -199,5 +212,22 @@ mod tests {
             let failed_most = failed_least + RENEWALS_AT_ONCE as u64;
             assert!((failed_least..failed_most).contains(&renewed.failed), "{renewed:?}");
         }
+    }
+
+    #[test]
+    fn it_ends_when_it_is_to_end_and_what_was_not_tried_is_counted() {
+        const UNTIL: u64 = 100;
+        let begun = AtomicU64::new(0);
+        let files = (0..FILES).map(|number| (FileType::Data, number.to_string())).collect();
+        let renewed = ToRetain { files, packs_left: 0 }.renew_while(
+            || begun.load(Ordering::SeqCst) < UNTIL,
+            |_, _| {
+                begun.fetch_add(1, Ordering::SeqCst);
+                Ok(())
+            },
+        );
+        assert_eq!((renewed.files + renewed.not_tried, renewed.failed), (FILES, 0), "{renewed:?}");
+        // Those that were under way are finished.
+        assert!((UNTIL..UNTIL + RENEWALS_AT_ONCE as u64).contains(&renewed.files), "{renewed:?}");
     }
 }

@@ -165,10 +165,21 @@ impl Index {
     }
 
     pub fn location(&self, kind: BlobKind, id: &Id) -> Option<Location> {
+        self.numbered_location(kind, id).map(|(_, location)| location)
+    }
+
+    /// The same with the number of the copy that was found. As long as nothing is taken in, a blob is found under one number,
+    /// and no other blob is found under it.
+    pub fn numbered_location(&self, kind: BlobKind, id: &Id) -> Option<(u32, Location)> {
         let key = key_of(kind, id);
         let recent = self.recent.get(&key).and_then(|numbers| numbers.last()).copied();
         let number = recent.or_else(|| self.sorted.find(&key).last().map(Entry::number))?;
-        Some(self.places.location(number, kind, id))
+        Some((number, self.places.location(number, kind, id)))
+    }
+
+    /// Every blob's number is below this.
+    pub fn numbers_end(&self) -> usize {
+        self.places.len()
     }
 
     /// The trees that lie in a pack, in their order.
@@ -216,6 +227,13 @@ mod tests {
             }
             assert_eq!(index.locations(BlobKind::Data, &Id::of(&0_u32.to_le_bytes())).len(), 2);
             assert!(index.contains(BlobKind::Tree, &Id::of(&0_u32.to_le_bytes())));
+            let number_of = |number: u32| {
+                let id = Id::of(&number.to_le_bytes());
+                index.numbered_location(BlobKind::Data, &id).unwrap().0
+            };
+            let numbers: HashSet<u32> = (0..20_000).map(number_of).collect();
+            assert_eq!(numbers.len(), 20_000);
+            assert!(numbers.iter().all(|number| (*number as usize) < index.numbers_end()));
             assert_eq!(index.distinct_blobs(), 20_001);
             assert!(!index.contains(BlobKind::Tree, &Id::of(&6_u32.to_le_bytes())));
             assert!(!index.contains(BlobKind::Data, &Id::of(&20_000_u32.to_le_bytes())));

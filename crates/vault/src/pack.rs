@@ -63,6 +63,19 @@ pub(crate) fn pack_bytes(blobs: &[PackedBlob]) -> u64 {
     stored + (header + OVERHEAD + LENGTH_BYTES) as u64
 }
 
+/// What is compared of two lists of blobs, each in its order.
+pub(crate) fn fingerprint(sorted: &[PackedBlob]) -> Id {
+    let mut bytes = Vec::new();
+    for blob in sorted {
+        bytes.extend(blob.id.as_bytes());
+        bytes.extend(blob.offset.to_le_bytes());
+        bytes.extend(blob.length.to_le_bytes());
+        bytes.extend(blob.uncompressed_length.to_le_bytes());
+        bytes.push(blob.kind as u8);
+    }
+    Id::of(&bytes)
+}
+
 /// A pack that is ready to be stored.
 pub(crate) struct FinishedPack {
     pub id: Id,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use crate::crypto::OVERHEAD;
-use crate::{BlobKind, Id, Node, NodeKind, Result, SnapshotId, Vault};
+use crate::{BlobKind, FileCount, Id, Node, NodeKind, Progress, Result, Snapshot, SnapshotId, Vault};
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,7 +52,12 @@ fn is_nothing(value: &f64) -> bool {
 }
 
 /// Counts what snapshots hold.
-pub fn stats(vault: &Vault, snapshots: &[SnapshotId], mode: StatsMode) -> Result<Stats> {
+pub fn stats(
+    vault: &Vault,
+    snapshots: &[(SnapshotId, Snapshot)],
+    mode: StatsMode,
+    progress: &dyn Progress,
+) -> Result<Stats> {
     let mut run = Run {
         vault,
         mode,
@@ -60,13 +65,15 @@ pub fn stats(vault: &Vault, snapshots: &[SnapshotId], mode: StatsMode) -> Result
         contents: HashSet::new(),
         blobs: HashSet::new(),
         files: HashMap::new(),
+        count: FileCount::begin(snapshots.iter().map(|(_, snapshot)| snapshot), progress),
     };
     vault.refresh_index()?;
-    for snapshot in snapshots {
+    for (id, snapshot) in snapshots {
         run.stats.snapshots_count += 1;
+        run.count.next_snapshot(snapshot);
         match mode {
-            StatsMode::RawData => run.collect_blobs(snapshot)?,
-            _ => run.count_entries(snapshot)?,
+            StatsMode::RawData => run.collect_blobs(id)?,
+            _ => run.count_entries(id)?,
         }
     }
     if mode == StatsMode::RawData {
@@ -83,6 +90,7 @@ struct Run<'a> {
     contents: HashSet<u64>,
     blobs: HashSet<(BlobKind, Id)>,
     files: HashMap<PathBuf, HashSet<Id>>,
+    count: FileCount<'a>,
 }
 
 impl Run<'_> {
@@ -91,6 +99,9 @@ impl Run<'_> {
         let mut links = HashSet::new();
         for entry in self.vault.list_tree(snapshot)? {
             let (path, node) = entry?;
+            if node.kind == NodeKind::File {
+                self.count.file();
+            }
             if self.mode == StatsMode::RestoreSize {
                 self.stats.total_file_count += 1;
                 let has_several_names = node.links > 1 && node.kind != NodeKind::Dir;
@@ -141,6 +152,9 @@ impl Run<'_> {
             for node in self.vault.tree(&tree)?.nodes() {
                 self.blobs.extend(node.blobs().iter().map(|id| (BlobKind::Data, *id)));
                 to_do.extend(node.subtree);
+                if node.kind == NodeKind::File {
+                    self.count.file();
+                }
             }
         }
         Ok(())

@@ -1,13 +1,18 @@
 //! Whether what has changed between two snapshots looks like ransomware at work.
 //!
-//! `Vault::changes` gathers figures from the trees and the index alone: from what is stored, not from what the writer
-//! says of it, and without reading any data. `judge` decides on them, and knows nothing of vaults.
+//! `Vault::changes`, and `Vault::image_changes` for disk images, gather figures from the trees and the index alone: from
+//! what is stored, not from what the writer says of it, and without reading any data. `judge` and `judge_image` decide on
+//! them, and know nothing of vaults.
 
 mod figures;
+mod images;
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+
+pub(crate) use figures::{Texture, texture_of};
+pub use images::{ImageChanges, ImageUsual, judge_image};
 
 /// What has happened to the files of a source.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +77,10 @@ pub enum Sign {
     Rewritten { files: u64, of: u64 },
     /// Nearly everything is gone.
     Deleted { files: u64, of: u64 },
+    /// What could be compressed in a disk image is noise now.
+    ImageScrambled { image: String, bytes: u64, of: u64 },
+    /// Far more of a disk image than ever before was written over, with noise.
+    ImageRewritten { image: String, bytes: u64, of: u64 },
 }
 
 impl fmt::Display for Sign {
@@ -87,6 +96,20 @@ impl fmt::Display for Sign {
                 write!(formatter, "{files} of {of} files were written over with noise, far more than is usual here")
             }
             Sign::Deleted { files, of } => write!(formatter, "{files} of {of} files are gone"),
+            Sign::ImageScrambled { image, bytes, of } => {
+                let (part, whole) = (bytes >> 20, of >> 20);
+                write!(
+                    formatter,
+                    "{part} of {whole} MiB of image {image} could be compressed before and hold noise now"
+                )
+            }
+            Sign::ImageRewritten { image, bytes, of } => {
+                let (part, whole) = (bytes >> 20, of >> 20);
+                write!(
+                    formatter,
+                    "{part} of {whole} MiB of image {image} were written over with noise, far more than is usual here"
+                )
+            }
         }
     }
 }

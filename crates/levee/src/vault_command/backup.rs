@@ -306,14 +306,16 @@ pub fn run(place: &Place, mut arguments: Arguments, output: Output) -> anyhow::R
     });
     // What was brought to rest for the backup is awake again while copies are made and judged.
     let Some(summary) = stored else { return ended };
-    // The snapshot is there; that it could not be judged must not hide that. Only files can be judged by.
-    let signs = match source {
-        Source::Images | Source::Stream => Vec::new(),
-        Source::Files => suspicious::signs(&vault, &summary).unwrap_or_else(|error| {
-            output.note(&format!("the backup could not be compared with the one before: {error}"));
-            Vec::new()
-        }),
+    // The snapshot is there; that it could not be judged must not hide that.
+    let judged = match source {
+        Source::Stream => Ok(Vec::new()),
+        Source::Images => suspicious::signs_of_images(&vault, &summary),
+        Source::Files => suspicious::signs(&vault, &summary),
     };
+    let signs = judged.unwrap_or_else(|error| {
+        output.note(&format!("the backup could not be compared with the one before: {error}"));
+        Vec::new()
+    });
     let copies = match summary.snapshot_id {
         Some(snapshot) => targets.copy(&vault, snapshot, compression, patience, output),
         None => Vec::new(),

@@ -1,11 +1,12 @@
 use std::path::Path;
 
 use clap::Args;
-use levee_vault::{DiffCounts, DiffSummary, NodeKind, SnapshotSelection};
+use levee_vault::{DiffCounts, DiffSummary, Event, NodeKind, Progress, SnapshotSelection};
 use serde::Serialize;
 
 use super::ls::escaped_path;
 use super::place::Place;
+use super::progress::{Display, During};
 use super::snapshot_argument::Chosen;
 use super::{ended, open};
 use crate::exit::Exit;
@@ -45,8 +46,15 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
     let filter = SnapshotSelection::default();
     let before = Chosen::find(&vault, &arguments.before, &filter)?;
     let after = Chosen::find(&vault, &arguments.after, &filter)?;
-    let (before_tree, after_tree) = (before.tree(&vault)?, after.tree(&vault)?);
-    output.note(&format!("comparing snapshot {} to {}:\n", before.id.short(), after.id.short()));
+    let display = Display::new(output, During::Comparison);
+    if let (Some(old), Some(new)) = (before.files(), after.files()) {
+        display.report(Event::Total { items: old.saturating_add(new), bytes: 0 });
+    }
+    let trees = || anyhow::Ok((before.tree(&vault)?, after.tree(&vault)?));
+    let (before_tree, after_tree) = trees().inspect_err(|_| display.finish())?;
+    display.beside_bar(|| {
+        output.note(&format!("comparing snapshot {} to {}:\n", before.id.short(), after.id.short()));
+    });
     let mut broken = None;
     let mut report = |modifier: &str, path: &Path, kind: NodeKind| {
         let slash = if kind == NodeKind::Dir { "/" } else { "" };
@@ -56,12 +64,14 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
         };
         let line = ChangeLine { message_type: "change", path: &shown, modifier };
         if broken.is_none() {
-            broken = output.result(&line, |line| format!("{:<5}{}", line.modifier, line.path)).err();
+            let print = || output.result(&line, |line| format!("{:<5}{}", line.modifier, line.path));
+            broken = display.beside_bar(print).err();
         }
         Ok(())
     };
-    let summary =
-        levee_vault::diff(&vault, &before_tree, &after_tree, arguments.metadata, &mut report).map_err(ended)?;
+    let result = levee_vault::diff(&vault, &before_tree, &after_tree, arguments.metadata, &mut report, &display);
+    display.finish();
+    let summary = result.map_err(ended)?;
     if let Some(error) = broken {
         return Err(error);
     }

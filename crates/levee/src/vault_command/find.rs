@@ -1,11 +1,12 @@
 use anyhow::bail;
 use clap::Args;
 use jiff::Timestamp;
-use levee_vault::{BlobKind, FoundObject, Node, ObjectQuery, Query, Snapshot, SnapshotId, Vault};
+use levee_vault::{BlobKind, FileCount, FoundObject, Node, ObjectQuery, Query, Snapshot, SnapshotId, Vault};
 use serde::Serialize;
 
 use super::ls::{Details, Sizes, entry_text};
 use super::place::Place;
+use super::progress::{Display, During};
 use super::selection::FilterArguments;
 use super::snapshots::local_time;
 use super::times::parse_time;
@@ -114,9 +115,30 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
     }
     let query = Query::new(&arguments.patterns, arguments.ignore_case, arguments.oldest, arguments.newest);
     let query = query.map_err(ended)?;
+    let display = Display::new(output, During::Search);
+    let result = find_entries(&vault, &snapshots, &query, &arguments, output, &display);
+    display.finish();
+    let all = result?;
+    if output.is_json() {
+        output.result(&all, |_| String::new())?;
+    }
+    Ok(Exit::DONE)
+}
+
+/// Shows what is found in each snapshot at once; in JSON mode it is returned, since it is one value.
+fn find_entries(
+    vault: &Vault,
+    snapshots: &[(SnapshotId, Snapshot)],
+    query: &Query,
+    arguments: &Arguments,
+    output: Output,
+    display: &Display,
+) -> anyhow::Result<Vec<Matches>> {
     let mut all = Vec::new();
-    for (id, snapshot) in &snapshots {
-        let found = vault.find_entries(id, &query).map_err(ended)?;
+    let mut count = FileCount::begin(snapshots.iter().map(|(_, snapshot)| snapshot), display);
+    for (id, snapshot) in snapshots {
+        count.next_snapshot(snapshot);
+        let found = vault.find_entries(id, query, &mut count).map_err(ended)?;
         if found.is_empty() {
             continue;
         }
@@ -126,17 +148,18 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
             all.push(Matches { hits: matches.len(), matches, snapshot: *id });
             continue;
         }
-        output.note(&format!("Found matching entries in snapshot {} from {}", id.short(), local_time(snapshot.time)));
-        for (path, node) in &found {
-            let sizes = if arguments.human_readable { Sizes::WithUnits } else { Sizes::Bytes };
-            output.result(&(), |()| entry_text(path, node, arguments.long, sizes))?;
-        }
-        output.note("");
+        display.beside_bar(|| {
+            let time = local_time(snapshot.time);
+            output.note(&format!("Found matching entries in snapshot {} from {time}", id.short()));
+            for (path, node) in &found {
+                let sizes = if arguments.human_readable { Sizes::WithUnits } else { Sizes::Bytes };
+                output.result(&(), |()| entry_text(path, node, arguments.long, sizes))?;
+            }
+            output.note("");
+            anyhow::Ok(())
+        })?;
     }
-    if output.is_json() {
-        output.result(&all, |_| String::new())?;
-    }
-    Ok(Exit::DONE)
+    Ok(all)
 }
 
 impl MatchLine {
@@ -173,18 +196,34 @@ fn find_objects(
             trees: if arguments.tree { ids } else { Vec::new() },
         },
     };
+    let display = Display::new(output, During::Search);
+    let result = object_lines(vault, snapshots, &query, arguments.show_pack_id, &display);
+    display.finish();
+    let lines = result.map_err(ended)?;
+    output.result(&lines, |lines| lines.iter().map(ObjectLine::text).collect::<Vec<_>>().join("\n"))?;
+    Ok(Exit::DONE)
+}
+
+fn object_lines(
+    vault: &Vault,
+    snapshots: &[(SnapshotId, Snapshot)],
+    query: &ObjectQuery,
+    show_pack_id: bool,
+    display: &Display,
+) -> levee_vault::Result<Vec<ObjectLine>> {
     let mut lines = Vec::new();
+    let mut count = FileCount::begin(snapshots.iter().map(|(_, snapshot)| snapshot), display);
     for (id, snapshot) in snapshots {
-        for found in vault.find_objects(id, &query).map_err(ended)? {
-            let pack = match arguments.show_pack_id {
-                true => Some(vault.pack_of(found.kind, &found.id).map_err(ended)?.to_hex()),
+        count.next_snapshot(snapshot);
+        for found in vault.find_objects(id, query, &mut count)? {
+            let pack = match show_pack_id {
+                true => Some(vault.pack_of(found.kind, &found.id)?.to_hex()),
                 false => None,
             };
             lines.push(ObjectLine::new(found, *id, snapshot.time, pack));
         }
     }
-    output.result(&lines, |lines| lines.iter().map(ObjectLine::text).collect::<Vec<_>>().join("\n"))?;
-    Ok(Exit::DONE)
+    Ok(lines)
 }
 
 impl ObjectLine {

@@ -25,6 +25,18 @@ pub enum During {
     Prune,
     Copy,
     Repair,
+    Rewrite,
+    Retain,
+    Statistics,
+    Search,
+    Comparison,
+}
+
+/// What a bar counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unit {
+    Bytes,
+    Files,
 }
 
 impl During {
@@ -36,7 +48,28 @@ impl During {
             During::Prune => "prune",
             During::Copy => "copy",
             During::Repair => "repair",
+            During::Rewrite => "rewrite",
+            During::Retain => "retain",
+            During::Statistics => "stats",
+            During::Search => "find",
+            During::Comparison => "diff",
         }
+    }
+
+    fn unit(self) -> Unit {
+        match self {
+            During::Archival | During::Restore | During::Check | During::Prune | During::Copy | During::Repair => {
+                Unit::Bytes
+            }
+            // They look at names, and not at content.
+            During::Rewrite | During::Retain | During::Statistics | During::Search | During::Comparison => Unit::Files,
+        }
+    }
+
+    /// Whether a program hears how far it is. Where names are looked at restic says nothing of it, and who reads one JSON value
+    /// expects no lines before it.
+    fn has_status_lines(self) -> bool {
+        self.unit() == Unit::Bytes
     }
 }
 
@@ -63,7 +96,7 @@ impl Display {
         Self {
             output,
             during,
-            bar: output.shows_progress().then(new_bar),
+            bar: output.shows_progress().then(|| new_bar(during.unit())),
             started,
             status_at: Mutex::new(started),
             total_items: AtomicU64::new(0),
@@ -125,6 +158,11 @@ impl Display {
             // A terminal that is gone must not stop the work.
             let _ = writeln!(std::io::stderr().lock(), "{line}");
         };
+        self.beside_bar(print);
+    }
+
+    /// Prints something while the bar is away: both may go to the same terminal.
+    pub fn beside_bar<T>(&self, print: impl FnOnce() -> T) -> T {
         match &self.bar {
             Some(bar) => bar.suspend(print),
             None => print(),
@@ -132,7 +170,7 @@ impl Display {
     }
 
     fn status(&self) {
-        if !self.output.is_json() || self.output.is_quiet() {
+        if !self.output.is_json() || self.output.is_quiet() || !self.during.has_status_lines() {
             return;
         }
         let now = Instant::now();
@@ -158,6 +196,9 @@ impl Display {
             During::Prune => ("files_done", "bytes_repacked"),
             During::Copy => ("files_done", "bytes_copied"),
             During::Repair => ("packs_done", "bytes_done"),
+            During::Rewrite | During::Retain | During::Statistics | During::Search | During::Comparison => {
+                ("files_done", "bytes_done")
+            }
         };
         let mut status = json!({
             "message_type": "status",
@@ -181,12 +222,27 @@ impl Display {
     }
 }
 
-fn new_bar() -> ProgressBar {
+fn new_bar(unit: Unit) -> ProgressBar {
     let bar = ProgressBar::no_length();
-    let style = "[{elapsed_precise}] {bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left {wide_msg}";
-    bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.set_style(style(unit, false));
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
+}
+
+/// A line for a terminal of 80 columns; the message has what is left of it. Of a total that is not known yet nothing is said.
+fn style(unit: Unit, knows_total: bool) -> ProgressStyle {
+    let (done, of_total, rate) = match unit {
+        Unit::Bytes => ("{bytes}", "{bytes} of {total_bytes}", "{bytes_per_sec}"),
+        // The number is that of the digits behind the point.
+        Unit::Files => ("{human_pos} files", "{human_pos} of {human_len} files", "{per_sec:1}"),
+    };
+    let template = match knows_total {
+        true => {
+            format!("[{{elapsed_precise}}] {{percent:>3}}% {{bar:10}} {of_total}, {rate}, {{eta}} left {{wide_msg}}")
+        }
+        false => format!("[{{elapsed_precise}}] {done}, {rate} {{wide_msg}}"),
+    };
+    ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 impl Progress for Display {
@@ -195,15 +251,29 @@ impl Progress for Display {
             Event::Total { items, bytes } => {
                 self.total_items.store(items, Ordering::Relaxed);
                 self.total_bytes.store(bytes, Ordering::Relaxed);
-                self.knows_total.store(true, Ordering::Relaxed);
+                let was_known = self.knows_total.swap(true, Ordering::Relaxed);
                 if let Some(bar) = &self.bar {
-                    bar.set_length(bytes);
+                    bar.set_length(match self.during.unit() {
+                        Unit::Bytes => bytes,
+                        Unit::Files => items,
+                    });
+                    if !was_known {
+                        bar.set_style(style(self.during.unit(), true));
+                    }
                 }
             }
             Event::Bytes(bytes) => {
                 self.bytes.fetch_add(bytes, Ordering::Relaxed);
                 if let Some(bar) = &self.bar {
                     bar.inc(bytes);
+                }
+            }
+            Event::Files(files) => {
+                self.items.fetch_add(files, Ordering::Relaxed);
+                if let Some(bar) = &self.bar
+                    && self.during.unit() == Unit::Files
+                {
+                    bar.inc(files);
                 }
             }
             Event::Item { path, change } => {

@@ -3,10 +3,11 @@
 use anyhow::bail;
 use clap::Args;
 use levee_store::object_store::LOCKED_DAYS_MAX;
-use levee_vault::Renewed;
+use levee_vault::{Event, Progress, Renewed};
 use serde::Serialize;
 
 use super::place::Place;
+use super::progress::{Display, During};
 use super::{ended, open};
 use crate::exit::Exit;
 use crate::output::Output;
@@ -38,15 +39,23 @@ struct Retained {
 pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
     let Arguments { days, dry_run } = arguments;
     let store = place.s3_store()?;
-    let to_retain = open(place)?.files_to_retain().map_err(ended)?;
+    let vault = open(place)?;
+    let display = Display::new(output, During::Retain);
+    let result = vault.files_to_retain();
+    let to_retain = result.inspect_err(|_| display.finish()).map_err(ended)?;
     let packs_left = to_retain.packs_left;
     let Renewed { files, failed, first_failures, not_tried } = match dry_run {
         true => Renewed { files: to_retain.files.len() as u64, ..Renewed::default() },
-        false => to_retain.renew(|file_type, name| {
-            let retained = store.attempt(|store| store.retain(file_type, name, days));
-            retained.map(drop)
-        }),
+        false => {
+            display.report(Event::Total { items: to_retain.files.len() as u64, bytes: 0 });
+            to_retain.renew(|file_type, name| {
+                let retained = store.attempt(|store| store.retain(file_type, name, days));
+                display.report(Event::Files(1));
+                retained.map(drop)
+            })
+        }
     };
+    display.finish();
     let first_failures = first_failures.iter().map(ToString::to_string).collect();
     let retained =
         Retained { message_type: "retained", dry_run, files, packs_left, days, failed, first_failures, not_tried };

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::amounts::parse_duration;
 use super::place::Place;
+use super::progress::{Display, During};
 use super::selection::SelectionArguments;
 use super::text_file;
 use super::times::parse_time;
@@ -106,7 +107,10 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
         dry_run: arguments.dry_run,
     };
     let vault = open(place)?;
-    let rewritten = levee_vault::rewrite(&vault, &options).map_err(ended)?;
+    let display = Display::new(output, During::Rewrite);
+    let result = levee_vault::rewrite(&vault, &options, &display);
+    display.finish();
+    let rewritten = result.map_err(ended)?;
     let changed_snapshots = rewritten.iter().filter(|snapshot| snapshot.is_changed).count();
     let line =
         SummaryLine { message_type: "summary", dry_run: options.dry_run, changed_snapshots, snapshots: &rewritten };

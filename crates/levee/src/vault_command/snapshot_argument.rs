@@ -1,6 +1,6 @@
 //! `SNAPSHOT:FOLDER`, as restic takes it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use levee_vault::{Id, Snapshot, SnapshotId, SnapshotSelection, Vault};
 
@@ -19,6 +19,12 @@ impl Chosen {
         let (wanted, folder) = argument.split_once(':').unwrap_or((argument, "/"));
         let (id, snapshot) = vault.find_snapshot(wanted, filter).map_err(ended)?;
         Ok(Self { id, snapshot, folder: PathBuf::from(folder) })
+    }
+
+    /// How many files the snapshot says it holds. `None` when it doesn't say, and when only a folder of it is meant.
+    pub fn files(&self) -> Option<u64> {
+        let summary = self.snapshot.summary.as_ref().filter(|_| self.folder == Path::new("/"));
+        summary.map(|summary| summary.total_files_processed)
     }
 
     /// The tree of the folder.

@@ -2,6 +2,7 @@ use clap::{Args, ValueEnum};
 use levee_vault::{Stats, StatsMode};
 
 use super::place::Place;
+use super::progress::{Display, During};
 use super::selection::FilterArguments;
 use super::{ended, open};
 use crate::exit::Exit;
@@ -58,8 +59,10 @@ impl From<Mode> for StatsMode {
 pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
     let vault = open(place)?;
     let found = vault.select(&arguments.filter.selection_of(&arguments.ids)?).map_err(ended)?;
-    let ids: Vec<_> = found.into_iter().map(|(id, _)| id).collect();
-    let stats = levee_vault::stats(&vault, &ids, arguments.mode.into()).map_err(ended)?;
+    let display = Display::new(output, During::Statistics);
+    let result = levee_vault::stats(&vault, &found, arguments.mode.into(), &display);
+    display.finish();
+    let stats = result.map_err(ended)?;
     output.result(&stats, |stats| text(stats, arguments.mode))?;
     Ok(Exit::DONE)
 }

@@ -3,6 +3,7 @@
 mod bandwidth;
 mod copies;
 mod dry_runs;
+mod emulators;
 mod exit_codes;
 mod full_disk;
 mod hooks;
@@ -18,8 +19,10 @@ mod remote;
 mod restic;
 mod rustic;
 mod serve;
+mod signed;
 mod sources;
 mod stores;
+mod terminal;
 pub mod tree;
 mod verbs;
 

@@ -2,9 +2,9 @@ use std::collections::{HashMap, HashSet};
 
 use levee_store::FileType;
 
-use super::{CheckOptions, CheckReport, Indexed, ReadData};
-use crate::pack::{PackedBlob, pack_bytes, read_header};
-use crate::parallel::parallel_map_with;
+use super::{CheckOptions, CheckReport, Indexed, IndexedPack, ReadData};
+use crate::pack::{PackedBlob, fingerprint, read_header};
+use crate::parallel::{parallel_map, parallel_map_with};
 use crate::problem::with_sources;
 use crate::vault::BlobOpener;
 use crate::{Error, Event, Id, Progress, Result, Thaw, Vault};
@@ -22,12 +22,24 @@ pub(super) fn check_packs(
     progress: &dyn Progress,
 ) -> Result<CheckReport> {
     let mut report = CheckReport::default();
-    let listed: HashMap<Id, u64> = vault
+    let mut listed: HashMap<Id, u64> = vault
         .store()
         .list(FileType::Data)?
         .into_iter()
         .filter_map(|entry| Some((entry.name.parse().ok()?, entry.size_bytes)))
         .collect();
+    // What was just stored may be in no list yet; asked for by its name it is there.
+    let unlisted: Vec<Id> = indexed.packs.keys().filter(|pack| !listed.contains_key(*pack)).copied().collect();
+    let size = |pack: &Id| vault.store().size_bytes(FileType::Data, &pack.to_hex());
+    for (pack, size) in unlisted.iter().zip(parallel_map(super::FETCHES_AT_ONCE, &unlisted, size)) {
+        match size {
+            Ok(size) => {
+                listed.insert(*pack, size);
+            }
+            Err(levee_store::Error::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
     let archived = vault.archived_packs()?;
     let frozen: HashSet<Id> = Thaw::look(vault, &archived, |_| true)?.unreadable().collect();
     let sizes = || listed.iter().filter(|(pack, _)| indexed.packs.contains_key(*pack)).map(|(id, size)| (*id, *size));
@@ -46,15 +58,13 @@ pub(super) fn check_packs(
         report.hint("data".into(), message);
     }
     report.packs = listed.len() as u64;
-    report.blobs = indexed.packs.values().map(|blobs| blobs.len() as u64).sum();
-    for (pack, blobs) in &indexed.packs {
-        let expected = pack_bytes(blobs);
+    report.blobs = indexed.packs.values().map(|known| known.blobs).sum();
+    for (pack, IndexedPack { file, bytes: expected, .. }) in &indexed.packs {
         match listed.get(pack) {
             None => {
-                let index = indexed.files.get(pack).map(Id::to_string).unwrap_or_default();
-                report.error(format!("data/{pack}"), format!("it is missing; index/{index} names it"));
+                report.error(format!("data/{pack}"), format!("it is missing; index/{file} names it"));
             }
-            Some(size) if *size != expected => {
+            Some(size) if size != expected => {
                 report.error(format!("data/{pack}"), format!("it is {size} bytes long instead of {expected}"));
             }
             Some(_) => {}
@@ -68,16 +78,16 @@ pub(super) fn check_packs(
         report.hint(format!("data/{pack}"), message.into());
     }
     let readable = indexed.packs.iter().filter(|(pack, _)| !frozen.contains(*pack));
-    let there: Vec<(Id, u64, &[PackedBlob])> =
-        readable.filter_map(|(pack, blobs)| Some((*pack, *listed.get(pack)?, blobs.as_slice()))).collect();
+    let there: Vec<(Id, u64, &Id)> =
+        readable.filter_map(|(pack, known)| Some((*pack, *listed.get(pack)?, &known.fingerprint))).collect();
     let bytes = there.iter().filter(|(pack, ..)| read_whole.contains(pack)).map(|(_, size, _)| size).sum();
     progress.report(Event::Total { items: there.len() as u64, bytes });
     for group in there.chunks(GROUP) {
-        let look = |reader: &mut PackReader<'_>, (pack, size, blobs): &(Id, u64, &[PackedBlob])| {
+        let look = |reader: &mut PackReader<'_>, (pack, size, indexed): &(Id, u64, &Id)| {
             if !read_whole.contains(pack) {
-                return check_header(vault, pack, *size, blobs);
+                return check_header(vault, pack, *size, indexed);
             }
-            let looked = reader.check_content(pack, *size, blobs);
+            let looked = reader.check_content(pack, *size, indexed);
             progress.report(Event::Bytes(*size));
             looked
         };
@@ -96,19 +106,20 @@ pub(super) fn check_packs(
     Ok(report)
 }
 
-fn check_header(vault: &Vault, pack: &Id, size: u64, indexed: &[PackedBlob]) -> Vec<String> {
+/// `indexed` is the fingerprint of what the index says of it, here as below.
+fn check_header(vault: &Vault, pack: &Id, size: u64, indexed: &Id) -> Vec<String> {
     let name = pack.to_hex();
     let read = |offset, length| Ok(vault.store().read_range(FileType::Data, &name, offset, length)?);
     match read_header(vault.key(), size, read) {
-        Ok(Ok(blobs)) => compare(blobs, indexed),
+        Ok(Ok(mut blobs)) => compare(&mut blobs, indexed),
         Ok(Err(problem)) => vec![problem],
         Err(error) => vec![with_sources(&error)],
     }
 }
 
-fn compare(mut blobs: Vec<PackedBlob>, indexed: &[PackedBlob]) -> Vec<String> {
+fn compare(blobs: &mut [PackedBlob], indexed: &Id) -> Vec<String> {
     blobs.sort_unstable();
-    if blobs == indexed { Vec::new() } else { vec!["its header does not agree with the index".into()] }
+    if fingerprint(blobs) == *indexed { Vec::new() } else { vec!["its header does not agree with the index".into()] }
 }
 
 /// What a thread needs for all packs that it reads: fresh memory for each is dear.
@@ -123,7 +134,7 @@ impl<'a> PackReader<'a> {
         Self { vault, content: Vec::new(), opener: BlobOpener::new(vault) }
     }
 
-    fn check_content(&mut self, pack: &Id, size: u64, indexed: &[PackedBlob]) -> Vec<String> {
+    fn check_content(&mut self, pack: &Id, size: u64, indexed: &Id) -> Vec<String> {
         let opener = match &mut self.opener {
             Ok(opener) => opener,
             Err(error) => return vec![with_sources(error)],
@@ -139,12 +150,13 @@ impl<'a> PackReader<'a> {
     }
 }
 
-/// What is wrong with a pack's content. Without an index it is held against its own header.
+/// What is wrong with a pack's content: whether its blobs are what its header says, and that what the index says, if it is
+/// given.
 pub(crate) fn look_at_content(
     opener: &mut BlobOpener<'_>,
     pack: &Id,
     content: &mut [u8],
-    indexed: Option<&[PackedBlob]>,
+    indexed: Option<&Id>,
 ) -> Vec<String> {
     if Id::of(content) != *pack {
         return vec!["its content does not have the hash that is its name".into()];
@@ -156,10 +168,10 @@ pub(crate) fn look_at_content(
         Ok(content.get(offset..end).unwrap_or_default().to_vec())
     };
     let (blobs, mut problems) = match read_header(opener.vault().key(), content.len() as u64, part) {
-        Ok(Ok(blobs)) => match indexed {
-            Some(indexed) => (indexed.to_vec(), compare(blobs, indexed)),
-            None => (blobs, Vec::new()),
-        },
+        Ok(Ok(mut blobs)) => {
+            let problems = indexed.map(|indexed| compare(&mut blobs, indexed)).unwrap_or_default();
+            (blobs, problems)
+        }
         Ok(Err(problem)) => return vec![problem],
         Err(error) => return vec![with_sources(&error)],
     };

@@ -1,4 +1,3 @@
-use std::collections::HashSet;
 use std::path::PathBuf;
 
 use levee_store::FileType;
@@ -18,24 +17,47 @@ pub(super) fn check_trees(
 ) -> Result<CheckReport> {
     let mut report = CheckReport::default();
     let opener = BlobOpener::new(vault)?;
-    let mut walk = Walk { vault, opener, index: &indexed.index, seen: HashSet::new(), report: &mut report, progress };
+    let seen = Seen::of(&indexed.index);
+    let mut walk = Walk { vault, opener, index: &indexed.index, seen, report: &mut report, progress };
     for (id, snapshot) in snapshots {
         match snapshot.tree {
             Some(tree) => walk.snapshot(id, tree),
             None => walk.report.error(format!("snapshots/{id}"), "it names no tree".into()),
         }
     }
-    let used = walk.seen.len() as u64;
+    let used = walk.seen.count;
     report.unused_blobs = (indexed.index.distinct_blobs() as u64).saturating_sub(used);
     Ok(report)
+}
+
+/// Blobs of an index that are referred to, by their numbers there: a bit for each, since a set of fifty million ids takes more
+/// than two gigabytes.
+struct Seen {
+    bits: Vec<u64>,
+    count: u64,
+}
+
+impl Seen {
+    fn of(index: &Index) -> Self {
+        Self { bits: vec![0; index.numbers_end().div_ceil(u64::BITS as usize)], count: 0 }
+    }
+
+    /// Says whether it was not in it until now.
+    fn insert(&mut self, number: u32) -> bool {
+        let word = &mut self.bits[(number / u64::BITS) as usize];
+        let bit = 1_u64 << (number % u64::BITS);
+        let is_new = *word & bit == 0;
+        *word |= bit;
+        self.count += u64::from(is_new);
+        is_new
+    }
 }
 
 struct Walk<'a> {
     vault: &'a Vault,
     opener: BlobOpener<'a>,
     index: &'a Index,
-    /// Blobs that are referred to and in the index.
-    seen: HashSet<(BlobKind, Id)>,
+    seen: Seen,
     report: &'a mut CheckReport,
     progress: &'a dyn Progress,
 }
@@ -44,16 +66,14 @@ impl Walk<'_> {
     fn snapshot(&mut self, snapshot: &Id, root: Id) {
         let mut to_do = vec![(root, PathBuf::from("/"))];
         while let Some((id, path)) = to_do.pop() {
-            let key = (BlobKind::Tree, id);
-            if self.seen.contains(&key) {
-                continue;
-            }
-            let Some(Location { pack, blob }) = self.index.location(BlobKind::Tree, &id) else {
+            let Some((number, Location { pack, blob })) = self.index.numbered_location(BlobKind::Tree, &id) else {
                 let message = format!("{}: tree blob {id} is not in the index", path.display());
                 self.report.error(format!("snapshots/{snapshot}"), message);
                 continue;
             };
-            self.seen.insert(key);
+            if !self.seen.insert(number) {
+                continue;
+            }
             match self.read(&pack, &blob) {
                 Ok(tree) => {
                     self.report.trees += 1;
@@ -89,10 +109,10 @@ impl Walk<'_> {
                     let mut size = 0;
                     let mut missing = false;
                     for id in node.blobs() {
-                        match self.index.location(BlobKind::Data, id) {
-                            Some(Location { blob, .. }) => {
+                        match self.index.numbered_location(BlobKind::Data, id) {
+                            Some((number, Location { blob, .. })) => {
                                 size += blob.plaintext_length();
-                                self.seen.insert((BlobKind::Data, *id));
+                                self.seen.insert(number);
                             }
                             None => {
                                 missing = true;

@@ -70,7 +70,7 @@ impl ZeroBlobs {
         }
     }
 
-    fn contain(&self, piece: &Piece) -> bool {
+    pub fn contain(&self, piece: &Piece) -> bool {
         self.0.get(&piece.length) == Some(&piece.id)
     }
 }

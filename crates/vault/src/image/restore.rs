@@ -242,6 +242,7 @@ mod tests {
     use std::sync::Arc;
 
     use levee_store::LocalStore;
+    use levee_testing::random::noise;
 
     use super::*;
     use crate::{ImageBackupOptions, Password, backup_images};
@@ -252,8 +253,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         let vault = Vault::init(Arc::new(LocalStore::new(path("vault"))), &Password::new("password")).unwrap();
-        let noise = |n: u32| n.wrapping_mul(2_654_435_761).rotate_left(n % 29).to_le_bytes();
-        std::fs::write(path("disk.raw"), (0..1 << 19).flat_map(noise).collect::<Vec<u8>>()).unwrap();
+        std::fs::write(path("disk.raw"), noise(1, 2 << 20)).unwrap();
         let images = ImageBackupOptions { images: vec![path("disk.raw")], ..ImageBackupOptions::default() };
         let snapshot = backup_images(&vault, &images, &()).unwrap().snapshot_id.unwrap();
         let options = ImageRestoreOptions { target: path(name), verify: true, ..ImageRestoreOptions::default() };

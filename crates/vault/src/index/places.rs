@@ -54,6 +54,11 @@ impl Places {
         first
     }
 
+    /// How many blobs were taken in.
+    pub fn len(&self) -> usize {
+        self.lengths.len()
+    }
+
     /// Where a blob lies that was taken in under this number.
     pub fn location(&self, number: u32, kind: BlobKind, id: &Id) -> Location {
         let pack = &self.packs[self.packs.partition_point(|pack| pack.first <= number) - 1];

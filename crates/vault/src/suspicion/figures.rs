@@ -33,11 +33,21 @@ impl Vault {
 
 /// Whether a file's data can be compressed, as they were stored.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Texture {
+pub(crate) enum Texture {
     Compressible,
     Noise,
     /// Too small, or in between.
     Neither,
+}
+
+/// Of so many bytes that take so many in the vault.
+pub(crate) fn texture_of(plain: u64, stored: u64) -> Texture {
+    match stored.saturating_mul(100) {
+        _ if plain < FILE_BYTES_MIN => Texture::Neither,
+        hundredfold if hundredfold <= plain * COMPRESSIBLE_PERCENT => Texture::Compressible,
+        hundredfold if hundredfold >= plain * NOISE_PERCENT => Texture::Noise,
+        _ => Texture::Neither,
+    }
 }
 
 /// Files of one directory that are there on one side only.
@@ -211,12 +221,7 @@ impl<'a> Walk<'a> {
                 Err(error) => return Err(error),
             }
         }
-        Ok(match stored.saturating_mul(100) {
-            _ if plain < FILE_BYTES_MIN => Texture::Neither,
-            hundredfold if hundredfold <= plain * COMPRESSIBLE_PERCENT => Texture::Compressible,
-            hundredfold if hundredfold >= plain * NOISE_PERCENT => Texture::Noise,
-            _ => Texture::Neither,
-        })
+        Ok(texture_of(plain, stored))
     }
 
     fn into_changes(self) -> Changes {

@@ -1,4 +1,4 @@
-//! Bandwidth limits, over each protocol and in both directions.
+//! Bandwidth limits, in a folder and over each protocol, in both directions.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -45,6 +45,13 @@ fn is_kept(case: &Case, vault: &str, setting: &dyn Fn(&mut Command)) {
         &format!("{target}-2"),
     ]);
     assert!(free < took, "{vault}: without a limit a restore took {free:?}, with one {took:?}");
+}
+
+/// It may be a mounted one.
+#[test]
+fn in_a_folder() {
+    let case = Case::new();
+    is_kept(&case, case.vault.to_str().unwrap(), &|_| {});
 }
 
 #[test]

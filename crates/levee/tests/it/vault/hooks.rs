@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use levee_testing::wait::wait_until;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::Case;
@@ -123,10 +124,7 @@ fn what_was_begun_is_undone_when_a_signal_comes() {
     let arguments = hooked.arguments("sleep 600", &[]);
     let mut command = hooked.case.command(&borrowed(&arguments));
     let mut child = command.stderr(Stdio::null()).spawn().unwrap();
-    let started = Instant::now();
-    while !hooked.log.exists() && started.elapsed() < Duration::from_secs(60) {
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait_until("the hook has begun", Duration::from_secs(60), || hooked.log.exists());
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert_eq!(hooked.heard(), ["before", "failed interrupted", "after interrupted"]);

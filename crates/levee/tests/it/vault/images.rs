@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use levee_testing::image::{LoopDevice, assert_same_content, assert_sound_qcow2, empty, ext4_of, partition, qemu_img};
-use levee_testing::restic;
+use levee_testing::{leave_out, restic, tools};
 use serde_json::Value;
 
 use super::tree::noise;
@@ -311,4 +311,88 @@ fn scattered_changes_cost_their_chunks_alone() {
     println!("1 % of the pages of {mebibytes} MiB at random: levee adds {ours} bytes, restic {restics}");
     assert!(ours < bytes / 5, "{ours} of {bytes}");
     assert!(ours < restics / 3, "{ours} against {restics}");
+}
+
+#[test]
+fn an_image_that_was_encrypted_from_within_is_warned_of() {
+    let case = Case::with_vault();
+    let disk = case.path("disk.raw");
+    let image = disk.to_str().unwrap();
+    empty(&disk, 64 << 20);
+    let file = File::options().write(true).open(&disk).unwrap();
+    let words = |number: u64| format!("{number}: words and more words\n").repeat(80_000).into_bytes();
+    for mebibyte in 0..32 {
+        file.write_all_at(&words(mebibyte)[..1 << 20], mebibyte << 20).unwrap();
+    }
+    let signs = |summary: &Value| summary["ransomware_signs"].clone();
+    assert_eq!(signs(&case.backup(&["--image", image])), Value::Null, "the first");
+    file.write_all_at(&noise(50, 1 << 20), 40 << 20).unwrap();
+    file.write_all_at(&words(99)[..1 << 20], 3 << 20).unwrap();
+    let sound = case.backup(&["--image", image]);
+    assert_eq!(signs(&sound), Value::Null, "an ordinary day");
+    file.write_all_at(&noise(51, 16 << 20), 8 << 20).unwrap();
+    // The exit code is that of any other backup: it is stored, and whoever sees the warning decides.
+    let encrypted = case.backup(&["--image", image]);
+    let expected = serde_json::json!([{"sign": "image_scrambled", "image": image, "bytes": 16 << 20, "of": 33 << 20}]);
+    assert_eq!(signs(&encrypted), expected, "{encrypted}");
+    file.write_all_at(&noise(52, 16 << 20), 8 << 20).unwrap();
+    assert_eq!(signs(&case.backup(&["--image", image])), Value::Null, "noise in the place of noise");
+    file.write_all_at(&noise(53, 16 << 20), 8 << 20).unwrap();
+    let text = case.levee(&["backup", "--image", image, "--parent", sound["snapshot_id"].as_str().unwrap()]);
+    assert!(text.contains("WARNING: this looks like ransomware at work: 16 of 33 MiB of image"), "{text}");
+}
+
+/// Where a backup reads an image, as strace sees it: each offset, and how many bytes.
+fn reads_of_backup(case: &Case, strace: &Path, image: &Path) -> Vec<(u64, u64)> {
+    let traces = case.path("traces");
+    fs::create_dir(&traces).unwrap();
+    let backup = case.command(&["backup", "--image", image.to_str().unwrap()]);
+    let mut traced = Command::new(strace);
+    // A file for each thread, so that no line is torn by another one's.
+    traced.args(["-ff", "-y", "-s", "0", "-e", "trace=read,pread64,readv,preadv,preadv2,mmap", "-o"]);
+    traced.arg(traces.join("trace")).arg("--").arg(backup.get_program()).args(backup.get_args());
+    for (name, value) in backup.get_envs() {
+        match value {
+            Some(value) => traced.env(name, value),
+            None => traced.env_remove(name),
+        };
+    }
+    let output = traced.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let of_image = format!("<{}>", image.display());
+    let mut reads = Vec::new();
+    for entry in fs::read_dir(&traces).unwrap() {
+        let text = fs::read_to_string(entry.unwrap().path()).unwrap();
+        for line in text.lines().filter(|line| line.contains(&of_image)) {
+            // pread64(9</disk.raw>, ""..., 524288, 10485760) = 524288
+            let parsed = line.rsplit_once(" = ").and_then(|(call, count)| {
+                let call = call.trim_end().strip_suffix(')')?.strip_prefix("pread64(")?;
+                Some((call.rsplit_once(", ")?.1.parse().ok()?, count.parse().ok()?))
+            });
+            reads.push(parsed.unwrap_or_else(|| panic!("the image is read in another way: {line}")));
+        }
+    }
+    reads
+}
+
+#[test]
+fn a_backup_reads_no_block_in_which_an_image_has_nothing() {
+    // What is looked at and read at once.
+    const BLOCK_BYTES: u64 = 512 << 10;
+    let Some(strace) = tools::find("strace") else { return leave_out("strace is not installed") };
+    let case = Case::with_vault();
+    let disk = case.path("disk.raw");
+    sparse_disk(&disk);
+    let has_data =
+        [(10 << 20, 3_000_000), (100 << 20, 900_000), ((1 << 30) - 300_000, 900_000), (DISK_BYTES - 1000, 1000)];
+    let reads = reads_of_backup(&case, &strace, &disk);
+    let first_bytes = |(offset, count): &&(u64, u64)| *offset == 0 && *count <= 4;
+    let read: u64 = reads.iter().filter(|read| !first_bytes(read)).map(|(_, count)| count).sum();
+    for (offset, count) in reads.iter().filter(|read| !first_bytes(read)) {
+        let (from, to) = (offset / BLOCK_BYTES * BLOCK_BYTES, (offset + count).next_multiple_of(BLOCK_BYTES));
+        let is_needed = has_data.iter().any(|(start, length): &(u64, u64)| *start < to && start + length > from);
+        assert!(is_needed, "{count} bytes at {offset} were read, where there is nothing");
+    }
+    let most = (3_000_000 + 900_000 * 2 + 1000) + 2 * BLOCK_BYTES * has_data.len() as u64;
+    assert!((4_800_000..most).contains(&read), "{read} of {DISK_BYTES} bytes were read");
 }

@@ -16,25 +16,35 @@ use levee_testing::webdav::{self, WebDav};
 use super::tree::{self, assert_same_to_restic};
 use super::{Case, PASSWORD, below, command, fail, succeed};
 
-/// Levee and each restic back up to the same vault, check it, and restore what the others wrote.
+/// With every restic.
 fn work_together(case: &Case, levee: &dyn Fn() -> Command, restic: &dyn Fn(&restic::Restic) -> Command) {
+    work_together_with(&restic::versions(), case, levee, restic);
+}
+
+/// Levee and each restic back up to the same vault, check it, and restore what the others wrote.
+pub fn work_together_with(
+    versions: &[restic::Restic],
+    case: &Case,
+    levee: &dyn Fn() -> Command,
+    restic: &dyn Fn(&restic::Restic) -> Command,
+) {
     let source = case.path("source");
     tree::make(&source);
     let path = |path: &Path| path.to_str().unwrap().to_string();
     succeed(levee().arg("init"));
     succeed(levee().args(["backup", &path(&source)]));
     // The old one last: what it writes lacks a link that it cannot keep.
-    for version in restic::versions().into_iter().rev() {
+    for version in versions.iter().rev() {
         let target = |name: &str| case.path(&format!("{name}-{}", version.version()));
         let restored = target("levees-by-restic");
-        succeed(restic(&version).args(["check", "--read-data"]));
-        succeed(restic(&version).args(["restore", "latest", "--target", &path(&restored)]));
-        assert_same_to_restic(&version, &source, &below(&restored, &source));
+        succeed(restic(version).args(["check", "--read-data"]));
+        succeed(restic(version).args(["restore", "latest", "--target", &path(&restored)]));
+        assert_same_to_restic(version, &source, &below(&restored, &source));
         std::fs::write(source.join("new"), version.version()).unwrap();
-        succeed(restic(&version).args(["backup", &path(&source)]));
+        succeed(restic(version).args(["backup", &path(&source)]));
         let restored = target("restics-by-levee");
         succeed(levee().args(["restore", "latest", "--target", &path(&restored)]));
-        assert_same_to_restic(&version, &source, &below(&restored, &source));
+        assert_same_to_restic(version, &source, &below(&restored, &source));
     }
     succeed(levee().args(["check", "--read-data"]));
 }
