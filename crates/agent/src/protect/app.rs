@@ -1,6 +1,6 @@
 //! One app at this site: its durable state, its assignment, and the threads that work for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -95,6 +95,11 @@ impl App {
         self.assignment.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The assets that the protection file names.
+    pub fn named_assets(&self) -> BTreeSet<AssetName> {
+        self.assignment().spec.asset_names().cloned().collect()
+    }
+
     fn lock_state(&self) -> MutexGuard<'_, AppState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -121,8 +126,7 @@ impl App {
     /// The DNS node beside this agent answers this site's address only while this site may write.
     fn publish_right_to_write(&self) {
         let state = self.lock_state();
-        let written = state.assets.values().all(|standing| *standing == Standing::Live);
-        if state.phase == Phase::Writer && written {
+        if state.phase == Phase::Writer && state.all_live(&self.named_assets()) {
             self.context.view.allow(self.name.clone(), state.epoch);
         } else {
             self.context.view.forbid(&self.name);
@@ -153,7 +157,25 @@ impl App {
                 self.ended_writing(self.demote());
             }
         }
+        self.name_assets(role, epoch);
         self.reconcile();
+    }
+
+    /// Takes over assets that came into the protection file, or went out of it.
+    fn name_assets(&self, role: Role, epoch: Epoch) {
+        let named = self.named_assets();
+        let taken = self.change_state(|state| {
+            let is_so = match state.phase {
+                Phase::Writer => role == Role::Writer,
+                Phase::Recovery => role == Role::Recovery,
+                Phase::Stopping | Phase::Stopped | Phase::Sealed => false,
+            };
+            if is_so && epoch == state.epoch {
+                state.name_assets(&named);
+            }
+            Ok(())
+        });
+        self.report(taken);
     }
 
     /// Goes on with a demotion that has failed: nobody else would, until the server wants something new.
@@ -232,23 +254,34 @@ impl App {
             });
             match spawned {
                 Ok(task) => tasks.add(key, task),
-                Err(error) => {
-                    let is_hit = |asset: &&AssetName| match &key.work {
-                        Work::Asset(of) => of == *asset,
-                        Work::Upkeep | Work::Vault(_) => true,
-                    };
-                    for asset in assignment.spec.asset_names().filter(is_hit) {
-                        self.board.problem(asset, format!("cannot start a thread: {error}"));
-                    }
-                }
+                Err(error) => self.problem_with(&key.work, &format!("cannot start a thread: {error}")),
             }
         }
     }
 
-    /// Starts what had to wait for threads that were slow to end.
+    /// Says what hinders some work at the assets that it is for.
+    fn problem_with(&self, work: &Work, text: &str) {
+        let is_hit = |asset: &&AssetName| match work {
+            Work::Asset(of) => of == *asset,
+            Work::Upkeep | Work::Vault(_) => true,
+        };
+        for asset in self.assignment().spec.asset_names().filter(is_hit) {
+            self.board.problem(asset, text);
+        }
+    }
+
+    /// Starts what had to wait for threads that were slow to end, and what a thread worked on that has died.
     pub fn look_after_tasks(self: &Arc<Self>) {
-        let any_ended = self.lock_tasks().reap();
-        if any_ended {
+        let (dead, is_due) = {
+            let mut tasks = self.lock_tasks();
+            (tasks.take_dead(), tasks.reap() | tasks.may_begin_again())
+        };
+        for work in &dead {
+            let text =
+                "a part of the agent ended in a defect of its own and is started again; the agent's log says where";
+            self.problem_with(work, text);
+        }
+        if is_due {
             self.reconcile();
         }
     }

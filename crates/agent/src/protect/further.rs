@@ -9,6 +9,7 @@ mod copying;
 mod held_log;
 mod locking;
 mod log;
+mod mending;
 mod place;
 mod shared;
 mod state;
@@ -35,6 +36,7 @@ use super::{tags, upkeep};
 use held_log::HeldLog;
 use locking::Renewal;
 use log::{LogCopy, Trouble};
+use mending::NotMended;
 use place::Place;
 pub use shared::{FurtherVaults, SharedVault};
 use state::FurtherState;
@@ -64,6 +66,8 @@ pub fn run(app: &Arc<App>, name: &VaultName, stop: &StopSignal) {
         there: None,
         copied_log_at: BTreeMap::new(),
         damaged: BTreeMap::new(),
+        to_mend: BTreeSet::new(),
+        not_mended: NotMended::default(),
         new_logs: BTreeSet::new(),
         known_bases: BTreeMap::new(),
         held: BTreeMap::new(),
@@ -121,6 +125,10 @@ struct Further<'a> {
     copied_log_at: BTreeMap<AssetName, Instant>,
     /// Snapshots that can't be copied because they are damaged, and when that was found. They hold up nothing else.
     damaged: BTreeMap<SnapshotId, (Instant, String)>,
+    /// Snapshots whose copies there lack what was damaged there: this site has it, and brings it anew like what is missing.
+    to_mend: BTreeSet<SnapshotId>,
+    /// Those of them with which that has failed.
+    not_mended: NotMended,
     /// Databases of which there may be a copy of the log that a newer one replaces.
     new_logs: BTreeSet<AssetName>,
     /// The base backups there.
@@ -191,7 +199,11 @@ impl Further<'_> {
         }
         if self.lock_retry.is_time(now) {
             let renewed = self.renew_locks(&there, state, now);
-            self.lock_retry.note(renewed.is_ok(), Timestamp::now());
+            // Trying again what has failed may take several turns: its end alone says whether that has worked.
+            let tries_again = self.renewal.as_ref().is_some_and(Renewal::tries_again);
+            if renewed.is_err() || !tries_again {
+                self.lock_retry.note(renewed.is_ok(), Timestamp::now());
+            }
             self.note_besides("object lock", renewed.and(self.locks_in_time(state, now)));
         }
         let here: BTreeSet<SnapshotId> = assets.iter().flat_map(|of| of.here.iter().map(|(id, _)| *id)).collect();
@@ -206,6 +218,8 @@ impl Further<'_> {
     fn look_after(&mut self, there: &There, upkeep: &Upkeep, state: &mut FurtherState, now: Timestamp) {
         let Some(within) = self.spec.verify_within else {
             (self.verifying, self.damage) = (None, None);
+            self.to_mend.clear();
+            self.not_mended = NotMended::default();
             state.damaged.clear();
             state.hit.clear();
             return;
@@ -358,6 +372,7 @@ impl Further<'_> {
             .chain(besides)
             .chain(left_alone)
             .chain(self.damage.clone())
+            .chain(self.not_mended.text(self.name))
             .collect()
     }
 
@@ -371,9 +386,9 @@ impl Further<'_> {
 }
 
 impl OfAsset {
-    /// What is not there, the oldest first.
-    fn missing(&self, there: &There) -> Vec<(SnapshotId, Snapshot)> {
-        let is_missing = |(id, _): &&(SnapshotId, Snapshot)| !there.snapshots.contains_key(id);
+    /// What is not there, or not whole, the oldest first.
+    fn missing(&self, there: &There, to_mend: &BTreeSet<SnapshotId>) -> Vec<(SnapshotId, Snapshot)> {
+        let is_missing = |(id, _): &&(SnapshotId, Snapshot)| !there.snapshots.contains_key(id) || to_mend.contains(id);
         self.here.iter().filter(is_missing).cloned().collect()
     }
 

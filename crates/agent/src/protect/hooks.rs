@@ -8,28 +8,23 @@
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use levee_database::StopSignal;
 use levee_model::control::Failure;
 use levee_model::{AssetName, VaultName};
-use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, geteuid, kill_process_group, waitid};
+use rustix::process::geteuid;
 
 use super::app::{App, transient};
+use crate::process_group::{ProcessGroup, Waited};
 
 /// How long a command may run, as with `levee vault backup`. Its copy holds its place in line meanwhile.
 const TIME_MAX: Duration = Duration::from_secs(3600);
 /// How long `after-copy` may go on once the agent is to stop: it wakes what was put to rest, and nothing else does.
 const AFTER_STOP_MAX: Duration = Duration::from_secs(20);
-/// How long a command has to end by itself when it is told to, before it is ended.
-const ENDING_TIME: Duration = Duration::from_secs(5);
-/// Short beside what a command does, cheap beside a copy.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
 const OTHERS_WRITE: u32 = 0o022;
 const ANYBODY_EXECUTES: u32 = 0o111;
 
@@ -87,8 +82,8 @@ impl From<NotMade> for Failure {
     }
 }
 
-/// Makes a copy between the operator's commands, if there are any. `after-copy` runs however the copy goes, as soon as
-/// `before-copy` was begun; `saved` is what it is told, and `None` counts as a failure.
+/// Makes a copy between the operator's commands, if there are any. `after-copy` runs however the copy goes, and be it by a
+/// panic, as soon as `before-copy` was begun; `saved` is what it is told, and `None` counts as a failure.
 pub fn around<T>(
     copy: &CopyOf<'_>,
     stop: &StopSignal,
@@ -97,14 +92,14 @@ pub fn around<T>(
 ) -> Result<Hooked<T>, NotMade> {
     let scripts = Scripts::find(copy.app.context.folder.root(), geteuid().as_raw());
     let scripts = scripts.map_err(|problem| copy.not_allowed(&problem))?;
-    let mut variables = copy.variables();
-    let begun = Instant::now();
+    let (variables, begun) = (copy.variables(), Instant::now());
+    let after =
+        scripts.after.map(|script| AfterCopy { script, variables: variables.clone(), begun, stop, is_due: true });
     let made = match scripts.before.map_or(Ok(()), |script| script.run(&variables, stop)) {
         Ok(()) => make().map_err(NotMade::Copy),
         Err(problem) => Err(copy.not_allowed(&problem)),
     };
-    let Some(script) = scripts.after else { return made.map(|made| Hooked { made, after: None }) };
-    variables.push(("LEVEE_DURATION_S", begun.elapsed().as_secs().to_string()));
+    let Some(after) = after else { return made.map(|made| Hooked { made, after: None }) };
     let (result, more) = match &made {
         Ok(made) => match saved(made) {
             Some(Saved { snapshot, is_whole: true }) => ("saved", ("LEVEE_SNAPSHOT_ID", snapshot)),
@@ -113,14 +108,48 @@ pub fn around<T>(
         },
         Err(NotMade::Hook(failure) | NotMade::Copy(failure)) => ("failed", ("LEVEE_ERROR", failure.message.clone())),
     };
-    variables.extend([("LEVEE_BACKUP_RESULT", result.to_string()), more]);
     // What is stopped says nothing any more: the site may have another part by now.
-    let after = script.run(&variables, stop).err().filter(|_| !stop.is_stopped());
+    let after = after.run(result, more).err().filter(|_| !stop.is_stopped());
     if let (Err(_), Some(problem)) = (&made, &after) {
         // The copy's own failure is what the status says.
         tracing::warn!(app = %copy.app.name, asset = %copy.asset, problem, "what runs after a failed copy has failed too");
     }
     made.map(|made| Hooked { made, after: after.map(|problem| format!("{} is made, but {problem}", copy.in_words())) })
+}
+
+/// What is to run after a copy that was begun. It wakes what was put to rest, and nothing else does: dropping it unrun, as a
+/// panic on the way does, runs it.
+struct AfterCopy<'a> {
+    script: Script,
+    variables: Vec<(&'static str, String)>,
+    begun: Instant,
+    stop: &'a StopSignal,
+    is_due: bool,
+}
+
+impl AfterCopy<'_> {
+    fn run(mut self, result: &str, more: (&'static str, String)) -> Result<(), String> {
+        self.is_due = false;
+        self.tell(result, more)
+    }
+
+    fn tell(&mut self, result: &str, more: (&'static str, String)) -> Result<(), String> {
+        let duration = self.begun.elapsed().as_secs().to_string();
+        self.variables.extend([("LEVEE_DURATION_S", duration), ("LEVEE_BACKUP_RESULT", result.to_string()), more]);
+        self.script.run(&self.variables, self.stop)
+    }
+}
+
+impl Drop for AfterCopy<'_> {
+    fn drop(&mut self) {
+        if !self.is_due {
+            return;
+        }
+        let why = "a fault in the agent broke the copy off; the agent's log says where";
+        if let Err(problem) = self.tell("failed", ("LEVEE_ERROR", why.into())) {
+            tracing::warn!(problem, "what runs after a copy that was broken off by a fault has failed too");
+        }
+    }
 }
 
 impl CopyOf<'_> {
@@ -238,55 +267,44 @@ struct Script {
 }
 
 impl Script {
-    /// Runs it until it has ended, in a process group of its own, so that all that it starts can be ended.
+    /// Runs it until it has ended.
     fn run(&self, variables: &[(&'static str, String)], stop: &StopSignal) -> Result<(), String> {
         let path = self.path.display();
-        let mut child = Command::new(&self.path)
+        let mut command = Command::new(&self.path);
+        command
             .env("LEVEE_HOOK", self.moment.word())
-            .envs(variables.iter().map(|(name, value)| (*name, value.as_str())))
-            .stdin(Stdio::null())
-            .stdout(io::stderr())
-            .process_group(0)
-            .spawn()
+            .envs(variables.iter().map(|(name, value)| (*name, value.as_str())));
+        let running = ProcessGroup::start(&mut command)
             .map_err(|error| format!("{path} cannot be run ({error}): a script begins with #!/bin/sh"))?;
-        let begun = Instant::now();
-        loop {
-            match child.try_wait() {
-                Ok(Some(status)) if status.success() => return Ok(()),
-                Ok(Some(status)) => {
-                    return Err(format!("{path} failed ({status}); what it said is in the agent's log"));
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    end(&mut child);
-                    return Err(format!("cannot wait for {path}: {error}"));
-                }
+        match running.wait(TIME_MAX, || stop.is_stopped()) {
+            Ok(Waited::Ended(status)) if status.success() => Ok(()),
+            Ok(Waited::Ended(status)) => Err(format!("{path} failed ({status}); what it said is in the agent's log")),
+            Ok(Waited::Stopped) => {
+                self.let_go(running);
+                Err(format!("{path} was ended, for the agent stops this work"))
             }
-            if stop.is_stopped() {
-                self.let_go(child);
-                return Err(format!("{path} was ended, for the agent stops this work"));
+            Ok(Waited::OutOfTime) => {
+                running.end();
+                Err(format!("{path} was ended after {} s without a result", TIME_MAX.as_secs()))
             }
-            if begun.elapsed() >= TIME_MAX {
-                end(&mut child);
-                return Err(format!("{path} was ended after {} s without a result", TIME_MAX.as_secs()));
+            Err(error) => {
+                running.end();
+                Err(format!("cannot wait for {path}: {error}"))
             }
-            thread::sleep(LOOK_EVERY);
         }
     }
 
     /// Leaves a command to itself whose work is to stop: whoever stops it, such as a failover, must not wait for it.
     /// `before-copy` is told to end; `after-copy` wakes what was put to rest, and goes on for a while.
-    fn let_go(&self, mut child: Child) {
-        let command = Pid::from_child(&child);
+    fn let_go(&self, running: ProcessGroup) {
         let goes_on = self.moment == Moment::After;
         if !goes_on {
-            let _ = kill_process_group(command, Signal::TERM);
+            running.tell_to_end();
         }
         let wait = move || {
-            if goes_on && has_ended(command, AFTER_STOP_MAX) {
-                let _ = child.wait();
-            } else {
-                end(&mut child);
+            let has_ended = goes_on && matches!(running.wait(AFTER_STOP_MAX, || false), Ok(Waited::Ended(_)));
+            if !has_ended {
+                running.end();
             }
         };
         if let Err(error) = thread::Builder::new().name("hook".into()).spawn(wait) {
@@ -295,33 +313,17 @@ impl Script {
     }
 }
 
-/// Tells a command to end, and ends it if it does not, with all that it has started.
-fn end(child: &mut Child) {
-    let group = Pid::from_child(child);
-    let _ = kill_process_group(group, Signal::TERM);
-    has_ended(group, ENDING_TIME);
-    let _ = kill_process_group(group, Signal::KILL);
-    let _ = child.wait();
-}
-
-/// Waits so long at most until it has ended. It is not reaped: its number, which is that of its group, stays its own.
-fn has_ended(command: Pid, within: Duration) -> bool {
-    let begun = Instant::now();
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    loop {
-        match waitid(WaitId::Pid(command), options) {
-            Ok(None) | Err(Errno::INTR) if begun.elapsed() < within => thread::sleep(LOOK_EVERY),
-            Ok(None) => return false,
-            Ok(Some(_)) | Err(_) => return true,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use levee_testing::process::is_there;
+    use levee_testing::wait::wait_until;
 
     use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
 
     /// An agent's folder with these scripts, of these modes.
     fn folder(scripts: &[(&str, &str, u32)]) -> tempfile::TempDir {
@@ -339,15 +341,6 @@ mod tests {
             fs::set_permissions(&path, fs::Permissions::from_mode(*mode)).unwrap();
         }
         folder
-    }
-
-    #[track_caller]
-    fn wait_until(what: &str, condition: impl Fn() -> bool) {
-        let begun = Instant::now();
-        while !condition() {
-            assert!(begun.elapsed() < Duration::from_secs(60), "waited too long: {what}");
-            thread::sleep(LOOK_EVERY);
-        }
     }
 
     fn own() -> u32 {
@@ -415,6 +408,31 @@ mod tests {
     }
 
     #[test]
+    fn what_was_put_to_rest_is_woken_once_also_when_a_panic_ends_the_copy() {
+        let content = "echo \"$LEVEE_BACKUP_RESULT:$LEVEE_DURATION_S:$LEVEE_ERROR:\" >> \"$TOLD\"";
+        let folder = folder(&[("after-copy", content, 0o700)]);
+        let told = folder.path().join("told");
+        let stop = StopSignal::new().unwrap();
+        let after = || AfterCopy {
+            script: Scripts::find(folder.path(), own()).unwrap().after.unwrap(),
+            variables: vec![("TOLD", told.display().to_string())],
+            begun: Instant::now(),
+            stop: &stop,
+            is_due: true,
+        };
+        assert_eq!(after().run("saved", ("LEVEE_SNAPSHOT_ID", "1".into())), Ok(()));
+        let broken_off: thread::Result<()> = catch_unwind(AssertUnwindSafe(|| {
+            let _after = after();
+            panic!("a fault in a copy");
+        }));
+        assert!(broken_off.is_err());
+        let said = fs::read_to_string(&told).unwrap();
+        let [saved, failed] = said.lines().collect::<Vec<_>>()[..] else { panic!("{said}") };
+        assert_eq!(saved, "saved:0::");
+        assert!(failed.starts_with("failed:0:a fault in the agent broke the copy off"), "{failed}");
+    }
+
+    #[test]
     fn nobody_waits_for_what_runs_after_a_copy_when_the_work_is_stopped_and_it_goes_on() {
         let folder = folder(&[("after-copy", "sleep 1; echo > \"$DONE\"", 0o700)]);
         let done = folder.path().join("done");
@@ -424,7 +442,7 @@ mod tests {
         let problem = script.run(&[("DONE", done.display().to_string())], &stop).unwrap_err();
         assert!(problem.contains("the agent stops this work"), "{problem}");
         assert!(!done.exists());
-        wait_until("it goes on", || done.exists());
+        wait_until("it goes on", LONG, || done.exists());
     }
 
     #[test]
@@ -433,16 +451,15 @@ mod tests {
         let file = folder.path().join("pid");
         let script = Scripts::find(folder.path(), own()).unwrap().before.unwrap();
         let stop = StopSignal::new().unwrap();
-        let pid = || fs::read_to_string(&file).ok()?.trim().parse::<i32>().ok();
+        let pid = || fs::read_to_string(&file).ok()?.trim().parse::<u32>().ok();
         thread::scope(|scope| {
             let running = scope.spawn(|| script.run(&[("PID_FILE", file.display().to_string())], &stop));
-            wait_until("it has started something", || pid().is_some());
+            wait_until("it has started something", LONG, || pid().is_some());
             stop.stop();
             let problem = running.join().unwrap().unwrap_err();
             assert!(problem.contains("was ended"), "{problem}");
         });
         let pid = pid().unwrap();
-        let is_there = || fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
-        wait_until("that has ended", || !is_there());
+        wait_until("that has ended", LONG, || !is_there(pid));
     }
 }

@@ -220,9 +220,10 @@ pub fn start(app: &Arc<App>, asset: &AssetName, epoch: Epoch, by_hand: bool) -> 
     let is_database = app.assignment().spec.postgres.contains_key(asset);
     let timeline = if is_database { Some(database::start_writing(app, asset, epoch)?) } else { None };
     // Asked again at the same epoch, a stopped app's assets are all live already: this alone starts it again.
+    let named = app.named_assets();
     let noted = app.change_state(|state| {
         state.may_start(asset, epoch).map_err(gate)?;
-        state.started(asset);
+        state.started(asset, &named);
         Ok(())
     });
     if let Err(failure) = noted {

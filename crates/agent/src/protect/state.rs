@@ -10,7 +10,7 @@
 //!  first Desired: recovery ─▶ Recovery ◀── Desired: recovery ─┘   (a higher epoch; old data set aside)
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use levee_model::control::Role;
@@ -118,10 +118,32 @@ impl AppState {
         self.phase == Phase::Recovery
     }
 
-    /// Notes that an asset has been started here; the app is written here once all of them are.
-    pub fn started(&mut self, asset: &AssetName) {
+    /// Takes over which assets the protection file names for a site that is what its assignment says. What is new lies where
+    /// the app is written: there it is the operator's own, in its place, like an app's first assets.
+    pub fn name_assets(&mut self, named: &BTreeSet<AssetName>) {
+        let (phase, standing) = match self.phase {
+            Phase::Writer => (Phase::Writer, Standing::Live),
+            Phase::Recovery => (Phase::Recovery, Standing::Absent),
+            // A run is at work, or is expected.
+            Phase::Stopping | Phase::Stopped | Phase::Sealed => return,
+        };
+        // A copy of ours that still stands in the place of what is named no more is known as one.
+        let is_copy = |standing: &Standing| phase == Phase::Recovery && *standing != Standing::Absent;
+        self.assets.retain(|asset, standing| named.contains(asset) || is_copy(standing));
+        for asset in named {
+            self.assets.entry(asset.clone()).or_insert(standing.clone());
+        }
+    }
+
+    /// Whether each of these assets that is known here is the app's own data.
+    pub fn all_live(&self, named: &BTreeSet<AssetName>) -> bool {
+        self.assets.iter().all(|(asset, standing)| *standing == Standing::Live || !named.contains(asset))
+    }
+
+    /// Notes that an asset has been started here; the app is written here once all that are named are.
+    pub fn started(&mut self, asset: &AssetName, named: &BTreeSet<AssetName>) {
         self.assets.insert(asset.clone(), Standing::Live);
-        if self.assets.values().all(|standing| *standing == Standing::Live) {
+        if self.all_live(named) {
             self.phase = Phase::Writer;
         }
     }
@@ -159,6 +181,31 @@ mod tests {
     }
 
     #[test]
+    fn assets_that_come_and_go_later_are_known_where_the_app_is_written_and_where_it_is_kept() {
+        let named = BTreeSet::from([name("orders"), name("music")]);
+        let mut writer = state(Role::Writer);
+        writer.name_assets(&named);
+        assert!(writer.is_written(&name("music")) && writer.all_live(&named));
+        assert!(!writer.assets.contains_key(&name("documents")));
+        let mut recovery = state(Role::Recovery);
+        recovery.assets.insert(name("documents"), Standing::Staged);
+        recovery.name_assets(&named);
+        assert_eq!(recovery.standing(&name("documents")), Standing::Staged, "its copy still stands there");
+        assert_eq!(recovery.assets.get(&name("music")), Some(&Standing::Absent));
+        // A run brings what is named. What is not holds nothing up.
+        recovery.phase = Phase::Sealed;
+        recovery.started(&name("orders"), &named);
+        assert_eq!(recovery.phase, Phase::Sealed);
+        recovery.started(&name("music"), &named);
+        assert_eq!(recovery.phase, Phase::Writer);
+        // In the middle of a run nothing is taken over.
+        let mut sealed = AppState { phase: Phase::Sealed, ..state(Role::Recovery) };
+        let before = sealed.clone();
+        sealed.name_assets(&named);
+        assert_eq!(sealed, before);
+    }
+
+    #[test]
     fn the_start_gate_opens_for_the_writer_of_this_epoch_only() {
         let mut at_recovery = state(Role::Recovery);
         assert!(at_recovery.may_start(&name("orders"), Epoch(3)).is_err());
@@ -168,11 +215,12 @@ mod tests {
         at_recovery.assets.insert(name("orders"), Standing::Rebuilt);
         assert!(at_recovery.may_start(&name("orders"), Epoch(3)).is_err(), "an older run");
         assert!(at_recovery.may_start(&name("orders"), Epoch(4)).is_ok());
-        at_recovery.started(&name("orders"));
+        let named = BTreeSet::from([name("orders"), name("documents")]);
+        at_recovery.started(&name("orders"), &named);
         assert_eq!(at_recovery.phase, Phase::Sealed);
         assert!(!at_recovery.may_remove_copies(), "what the app was rebuilt from");
         assert!(at_recovery.is_written(&name("orders")) && !at_recovery.is_written(&name("documents")));
-        at_recovery.started(&name("documents"));
+        at_recovery.started(&name("documents"), &named);
         assert_eq!(at_recovery.phase, Phase::Writer);
         assert!(!at_recovery.may_remove_copies() && state(Role::Recovery).may_remove_copies());
     }

@@ -13,6 +13,8 @@ use super::task::Task;
 /// still brings about is refused there by its epoch, and it works on nothing that others work on here.
 const ENDING_MAX: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// How long nothing is started anew for work whose thread has panicked: the same may happen again.
+const PAUSE_AFTER_DEATH: Duration = Duration::from_secs(10);
 
 /// What a thread works on. Two never work on the same.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,12 +42,16 @@ pub struct Tasks {
     running: BTreeMap<TaskKey, Task>,
     /// Told to end, and not waited for any longer. Nothing is started for the same work until they have ended.
     ending: Vec<(TaskKey, Task)>,
+    /// Work whose thread has panicked, and when that was.
+    died: BTreeMap<Work, Instant>,
 }
 
 impl Tasks {
-    /// Whether a thread for this may be started: none runs for it, and none is still ending that works on the same.
+    /// Whether a thread for this may be started: none runs for it, none is still ending that works on the same, and none
+    /// has died of it just now.
     pub fn has_room_for(&self, key: &TaskKey) -> bool {
-        !self.running.contains_key(key) && !self.ending.iter().any(|(ending, _)| ending.work == key.work)
+        let has_died = self.died.get(&key.work).is_some_and(|at| at.elapsed() < PAUSE_AFTER_DEATH);
+        !has_died && !self.running.contains_key(key) && !self.ending.iter().any(|(ending, _)| ending.work == key.work)
     }
 
     pub fn add(&mut self, key: TaskKey, task: Task) {
@@ -101,6 +107,25 @@ impl Tasks {
         let any = !ended.is_empty();
         ended.into_iter().for_each(|(_, task)| task.end());
         any
+    }
+
+    /// Takes out the threads that have ended in a panic, and gives what they worked on: nobody else would work on it again.
+    pub fn take_dead(&mut self) -> Vec<Work> {
+        let is_dead = |_: &TaskKey, task: &mut Task| task.has_died();
+        let dead: Vec<(TaskKey, Task)> = self.running.extract_if(.., is_dead).collect();
+        let works = dead.into_iter().map(|(key, task)| {
+            task.end();
+            self.died.insert(key.work.clone(), Instant::now());
+            key.work
+        });
+        works.collect()
+    }
+
+    /// Whether the pause is over for something whose thread has died. Says so once.
+    pub fn may_begin_again(&mut self) -> bool {
+        let before = self.died.len();
+        self.died.retain(|_, at| at.elapsed() < PAUSE_AFTER_DEATH);
+        self.died.len() < before
     }
 
     fn tell(&mut self, keep: impl Fn(&TaskKey) -> bool) {
@@ -164,6 +189,26 @@ mod tests {
             std::thread::sleep(LOOK_EVERY);
         }
         assert!(tasks.has_room_for(&of_vault));
+    }
+
+    #[test]
+    fn a_thread_that_dies_is_found_and_its_work_is_begun_again_after_a_pause() {
+        let mut tasks = Tasks::default();
+        let key = key("orders", Role::Writer);
+        tasks.add(key.clone(), Task::spawn("dies".into(), |_| panic!("a defect")).unwrap());
+        let dead = loop {
+            let dead = tasks.take_dead();
+            if !dead.is_empty() {
+                break dead;
+            }
+            std::thread::sleep(LOOK_EVERY);
+        };
+        assert_eq!(dead, std::slice::from_ref(&key.work));
+        assert!(tasks.take_dead().is_empty() && !tasks.has_room_for(&key) && !tasks.may_begin_again());
+        let long_ago = Instant::now().checked_sub(PAUSE_AFTER_DEATH).unwrap();
+        tasks.died.insert(key.work.clone(), long_ago);
+        assert!(tasks.has_room_for(&key));
+        assert!(tasks.may_begin_again() && !tasks.may_begin_again());
     }
 
     #[test]

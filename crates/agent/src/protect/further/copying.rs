@@ -13,6 +13,7 @@ use super::super::app::{failure, in_full};
 use super::super::hooks::NotMade;
 use super::super::owner_store::OwnerStore;
 use super::state::FurtherState;
+use super::verifying::Verifying;
 use super::{Further, OfAsset, There};
 
 /// How many older snapshots are copied before newer ones and the log have their turn again.
@@ -76,15 +77,14 @@ impl Further<'_> {
         older: &mut Vec<(AssetName, SnapshotId)>,
         state: &mut FurtherState,
     ) -> Result<(), Failure> {
-        let mut missing = of.missing(there);
+        let mut missing = of.missing(there, &self.to_mend);
         let newest = missing.pop_if(|(id, _)| of.here.last().is_some_and(|(newest, _)| newest == id));
         older.extend(missing.into_iter().rev().map(|(id, _)| (of.asset.clone(), id)));
-        if let Some((newest, _)) = newest {
-            self.copy_one(there, &of.asset, &newest)?;
-            if there.snapshots.contains_key(&newest) {
-                // A base backup is worth nothing without its log.
-                self.copied_log_at.remove(&of.asset);
-            }
+        if let Some((newest, _)) = newest
+            && self.copy_one(there, &of.asset, &newest)?
+        {
+            // A base backup is worth nothing without its log.
+            self.copied_log_at.remove(&of.asset);
         }
         match of.is_database {
             true => self.copy_log(there, of, state),
@@ -93,16 +93,21 @@ impl Further<'_> {
     }
 
     fn is_left_alone(&self, id: &SnapshotId) -> bool {
-        self.damaged.get(id).is_some_and(|(at, _)| at.elapsed() < DAMAGED_AGAIN_AFTER)
+        let is_damaged = self.damaged.get(id).is_some_and(|(at, _)| at.elapsed() < DAMAGED_AGAIN_AFTER);
+        is_damaged || self.not_mended.rests(id, Timestamp::now())
     }
 
-    /// Copies one snapshot that this site has opened with its own keys, when it is its turn. One that is damaged is noted,
-    /// and left alone.
-    fn copy_one(&mut self, there: &mut There, asset: &AssetName, id: &SnapshotId) -> Result<(), Failure> {
+    /// Copies one snapshot that this site has opened with its own keys, when it is its turn; says whether it has. One that
+    /// is damaged, or could not be mended, is noted and left alone.
+    fn copy_one(&mut self, there: &mut There, asset: &AssetName, id: &SnapshotId) -> Result<bool, Failure> {
         if self.is_left_alone(id) || !self.hook_retry.is_time(Timestamp::now()) {
-            return Ok(());
+            return Ok(false);
         }
-        let Some(_turn) = self.turn_of(asset) else { return Ok(()) };
+        let Some(_turn) = self.turn_of(asset) else { return Ok(false) };
+        if self.to_mend.contains(id) && self.is_mended(there, id) {
+            self.to_mend.remove(id);
+            return Ok(false);
+        }
         let here = self.app.copies.vault()?;
         let copied = match self.app.copies.open_with_own_keys(&here, id) {
             Ok(()) => match self.copy_between_hooks(there, asset, id) {
@@ -112,27 +117,54 @@ impl Further<'_> {
                 Err(NotMade::Hook(failure)) => {
                     self.hook_retry.note(false, Timestamp::now());
                     self.note_besides("before-copy", Err(failure));
-                    return Ok(());
+                    return Ok(false);
                 }
             },
             Err(failure) if failure.transient => Err(failure),
             Err(failure) => Ok(Err(Damaged(failure.message))),
         };
-        if let Ok(Ok(to)) = copied {
-            self.damaged.remove(id);
-            there.snapshots.insert(*id, to);
-            return Ok(());
-        }
+        // One that is not whole for all that is found again when it is looked at what the damage hits. With trouble that may
+        // pass it stays, so that the pause after each failed turn grows.
+        let may_pass = copied.as_ref().is_err_and(|failure| failure.transient);
+        let was_to_mend = !may_pass && self.to_mend.remove(id);
+        let failed = match copied {
+            Ok(Ok(to)) => {
+                self.damaged.remove(id);
+                there.snapshots.insert(*id, to);
+                if was_to_mend && !self.is_mended(there, id) {
+                    let reason = "its copy there is not whole for all that".to_string();
+                    self.not_mended.note(id, reason, Timestamp::now());
+                }
+                return Ok(true);
+            }
+            Ok(Err(Damaged(reason))) => Ok(reason),
+            Err(failure) => Err(failure),
+        };
         // Retention may remove it at any time.
         let stands = self.app.copies.store().size_bytes(FileType::Snapshot, &id.to_string());
         if let Err(levee_store::Error::NotFound { .. }) = stands {
-            return Ok(());
+            return Ok(false);
         }
-        if let Err(Damaged(reason)) = copied? {
+        if was_to_mend {
+            let reason = failed.as_ref().map_or_else(|failure| failure.message.clone(), String::clone);
+            self.not_mended.note(id, reason, Timestamp::now());
+        }
+        let reason = failed?;
+        if !was_to_mend {
             let said = format!("snapshot {} is not copied to vault {}: {reason}", id.short(), self.name);
             self.damaged.insert(*id, (Instant::now(), said));
         }
-        Ok(())
+        Ok(false)
+    }
+
+    /// Whether a copy there has all that it lacked, which may have come with another one. Then it counts again soon.
+    fn is_mended(&mut self, there: &There, id: &SnapshotId) -> bool {
+        let is_whole = there.snapshots.get(id).is_some_and(|copy| there.vault.open_snapshot(copy).is_ok());
+        if is_whole {
+            self.not_mended.forget(id);
+            self.verifying.iter_mut().for_each(Verifying::look_soon);
+        }
+        is_whole
     }
 
     /// Copies a snapshot, or brings anew what its copy lacks.

@@ -123,6 +123,7 @@ mod tests {
     use levee_model::Epoch;
     use levee_model::postgres::SegmentSize;
     use levee_store::LocalStore;
+    use levee_testing::random::noise;
     use levee_vault::Password;
 
     use super::super::log::{LogCopy, Trouble};
@@ -140,16 +141,10 @@ mod tests {
             segment_size: SegmentSize::new(SEGMENT).unwrap(),
         };
         let mut writer = journal.writer_at_end(lineage, Lsn(from * SEGMENT)).unwrap();
-        let mut random = 7u64;
         while writer.end() < Lsn(to * SEGMENT + tail) {
             let bytes = (to * SEGMENT + tail - writer.end().0).min(SEGMENT / 2) as usize;
             // Not to be compressed, so that more log is a larger file.
-            let noise = || {
-                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                (random >> 56) as u8
-            };
-            let content: Vec<u8> = std::iter::repeat_with(noise).take(bytes).collect();
-            writer.append(writer.end(), &content).unwrap();
+            writer.append(writer.end(), &noise(writer.end().0, bytes)).unwrap();
             writer.flush().unwrap();
         }
         drop(writer);

@@ -7,7 +7,7 @@ use levee_database::StopSignal;
 use levee_model::control::Failure;
 use levee_model::protection::VaultSpec;
 use levee_model::{Address, VaultName};
-use levee_store::{FileType, ObjectStore, Opening, RetryPolicy, RetryStore, Store, trust};
+use levee_store::{FileType, ObjectStore, Opening, Proxies, RetryPolicy, RetryStore, Store, trust};
 use levee_vault::{Cache, Error, Vault};
 
 use super::super::app::{App, failure, in_full, transient};
@@ -130,8 +130,11 @@ impl Place<'_> {
                 Some(trust::client_config(cacert, None).map_err(|error| self.store_failure("open", error))?)
             }
         };
+        // Of the agent's service, not of a protection file: what stands between this machine and the world is its own affair.
+        let proxies = Proxies::from_variables(&|name| std::env::var(name).ok());
         let opening = Opening {
             tls,
+            proxies: proxies.map_err(|error| self.store_failure("open", error))?,
             patience: PATIENCE,
             bandwidth: self.shared.bandwidth(self.spec.bandwidth.as_ref()),
             s3_data_class: self.spec.data_class.clone(),

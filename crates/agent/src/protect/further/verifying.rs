@@ -70,6 +70,11 @@ impl Stored for Packs<'_> {
 }
 
 impl Verifying {
+    /// Has it looked at the next turn what damage hits.
+    pub fn look_soon(&mut self) {
+        self.has_news = true;
+    }
+
     fn begin(place: &Place<'_>) -> Result<Self, Failure> {
         let record = Record::open(place.app.folder.further(place.name).join("rereads"))?;
         let now = Instant::now();
@@ -138,7 +143,8 @@ impl Further<'_> {
         allowance(upkeep, within).in_time(&format!("packs in vault {}", self.name), &ages)
     }
 
-    /// Which copies can't be restored whole. What a repair there has taken out of the index is brought anew from here.
+    /// Which copies can't be restored whole. What a repair there has taken out of the index is to be brought anew from here:
+    /// that is a copy as any other, with its turn and the operator's commands around it.
     fn look_at_damage(&mut self, there: &There, state: &mut FurtherState) -> Result<(), Failure> {
         let cannot = |error: levee_vault::Error| self.place.failure("say what the damage hits in", &error);
         let damaged = pack_ids(&state.damaged);
@@ -149,23 +155,22 @@ impl Further<'_> {
             false => there.vault.snapshots_hit(&all, &damaged).map_err(cannot)?.into_iter().collect(),
         };
         let were_hit = all.into_iter().filter(|copy| state.hit.contains(copy) && !hit.contains(copy));
+        let mut to_mend = BTreeSet::new();
         for copy in were_hit.collect::<Vec<_>>() {
-            if !self.is_whole_again(there, &copy)? {
+            if !self.is_whole(there, &copy)? {
+                to_mend.extend(self.kept_here(there, &copy));
                 hit.insert(copy);
             }
         }
         let is_indexed = !damaged.is_empty() && there.vault.any_indexed(&damaged).map_err(cannot)?;
         // What was taken out of the index is not relied on, and goes with the next prune.
         state.clearing.unpruned |= !damaged.is_empty() && !is_indexed;
-        self.damage = match (is_indexed, hit.len()) {
-            (true, hit) => Some(self.damage_text(&state.damaged, hit)),
-            (false, 0) => None,
-            (false, hit) => Some(format!(
-                "{hit} copies in vault {} lack what was damaged there, and what this site has no more; they count no more, and go \
-                 with their time",
-                self.name
-            )),
+        self.damage = match is_indexed {
+            true => Some(self.damage_text(&state.damaged, hit.len())),
+            false => self.lack_text(to_mend.len(), hit.len() - to_mend.len()),
         };
+        self.not_mended.look(&damaged, &to_mend);
+        self.to_mend = to_mend;
         if state.hit != hit {
             // What is said of databases there is found out anew; of folders it is at each turn.
             self.copied_log_at.keys().for_each(|asset| drop(state.points.remove(asset)));
@@ -175,21 +180,37 @@ impl Further<'_> {
         Ok(())
     }
 
-    /// Whether a copy that was hit can be restored whole, after what it lacks was brought anew from this site.
-    fn is_whole_again(&self, there: &There, copy: &SnapshotId) -> Result<bool, Failure> {
-        let opens = || match there.vault.open_snapshot(copy) {
+    /// Whether a copy that was hit can be restored whole.
+    fn is_whole(&self, there: &There, copy: &SnapshotId) -> Result<bool, Failure> {
+        match there.vault.open_snapshot(copy) {
             Ok(()) => Ok(true),
             Err(error) if error.is_damage() => Ok(false),
             Err(error) => Err(self.place.failure("open what lies in", &error)),
-        };
-        if opens()? {
-            return Ok(true);
         }
-        let Some((id, _)) = there.snapshots.iter().find(|(_, known)| *known == copy) else { return Ok(false) };
-        match self.app.copies.store().size_bytes(FileType::Snapshot, &id.to_string()) {
-            Ok(_) => Ok(self.copy_opened(there, id)?.is_ok() && opens()?),
-            Err(_) => Ok(false),
-        }
+    }
+
+    /// What this site has of which that is a copy.
+    fn kept_here(&self, there: &There, copy: &SnapshotId) -> Option<SnapshotId> {
+        let (id, _) = there.snapshots.iter().find(|(_, known)| *known == copy)?;
+        let kept = self.app.copies.store().size_bytes(FileType::Snapshot, &id.to_string());
+        kept.is_ok().then_some(*id)
+    }
+
+    /// What copies lack that no damaged pack is to blame for any more: of so many this site has it, of so many it has not.
+    fn lack_text(&self, to_mend: usize, lost: usize) -> Option<String> {
+        let name = self.name;
+        let waits = (to_mend > 0).then(|| {
+            format!(
+                "{to_mend} copies in vault {name} lack what was damaged there, and count again once this site has brought it anew"
+            )
+        });
+        let lost = (lost > 0).then(|| {
+            format!(
+                "{lost} copies in vault {name} lack what was damaged there, and what this site has no more; they count no more, \
+                 and go with their time"
+            )
+        });
+        waits.into_iter().chain(lost).reduce(|first, second| format!("{first}; {second}"))
     }
 
     fn damage_text(&self, damaged: &[DamagedPack], hit: usize) -> String {
