@@ -13,6 +13,7 @@ use levee_testing::process::run;
 use levee_testing::restic::Restic;
 use levee_testing::wait::{poll, wait_until};
 use levee_testing::{Child, free_port};
+use rustix::process::Signal;
 use serde_json::Value;
 
 use super::faults::files_with;
@@ -25,20 +26,26 @@ const PASSWORD: &str = "open the far vault";
 const LOG_EVERY: &str = "2s";
 
 /// The server of the far vault.
-struct Served {
+pub struct Served {
     child: Option<Child>,
     folder: PathBuf,
     port: u16,
 }
 
 impl Served {
-    fn start(world: &World) -> Served {
+    pub fn start(world: &World) -> Served {
         let folder = world.root().join("far");
         fs::create_dir(&folder).unwrap();
         fs::write(folder.join(".htpasswd"), format!("mia:{}\n", bcrypt::hash(PASSWORD, 4).unwrap())).unwrap();
         let mut served = Served { child: None, folder, port: free_port() };
         served.come_back(world);
         served
+    }
+
+    /// Gives west what opens it.
+    pub fn set_secrets(&self, world: &World) {
+        set_secret(world, "far-user", "mia");
+        set_secret(world, "far-password", PASSWORD);
     }
 
     fn come_back(&mut self, world: &World) {
@@ -51,6 +58,25 @@ impl Served {
         self.child = None;
     }
 
+    /// From now on connections are taken, and nobody answers.
+    pub fn hang(&self) {
+        self.child.as_ref().unwrap().signal(Signal::STOP);
+    }
+
+    pub fn go_on(&self) {
+        self.child.as_ref().unwrap().signal(Signal::CONT);
+    }
+
+    /// What the protection file says of it.
+    pub fn spec(&self) -> String {
+        format!(
+            "address = \"{}\"\ncacert = {:?}\n\
+             secrets = {{ LEVEE_REST_USERNAME = \"far-user\", LEVEE_REST_PASSWORD = \"far-password\" }}\n",
+            self.address(),
+            self.certificate()
+        )
+    }
+
     fn address(&self) -> String {
         format!("rest:https://127.0.0.1:{}/mia", self.port)
     }
@@ -60,7 +86,7 @@ impl Served {
     }
 
     /// Where west's repository of the shop lies on the server's disk.
-    fn repository(&self) -> PathBuf {
+    pub fn repository(&self) -> PathBuf {
         self.folder.join("mia/shop/west")
     }
 }
@@ -75,11 +101,21 @@ fn protection_file(world: &World, near: &Path, far: &Served) -> String {
     format!(
         "{file}[site.east]\nregion = \"east\"\n[site.west]\nregion = \"west\"\n\
          [vault.near]\naddress = {near:?}\nlog_every = \"{LOG_EVERY}\"\nhost = \"nas\"\nverify_within = \"10m\"\n\
-         [vault.far]\naddress = \"{}\"\ncacert = {:?}\nlog_every = \"{LOG_EVERY}\"\nregion = \"north\"\n\
-         secrets = {{ LEVEE_REST_USERNAME = \"far-user\", LEVEE_REST_PASSWORD = \"far-password\" }}\n",
-        far.address(),
-        far.certificate()
+         [vault.far]\n{}log_every = \"{LOG_EVERY}\"\nregion = \"north\"\n",
+        far.spec()
     )
+}
+
+/// The shop, copied to these further vaults as well and kept whole: their names, and what is said of each.
+pub fn with_vaults(world: &World, vaults: &[(&str, &str)]) -> String {
+    let names: Vec<String> = vaults.iter().map(|(name, _)| format!("{name:?}")).collect();
+    let app = format!("recovery = \"west\"\ncopy_to = [{}]\n", names.join(", "));
+    let mut file = world.protection_file().replace("recovery = \"west\"\n", &app);
+    assert!(file.contains("copy_to"));
+    for (name, spec) in vaults {
+        file.push_str(&format!("[vault.{name}]\nlog_every = \"{LOG_EVERY}\"\n{spec}\n"));
+    }
+    file
 }
 
 pub fn set_secret(world: &World, name: &str, value: &str) {
@@ -91,13 +127,13 @@ pub fn set_secret(world: &World, name: &str, value: &str) {
 }
 
 /// Up to when an asset could be rebuilt from a vault alone.
-fn as_of(world: &World, name: &str, vault: &str) -> Option<String> {
+pub fn as_of(world: &World, name: &str, vault: &str) -> Option<String> {
     Some(asset(world, name)?["vaults"][vault]["as_of"].as_str()?.to_string())
 }
 
 /// Waits until a vault has a newer copy of an asset than it has now.
 #[track_caller]
-fn wait_newer(world: &World, name: &str, vault: &str) {
+pub fn wait_newer(world: &World, name: &str, vault: &str) {
     let before = as_of(world, name, vault);
     let newer =
         poll(PATIENCE, || as_of(world, name, vault).filter(|now| before.as_ref().is_none_or(|before| now > before)));
@@ -121,6 +157,11 @@ pub fn wait_copies(world: &World, name: &str, copies: u64) -> Value {
 
 /// The ids that the snapshots of a repository had at west, those of logs aside.
 fn originals(repository: &Path, password: &str) -> BTreeSet<String> {
+    copied(repository, password).into_iter().collect()
+}
+
+/// The same, each as often as it is there.
+pub fn copied(repository: &Path, password: &str) -> Vec<String> {
     let listed = Restic::distribution().run(repository, password, &["snapshots", "--json", "--no-lock"]);
     let listed: Value = serde_json::from_str(&listed).unwrap();
     let id = |snapshot: &Value| snapshot["original"].as_str().map(str::to_string);
@@ -135,7 +176,7 @@ fn logs(repository: &Path, password: &str) -> Vec<String> {
 }
 
 /// A line of the recovery kit.
-fn of_kit(world: &World, what: &str) -> String {
+pub fn of_kit(world: &World, what: &str) -> String {
     let kit = fs::read_to_string(world.shop_folder(Site::West).join("recovery-kit.txt")).unwrap();
     let line = kit.lines().find_map(|line| line.trim().strip_prefix(what));
     line.unwrap_or_else(|| panic!("{what} is not in {kit}")).trim().to_string()
@@ -154,8 +195,7 @@ fn copies_go_to_further_vaults_and_restore_from_there_alone() {
     wait_problem(&world, &["vault near", "there is no folder", "mounted"]);
     wait_problem(&world, &["vault far", "LEVEE_REST_PASSWORD", "levee agent secret set far-password"]);
     fs::create_dir(&near).unwrap();
-    set_secret(&world, "far-user", "mia");
-    set_secret(&world, "far-password", PASSWORD);
+    far.set_secrets(&world);
     let orders = wait_copies(&world, "orders", 4);
     assert_eq!((&orders["copies"]["regions"], &orders["copies"]["hosts"]), (&3.into(), &3.into()), "{orders}");
     wait_copies(&world, "documents", 4);
@@ -192,12 +232,17 @@ fn what_is_damaged_there_counts_no_more_until_it_is_mended(world: &mut World, ne
     world.start(Process::Agent(Site::West));
     wait_problem(world, &["vault near are DAMAGED", &pack, "can't be restored whole", "repair packs"]);
     wait_until("the damaged copy to count no more", PATIENCE, || as_of(world, "orders", "near").is_none());
-    let mut repair = world.command_at(Site::West);
-    repair.args(["vault", "repair", "packs", "--apply", "--retry-lock", "60s", &pack, "--vault"]).arg(near);
-    run(repair.env("LEVEE_PASSWORD", of_kit(world, "restic password")));
+    repair(world, near, &pack);
     wait_copies(world, "orders", 4);
     wait_copies(world, "documents", 4);
     wait_newer(world, "orders", "near");
+}
+
+/// Takes a damaged pack out of the index of west's repository in a vault.
+pub fn repair(world: &World, repository: &Path, pack: &str) {
+    let mut repair = world.command_at(Site::West);
+    repair.args(["vault", "repair", "packs", "--apply", "--retry-lock", "60s", pack, "--vault"]).arg(repository);
+    run(repair.env("LEVEE_PASSWORD", of_kit(world, "restic password")));
 }
 
 fn the_far_vault_goes_and_comes_back(world: &mut World, far: &mut Served) {

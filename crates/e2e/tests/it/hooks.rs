@@ -13,7 +13,7 @@ use super::upkeep::asset;
 use super::world::{PATIENCE, Setup, Site, World};
 
 /// What the copies of the folder are tagged with.
-const DOCUMENTS: &str = "levee-files:shop/documents";
+pub const DOCUMENTS: &str = "levee-files:shop/documents";
 
 /// Puts a script in the place of an agent's. It is renamed there whole, as one that is half written would be run.
 pub fn put(world: &World, site: Site, name: &str, script: &str, mode: u32) {
@@ -27,7 +27,7 @@ pub fn put(world: &World, site: Site, name: &str, script: &str, mode: u32) {
 }
 
 /// A script that keeps its environment in a file of a folder, one for each moment and kind of copy.
-fn keeps_environment(folder: &Path) -> String {
+pub fn keeps_environment(folder: &Path) -> String {
     format!(
         "new=$(mktemp {folder}/.XXXXXX) && env > \"$new\" && mv \"$new\" \"{folder}/$LEVEE_HOOK-$LEVEE_COPY\"",
         folder = folder.display()
@@ -36,7 +36,7 @@ fn keeps_environment(folder: &Path) -> String {
 
 /// What a command was told, once it has run and all of this holds.
 #[track_caller]
-fn told(world: &World, file: &Path, expected: &[(&str, &str)]) -> BTreeMap<String, String> {
+pub fn told(world: &World, file: &Path, expected: &[(&str, &str)]) -> BTreeMap<String, String> {
     let mut last = BTreeMap::new();
     let found = poll(PATIENCE, || {
         let text = fs::read_to_string(file).ok()?;
@@ -49,7 +49,7 @@ fn told(world: &World, file: &Path, expected: &[(&str, &str)]) -> BTreeMap<Strin
 
 /// Waits until a folder's problems contain these words, or until there are none.
 #[track_caller]
-fn wait_documents(world: &World, words: Option<&str>) {
+pub fn wait_documents(world: &World, words: Option<&str>) {
     let mut last = None;
     let found = poll(PATIENCE, || {
         last = asset(world, "documents").map(|asset| asset["problems"].to_string());

@@ -4,7 +4,9 @@
 //! the moments of an earlier run, and `LEVEE_E2E_ALL=1` kills each process at each step of each kind of run, and not only some.
 
 mod applied;
+mod assets;
 mod away;
+mod bandwidth;
 mod by_hand;
 mod clock;
 mod crashed;
@@ -16,6 +18,7 @@ mod faults;
 mod first;
 mod foreign;
 mod further;
+mod hanging;
 mod hooks;
 mod kills;
 mod locked;
@@ -23,6 +26,7 @@ mod network;
 mod orders;
 mod promoted;
 mod queue;
+mod recovery_hooks;
 mod refusals;
 mod removed;
 mod repository;

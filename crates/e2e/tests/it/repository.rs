@@ -15,7 +15,12 @@ pub const BASES: &str = "levee-base";
 
 /// How many snapshots with a tag there are.
 pub fn count(world: &World, tag: &str) -> usize {
-    let west = world.shop_folder(Site::West);
+    count_of(world, "shop", tag)
+}
+
+/// The same in the repository of any app.
+pub fn count_of(world: &World, app: &str, tag: &str) -> usize {
+    let west = world.agent_place(Site::West).folder.join("apps").join(app);
     let mut restic = Command::new("restic");
     restic.args(["snapshots", "--json", "--no-lock", "--no-cache", "--tag", tag, "-r"]);
     restic.arg(west.join("repository")).arg("--password-file").arg(west.join("repository-password"));

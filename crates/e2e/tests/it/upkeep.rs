@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use levee_testing::random;
 use levee_testing::wait::{poll, wait_until};
 use serde_json::Value;
 
@@ -29,16 +30,9 @@ pub fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// Bytes that nothing compresses, always the same (xorshift).
+/// Bytes that nothing compresses, always the same.
 pub fn noise(length: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 32) as u8
-    };
-    (0..length).map(|_| next()).collect()
+    random::noise(1, length)
 }
 
 pub fn asset(world: &World, name: &str) -> Option<Value> {
