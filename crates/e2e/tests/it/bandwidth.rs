@@ -14,7 +14,7 @@ use super::status::{wait_caught_up, wait_no_problem};
 use super::upkeep::asset;
 use super::world::{PATIENCE, Setup, Site, World};
 
-const LARGE_BYTES: u64 = 6 << 20;
+const LARGE_BYTES: u64 = 4 << 20;
 /// So slow that much else can happen meanwhile, also on a busy machine.
 const APP_RATE_KIB: u64 = 64;
 /// What an app's large file takes at that rate, at least.

@@ -13,7 +13,7 @@ use super::hooks::{DOCUMENTS, keeps_environment, put, told, wait_documents};
 use super::repository::count;
 use super::runs::{Begun, Kind};
 use super::status::{wait_caught_up, wait_no_problem, wait_problem};
-use super::upkeep::{asset, damage_a_pack, names};
+use super::upkeep::{asset, damage_the_base, names};
 use super::world::{PATIENCE, Process, Setup, Site, World};
 
 /// What was kept in a folder by `keeps_environment`.
@@ -63,7 +63,7 @@ fn what_is_brought_anew_is_a_copy_as_any_other(world: &mut World, repository: &P
     wait_copies(world, "orders", 3);
     assert_eq!(bases().len(), 1, "{:?}", bases());
     world.kill(Process::Agent(Site::West));
-    let pack = damage_a_pack(repository);
+    let pack = damage_the_base(repository);
     // Whatever was read before counts no more, if anything was: as if the time were over.
     let _ = fs::remove_file(world.shop_folder(Site::West).join("further/near/rereads"));
     world.start(Process::Agent(Site::West));

@@ -46,19 +46,35 @@ fn wait_documents(world: &World, test: impl Fn(&str) -> bool) -> String {
     said.unwrap_or_else(|| panic!("it is {:?}\n{}", asset(world, "documents"), world.log_tails()))
 }
 
-/// A pack with a flipped bit, that the newest copies need.
-pub fn damage_a_pack(repository: &Path) -> String {
+/// The packs of a repository, with what is known of each file.
+fn packs(repository: &Path) -> Vec<(PathBuf, fs::Metadata)> {
     let data = repository.join("data");
-    let packs = names(&data).into_iter().flat_map(|folder| {
+    let paths = names(&data).into_iter().flat_map(|folder| {
         let folder = data.join(folder);
         names(&folder).into_iter().map(move |name| folder.join(name))
     });
-    // The base backup's are the largest; there is one of the folder's first copy.
-    let pack = packs.max_by_key(|path| fs::metadata(path).map(|metadata| metadata.len()).unwrap_or(0)).unwrap();
-    let mut content = fs::read(&pack).unwrap();
+    paths.filter_map(|path| fs::metadata(&path).ok().map(|metadata| (path, metadata))).collect()
+}
+
+/// Flips a bit in a pack, and gives its name.
+fn damage(pack: &Path) -> String {
+    let mut content = fs::read(pack).unwrap();
     content[100] ^= 1;
-    fs::write(&pack, content).unwrap();
+    fs::write(pack, content).unwrap();
     pack.file_name().unwrap().to_string_lossy().into_owned()
+}
+
+/// A pack with a flipped bit, that the newest copies need.
+pub fn damage_a_pack(repository: &Path) -> String {
+    // The base backup's are the largest; there is one of the folder's first copy.
+    damage(&packs(repository).into_iter().max_by_key(|(_, metadata)| metadata.len()).unwrap().0)
+}
+
+/// The same where the log's copies may have packs as large: a base backup is stored before them.
+pub fn damage_the_base(repository: &Path) -> String {
+    const BASE_BYTES_MIN: u64 = 1 << 20;
+    let large = packs(repository).into_iter().filter(|(_, metadata)| metadata.len() >= BASE_BYTES_MIN);
+    damage(&large.min_by_key(|(_, metadata)| metadata.modified().unwrap()).unwrap().0)
 }
 
 #[test]

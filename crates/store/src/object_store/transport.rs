@@ -285,8 +285,8 @@ mod tests {
     #[tokio::test]
     async fn a_slow_upload_is_not_taken_for_silence_and_what_comes_after_it_is() {
         let url = format!("http://{}/", silent::server(""));
-        let mut options = TransportOptions::default();
-        options.bandwidth = Bandwidth::new(Some("64k".parse().unwrap()), None);
+        let bandwidth = Bandwidth::new(Some("64k".parse().unwrap()), None);
+        let options = TransportOptions { bandwidth, ..TransportOptions::default() };
         let made = Transport::new(options, None, &url).unwrap();
         let transport = Transport { silence_max: silent::PATIENCE, ..made };
         let begun = Instant::now();

@@ -154,9 +154,11 @@ impl Further<'_> {
             true => BTreeSet::new(),
             false => there.vault.snapshots_hit(&all, &damaged).map_err(cannot)?.into_iter().collect(),
         };
-        let were_hit = all.into_iter().filter(|copy| state.hit.contains(copy) && !hit.contains(copy));
+        // Also what is hit now: once a repair has taken its blobs out of the index, the damaged pack itself may stand there for
+        // a day and more until a prune deletes it.
+        let may_lack = all.into_iter().filter(|copy| state.hit.contains(copy) || hit.contains(copy));
         let mut to_mend = BTreeSet::new();
-        for copy in were_hit.collect::<Vec<_>>() {
+        for copy in may_lack.collect::<Vec<_>>() {
             if !self.is_whole(there, &copy)? {
                 to_mend.extend(self.kept_here(there, &copy));
                 hit.insert(copy);
