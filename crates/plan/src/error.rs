@@ -23,7 +23,7 @@ pub enum PlanError {
     )]
     AgentAway { doing: &'static str, app: AppName, site: SiteName },
     #[error(
-        "cannot {doing} {app}: {site} has no complete recovery point of {asset} for epoch {epoch}; wait until `levee status {app}` shows one"
+        "cannot {doing} {app}: {site} has no complete recovery point of {asset} for epoch {epoch}; wait until `levee status {app}` shows one, or take {asset} out of the protection file to move the rest"
     )]
     NoRecoveryPoint { doing: &'static str, app: AppName, asset: AssetName, site: SiteName, epoch: Epoch },
     #[error(

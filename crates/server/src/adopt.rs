@@ -15,6 +15,7 @@ use levee_model::{AgentId, Epoch, SiteName};
 use crate::config::{Adopted, AppRecord, Config, Published, app_key, entry_key};
 use crate::error::Result;
 use crate::hub::Live;
+use crate::runs::open_key;
 use crate::server::{Shared, frozen_key};
 use crate::state::{Compare, Op};
 
@@ -96,6 +97,8 @@ impl Shared {
                 let withdrawn = config.entries.get(app).map(|entry| entry.value.withdrawn.clone()).unwrap_or_default();
                 let published = Published { epoch: newest, site: writer.clone(), version: 0, withdrawn };
                 compares.push(Compare::ModRevision(app_key(app), known.revision));
+                // A run is durable a moment before it is among the open ones.
+                compares.push(Compare::Absent(open_key(app)));
                 ops.push(Op::put(app_key(app), &after)?);
                 ops.push(Op::put(entry_key(app), &published)?);
                 // Nobody knows here whether the app is protected elsewhere; that is found out again.

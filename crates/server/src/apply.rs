@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use levee_model::protection::{AppSpec, ProtectionFile};
+use levee_model::protection::{AppSpec, PostgresSpec, ProtectionFile};
 use levee_model::{AppName, Epoch, RunId};
 use levee_plan::PlanKind;
 
 use crate::config::{AppRecord, Config, Published, app_key, entry_key, site_key, vault_key};
 use crate::control::{AppliedApp, ApplyReport, Change};
 use crate::error::{Result, ServerError};
+use crate::runs::open_key;
 use crate::state::{Compare, Op};
 
 /// A decision on a protection file: what to say, and what to change when nothing else has changed.
@@ -45,6 +46,8 @@ pub fn decide(
                 let mut record = AppRecord { spec: spec.clone(), ..known.value.clone() };
                 record.assign_agents(config);
                 application.compares.push(Compare::ModRevision(app_key(app), known.revision));
+                // A run is durable a moment before it is among the open ones, and goes by what it was planned for.
+                application.compares.push(Compare::Absent(open_key(app)));
                 application.ops.push(Op::put(app_key(app), &record)?);
                 if known.value.spec.entry != spec.entry {
                     change_entries(config, app, &known.value.spec, spec, &mut application)?;
@@ -134,6 +137,11 @@ fn check_update(app: &AppName, old: &AppSpec, new: &AppSpec) -> Result<()> {
     if let Some(asset) = new.postgres.keys().find(|asset| old.files.contains_key(*asset)) {
         return Err(changed_kind(asset, "a files asset", "a postgres asset"));
     }
+    let is_left_waiting =
+        |(asset, spec): &(&levee_model::AssetName, &PostgresSpec)| spec.zero_loss && !new.postgres.contains_key(*asset);
+    if let Some((asset, _)) = old.postgres.iter().find(is_left_waiting) {
+        return Err(ServerError::AssetCommitsWait { app: app.clone(), asset: asset.clone() });
+    }
     Ok(())
 }
 
@@ -151,4 +159,76 @@ fn check_entries(config: &Config, file: &ProtectionFile) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{AgentRecord, Revised};
+
+    const PLAIN: &str = r#"
+[app.shop]
+home = "east"
+recovery = "west"
+[app.shop.files.documents]
+every = "5s"
+at.east.path = "/srv/east/documents"
+at.west.path = "/srv/west/documents"
+"#;
+    const ORDERS: &str = r#"
+[app.shop.postgres.orders.at]
+east = { data_directory = "/srv/east/pg", address = "127.0.0.2", port = 5433 }
+west = { data_directory = "/srv/west/pg", address = "127.0.0.3", port = 5433 }
+"#;
+    const ZERO_LOSS: &str = "[app.shop.postgres.orders]\nzero_loss = true\n";
+
+    /// What applying `new` changes where `old` was applied.
+    fn decided(old: &[&str], new: &[&str]) -> Result<Application> {
+        let parse = |parts: &[&str]| ProtectionFile::parse(&parts.concat()).unwrap();
+        let now: Timestamp = "2026-11-20T12:00:00Z".parse().unwrap();
+        let agent = |site: &str| AgentRecord {
+            site: site.parse().unwrap(),
+            joined_at: now,
+            certificates: BTreeMap::new(),
+            addresses: None,
+            revoked_at: None,
+        };
+        let mut config = Config::default();
+        for site in ["east", "west"] {
+            config.agents.insert(site.parse().unwrap(), Revised { value: agent(site), revision: 1 });
+        }
+        for (app, spec) in parse(old).app {
+            let record = AppRecord {
+                writer: spec.home.clone(),
+                spec,
+                epoch: Epoch::FIRST,
+                epoch_since: now,
+                agents: BTreeMap::new(),
+                adopted: None,
+                acknowledged: BTreeMap::new(),
+            };
+            config.apps.insert(app, Revised { value: record, revision: 7 });
+        }
+        decide(&config, &BTreeMap::new(), &parse(new), now)
+    }
+
+    #[test]
+    fn a_database_whose_commits_wait_is_not_taken_out() {
+        let error = decided(&[PLAIN, ZERO_LOSS, ORDERS], &[PLAIN]).unwrap_err();
+        assert_eq!(error.code(), "commits_wait");
+        for words in ["orders", "shop", "zero_loss = false", "synchronous_standby_names"] {
+            assert!(error.to_string().contains(words), "{words:?} is not in {error}");
+        }
+        // First its commits are let go.
+        assert!(decided(&[PLAIN, ZERO_LOSS, ORDERS], &[PLAIN, ORDERS]).is_ok());
+        let application = decided(&[PLAIN, ORDERS], &[PLAIN]).unwrap();
+        assert!(matches!(application.report.apps[0].change, Change::Updated));
+    }
+
+    #[test]
+    fn nothing_is_changed_beside_a_run_that_has_just_been_made() {
+        let app: AppName = "shop".parse().unwrap();
+        let compares = decided(&[PLAIN, ORDERS], &[PLAIN]).unwrap().compares;
+        assert_eq!(compares, [Compare::ModRevision(app_key(&app), 7), Compare::Absent(open_key(&app))]);
+    }
 }

@@ -107,6 +107,10 @@ pub enum ServerError {
         "{app} cannot be removed while {asset} is protected with zero loss: its commits wait for Levee, and would wait for ever. Say `zero_loss = false` in the protection file and apply it, then take Levee out of `synchronous_standby_names` of the database and reload, and try again"
     )]
     CommitsWait { app: AppName, asset: levee_model::AssetName },
+    #[error(
+        "{asset} cannot be taken out of the protection file of {app} while it is protected with zero loss: its commits wait for Levee, and would wait for ever. Leave it in, say `zero_loss = false` and apply that, then take Levee out of `synchronous_standby_names` of the database and reload, and only then take it out"
+    )]
+    AssetCommitsWait { app: AppName, asset: levee_model::AssetName },
     #[error("the {kind} of {app} cannot be at {asked}: its copies are at {to}; leave --to out, or say --to {to}")]
     OtherSite { kind: &'static str, app: AppName, asked: SiteName, to: SiteName },
     #[error("{app} needs a site to move to: say --to SITE")]
@@ -170,6 +174,7 @@ impl ServerError {
             | E::EntryTaken { .. }
             | E::Contended { .. }
             | E::CommitsWait { .. }
+            | E::AssetCommitsWait { .. }
             | E::Plan(_)
             | E::Run(_) => ErrorKind::Conflict,
             E::UnknownSiteInFile { .. }
@@ -230,7 +235,7 @@ impl ServerError {
             E::KindChanged { .. } => "kind_changed",
             E::EntryTaken { .. } => "entry_taken",
             E::NotConfirmed { .. } => "not_confirmed",
-            E::CommitsWait { .. } => "commits_wait",
+            E::CommitsWait { .. } | E::AssetCommitsWait { .. } => "commits_wait",
             E::NoTarget { .. } => "no_target",
             E::OtherSite { .. } => "other_site",
             E::BadExpiry { .. } => "bad_expiry",

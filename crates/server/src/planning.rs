@@ -167,9 +167,14 @@ impl Shared {
 
     /// Starts a run, and gives back how it stands after its first steps were begun.
     pub async fn begin_run(self: &Arc<Self>, caller: Caller, order: RunOrder) -> Result<Run> {
-        let run = self.clone().blocking(move |shared| shared.start_run(&caller, &order, Timestamp::now())).await?;
+        // At one go: a caller who goes away in between would leave a run that nobody carries out, and that bars the app.
+        let begun = move |shared: &Arc<Self>| -> Result<Run> {
+            let run = shared.start_run(&caller, &order, Timestamp::now())?;
+            shared.carry_out(run.clone(), true);
+            Ok(run)
+        };
+        let run = self.clone().blocking(begun).await?;
         let id = run.id.clone();
-        self.carry_out(run.clone(), true);
         if let Some(mut changes) = self.runs.watch(&id) {
             let _ = changes.changed().await;
             return Ok(changes.borrow().clone());

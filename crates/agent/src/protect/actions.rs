@@ -35,12 +35,15 @@ pub fn execute(app: &Arc<App>, command: &Command) -> Result<Done, Failure> {
 
 /// Refuses everything of older epochs from now on, durably, and says what is here.
 fn seal(app: &Arc<App>, epoch: Epoch) -> Result<Done, Failure> {
+    let named = app.named();
     app.change_state(|state| match state.phase {
         Phase::Writer | Phase::Stopping | Phase::Stopped if epoch > state.epoch => Err(failure(format!(
             "app {} is written at this site at epoch {}: there is nothing to seal against",
             app.name, state.epoch
         ))),
         Phase::Recovery => {
+            // All that is to be started before the app is written here is known from now on.
+            state.name_assets(&named);
             state.epoch = epoch;
             state.phase = Phase::Sealed;
             Ok(())

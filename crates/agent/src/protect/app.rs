@@ -15,10 +15,10 @@ use super::folder::AppFolder;
 use super::owner_store::remove_left_locks;
 use super::remote::RemoteVault;
 use super::removals::Removals;
-use super::state::{AppState, Phase, Standing, Turn};
-use super::task::Task;
+use super::state::{AppState, Named, Phase, Standing, Turn};
+use super::task::{Task, survives};
 use super::tasks::{TaskKey, Tasks, Work};
-use super::{demote, further, gaps, recovery, upkeep, writer};
+use super::{demote, further, gaps, leaving, recovery, upkeep, writer};
 use crate::context::ProtectContext;
 use crate::durable;
 
@@ -100,6 +100,12 @@ impl App {
         self.assignment().spec.asset_names().cloned().collect()
     }
 
+    /// The same, with where the databases among them are here.
+    pub fn named(&self) -> Named {
+        let assignment = self.assignment();
+        Named::of(&assignment.spec, &assignment.site)
+    }
+
     fn lock_state(&self) -> MutexGuard<'_, AppState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -157,22 +163,17 @@ impl App {
                 self.ended_writing(self.demote());
             }
         }
-        self.name_assets(role, epoch);
+        self.name_assets();
         self.reconcile();
+        // Once the threads have ended that wrote it. Named again, an asset has nothing of its earlier time to show.
+        self.board.keep_only(&self.named_assets());
     }
 
     /// Takes over assets that came into the protection file, or went out of it.
-    fn name_assets(&self, role: Role, epoch: Epoch) {
-        let named = self.named_assets();
+    fn name_assets(&self) {
+        let (assignment, named) = (self.assignment(), self.named());
         let taken = self.change_state(|state| {
-            let is_so = match state.phase {
-                Phase::Writer => role == Role::Writer,
-                Phase::Recovery => role == Role::Recovery,
-                Phase::Stopping | Phase::Stopped | Phase::Sealed => false,
-            };
-            if is_so && epoch == state.epoch {
-                state.name_assets(&named);
-            }
+            state.assigned(assignment.role, assignment.epoch, &named);
             Ok(())
         });
         self.report(taken);
@@ -189,7 +190,9 @@ impl App {
 
     fn demote(self: &Arc<Self>) -> Result<(), Failure> {
         self.end_tasks();
-        demote::demote(self, self.assignment().epoch)
+        demote::demote(self, self.assignment().epoch)?;
+        self.name_assets();
+        Ok(())
     }
 
     /// Ends the writing here beside everything else: a server may take minutes to stop, and other apps must not wait for it.
@@ -199,8 +202,11 @@ impl App {
         }
         let app = self.clone();
         let ending = std::thread::Builder::new().name("end-writing".into()).spawn(move || {
-            let ended = end(&app);
-            app.ended_writing(ended);
+            let mut ended = None;
+            survives("ending the writing here", || ended = Some(end(&app)));
+            let defect = || failure("ending the writing here met a defect of the agent's own: its log says where");
+            app.ended_writing(ended.unwrap_or_else(|| Err(defect())));
+            // In any case: otherwise nobody would try again.
             app.is_ending.store(false, Ordering::SeqCst);
             app.reconcile();
         });
@@ -241,7 +247,7 @@ impl App {
             }
             let (app, work, role) = (Arc::clone(self), key.work.clone(), key.role);
             let what = match &work {
-                Work::Asset(asset) => asset.as_str(),
+                Work::Asset(asset) | Work::Leaving(asset) => asset.as_str(),
                 Work::Upkeep => "upkeep",
                 Work::Vault(vault) => vault.as_str(),
             };
@@ -249,6 +255,7 @@ impl App {
             let spawned = Task::spawn(name, move |stop| match (work, role) {
                 (Work::Asset(asset), Role::Writer) => writer::run(&app, &asset, &stop),
                 (Work::Asset(asset), Role::Recovery) => recovery::run(&app, &asset, &stop),
+                (Work::Leaving(asset), _) => leaving::run(&app, &asset, &stop),
                 (Work::Upkeep, _) => upkeep::run(&app, &stop),
                 (Work::Vault(vault), _) => further::run(&app, &vault, &stop),
             });
@@ -261,26 +268,31 @@ impl App {
 
     /// Says what hinders some work at the assets that it is for.
     fn problem_with(&self, work: &Work, text: &str) {
-        let is_hit = |asset: &&AssetName| match work {
-            Work::Asset(of) => of == *asset,
-            Work::Upkeep | Work::Vault(_) => true,
-        };
-        for asset in self.assignment().spec.asset_names().filter(is_hit) {
+        for asset in self.named_assets().iter().filter(|asset| work.hits(asset)) {
             self.board.problem(asset, text);
+        }
+    }
+
+    /// Says that the thread of some work has died, or takes it back. As a problem it would go with the next look at the asset.
+    fn remark_death(&self, work: &Work, has_died: bool) {
+        let about = format!("defect of {}", work.part());
+        let text = format!(
+            "{} ended in a defect of the agent's own and is started again; the agent's log says where",
+            work.part()
+        );
+        for asset in self.named_assets().iter().filter(|asset| work.hits(asset)) {
+            self.board.remark(asset, &about, has_died.then(|| text.clone()));
         }
     }
 
     /// Starts what had to wait for threads that were slow to end, and what a thread worked on that has died.
     pub fn look_after_tasks(self: &Arc<Self>) {
-        let (dead, is_due) = {
+        let (dead, well, is_due) = {
             let mut tasks = self.lock_tasks();
-            (tasks.take_dead(), tasks.reap() | tasks.may_begin_again())
+            (tasks.take_dead(), tasks.take_well(), tasks.reap() | tasks.may_begin_again())
         };
-        for work in &dead {
-            let text =
-                "a part of the agent ended in a defect of its own and is started again; the agent's log says where";
-            self.problem_with(work, text);
-        }
+        dead.iter().for_each(|work| self.remark_death(work, true));
+        well.iter().for_each(|work| self.remark_death(work, false));
         if is_due {
             self.reconcile();
         }
@@ -453,6 +465,14 @@ fn wanted_tasks(assignment: &Assignment, state: &AppState) -> Vec<TaskKey> {
         Role::Recovery => state.phase == Phase::Recovery,
     };
     let mut tasks: Vec<TaskKey> = spec.asset_names().filter(is_wanted).map(of_asset).collect();
+    let is_gone = |asset: &AssetName| spec.asset_names().all(|named| named != asset);
+    tasks.extend(state.leaving.iter().filter(|(asset, _)| is_gone(asset)).map(|(asset, leaving)| TaskKey {
+        work: Work::Leaving(asset.clone()),
+        // Whichever side this is: nobody waits for a database that does not answer.
+        role: Role::Writer,
+        epoch: assignment.epoch,
+        wanted: serde_json::to_string(leaving).unwrap_or_default(),
+    }));
     if assignment.role == Role::Recovery && state.phase == Phase::Recovery {
         // It reads what is wanted anew at each turn.
         tasks.push(key(Work::Upkeep, String::new()));

@@ -1,6 +1,6 @@
 //! What is known of each asset, written by the threads that work on it and read for the status.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::{SignedDuration, Timestamp};
@@ -143,6 +143,11 @@ impl Board {
         });
     }
 
+    /// Forgets what was known of all assets but these.
+    pub fn keep_only(&self, named: &BTreeSet<AssetName>) {
+        self.assets.lock().unwrap_or_else(PoisonError::into_inner).retain(|asset, _| named.contains(asset));
+    }
+
     /// Forgets what was known in an earlier role.
     pub fn clear(&self) {
         self.assets.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -162,6 +167,16 @@ impl Board {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_named_no_more_has_nothing_to_show_when_it_is_named_again() {
+        let board = Board::new(Arc::default());
+        let [orders, music]: [AssetName; 2] = ["orders", "music"].map(|name| name.parse().unwrap());
+        [&orders, &music].into_iter().for_each(|asset| board.problem(asset, "no answer"));
+        board.keep_only(&BTreeSet::from([orders.clone()]));
+        assert_eq!(board.get(&music), Standing::default());
+        assert_eq!(board.get(&orders).problem.as_deref(), Some("no answer"));
+    }
 
     #[test]
     fn a_trouble_lasts_over_the_pauses_between_attempts() {

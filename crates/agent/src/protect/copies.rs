@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use jiff::Timestamp;
 use levee_database::Error as DatabaseError;
 use levee_database::postgres::base::{BaseBackup, KnownBases};
 use levee_database::postgres::marks;
@@ -164,7 +165,7 @@ impl Copies {
             password: &kit,
             journal_identity: kit_identity,
             ca_certificate,
-            made_at: jiff::Timestamp::now(),
+            made_at: Timestamp::now(),
         }
         .text();
         // Whatever opens the repository is durable before the repository exists.
@@ -269,13 +270,19 @@ impl Copies {
         Ok(())
     }
 
-    /// The newest snapshot of a folder that this site has opened with its own keys.
+    /// The newest snapshot of a folder that this site has opened with its own keys. None is of a later time than when it came
+    /// here: what a writer claims may put its copy before others, never after those that came later.
     pub fn newest_files(&self, asset: &AssetName) -> Result<Option<(SnapshotId, Snapshot)>, Failure> {
         if !self.exists() {
             return Ok(None);
         }
         let mut found = self.snapshots_with_tag(&tags::files(&self.app, asset))?;
-        found.sort_by_key(|(_, snapshot)| snapshot.time);
+        let arrivals = self.arrivals.of(&LocalStore::new(self.folder.repository())).map_err(|error| {
+            failure(format!("cannot say when the copies of {asset} came here: {}", in_full(&error)))
+        })?;
+        let received: BTreeMap<SnapshotId, Timestamp> =
+            arrivals.into_iter().map(|arrival| (arrival.id, arrival.received_at)).collect();
+        found.sort_by_key(|(id, snapshot)| received.get(id).map_or(snapshot.time, |at| snapshot.time.min(*at)));
         let vault = self.vault()?;
         for (id, snapshot) in found.into_iter().rev() {
             match self.open_with_own_keys(&vault, &id) {

@@ -96,11 +96,19 @@ impl From<Failure> for Behind {
 
 /// The same, for whoever can do without this copy.
 pub fn take_in(app: &Arc<App>, asset: &AssetName, position: &Position) -> Result<(), Behind> {
-    match app.state().standing(asset) {
+    let (state, site) = (app.state(), &app.context.site);
+    match state.standing(asset) {
         Standing::Staged => {}
         // This run has rebuilt or started it already.
-        Standing::Rebuilt | Standing::Live => return Ok(()),
-        Standing::Absent => return Err(failure(format!("{asset} is not staged at {}", app.context.site)).into()),
+        _ if state.is_of_this_run(asset) => return Ok(()),
+        Standing::Rebuilt | Standing::Live => {
+            return Err(failure(format!(
+                "what stands in the place of {asset} at {site} is of an earlier time there, and is not what this run wants: \
+                 restart the agent at {site}, so that it counts as old data, abort the run and make a new plan"
+            ))
+            .into());
+        }
+        Standing::Absent => return Err(failure(format!("{asset} is not staged at {site}")).into()),
     }
     match position {
         Position::Snapshot { id, .. } => {

@@ -6,6 +6,7 @@
 //! - Writer side: `writer` (loops), `sink` (log stream), `remote` (repository at the other site).
 //! - Recovery side: `recovery` (watches what arrives), `fitness` (whether this host could run it), `copies` (repository, journals), `session`, `arrivals` (who
 //!   sent what), `upkeep` (retention, clearing away), `further` (copies in further vaults), `removals` (what goes there).
+//! - `release` ends an app's protection, `leaving` that of a database that goes out of the protection file.
 //! - `actions` carries out a run's commands; `rebuild`, `place` and `drill` do the work.
 
 mod actions;
@@ -24,6 +25,7 @@ mod further;
 mod gaps;
 mod hooks;
 mod kit;
+mod leaving;
 mod live;
 mod owner_store;
 mod probe;
@@ -48,7 +50,9 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use levee_model::control::{Action, AssetStatus, Command, Desired, Done, Failure, Grant, KnownApp, Removed, Role};
+use levee_model::control::{
+    Action, AssetStatus, Assignment, Command, Desired, Done, Failure, Grant, KnownApp, Removed, Role,
+};
 use levee_model::{AgentId, AppName, Epoch};
 use levee_store::Store;
 use levee_store::rest_server::Access;
@@ -64,10 +68,13 @@ pub use gaps::read_gaps;
 pub use queue::CopyQueue;
 use release::Releases;
 use state::Phase;
+use task::survives;
 
 /// How often it is looked whether a peer has told of a higher epoch: a bound of how long two sites could write
 /// after a wrong word of an operator, as long as they can reach each other.
 const LISTEN_EVERY: Duration = Duration::from_millis(200);
+/// How long the thread that looks after all apps pauses when one of them has met a defect. Short: the others wait for it.
+const PAUSE_AFTER_PANIC: Duration = Duration::from_secs(1);
 /// How long copies to further vaults are waited for when the agent ends.
 const FURTHER_ENDING_MAX: Duration = Duration::from_secs(5);
 
@@ -104,26 +111,40 @@ impl Supervisor {
         let weak = Arc::downgrade(&supervisor);
         std::thread::Builder::new().name("reconcile".into()).spawn(move || {
             let mut last: Option<Desired> = None;
+            // Not all that is wanted was taken over.
+            let mut is_left = false;
             loop {
                 let next = wanted.recv_timeout(LISTEN_EVERY);
                 let Some(supervisor) = weak.upgrade() else { return };
-                match (next, &last) {
-                    (Ok(next), _) => {
+                let to_take_over = match next {
+                    Ok(next) => {
                         // Only the newest counts.
                         let newest = wanted.try_iter().last().unwrap_or(next);
                         last = Some(newest.0.clone());
-                        supervisor.take_over(newest);
+                        Some(newest)
                     }
-                    (Err(RecvTimeoutError::Timeout), Some(desired)) if supervisor.releases.is_due() => {
-                        supervisor.take_over((desired.clone(), Source::Remembered));
+                    Err(RecvTimeoutError::Timeout) if is_left || supervisor.releases.is_due() => {
+                        last.clone().map(|desired| (desired, Source::Remembered))
                     }
-                    (Err(RecvTimeoutError::Timeout), _) => {}
-                    (Err(RecvTimeoutError::Disconnected), _) => return,
+                    Err(RecvTimeoutError::Timeout) => None,
+                    Err(RecvTimeoutError::Disconnected) => return,
+                };
+                // Nobody looks after this thread: should it end, a site would write on beside another.
+                if let Some(wanted) = to_take_over {
+                    let mut is_whole = false;
+                    survives("taking over what is wanted", || is_whole = supervisor.take_over(wanted));
+                    is_left = !is_whole;
                 }
+                let mut is_well = !is_left;
                 for app in supervisor.all() {
-                    app.obey(supervisor.context.heard.get(&app.name));
-                    app.demote_again();
-                    app.look_after_tasks();
+                    is_well &= survives(&format!("looking after app {}", app.name), || {
+                        app.obey(supervisor.context.heard.get(&app.name));
+                        app.demote_again();
+                        app.look_after_tasks();
+                    });
+                }
+                if !is_well {
+                    std::thread::sleep(PAUSE_AFTER_PANIC);
                 }
             }
         })?;
@@ -136,32 +157,18 @@ impl Supervisor {
         let _ = self.desired.lock().unwrap_or_else(PoisonError::into_inner).send((desired.clone(), source));
     }
 
-    fn take_over(&self, (desired, source): Wanted) {
+    /// Says whether every app was taken over: one that meets a defect here must not hinder the others.
+    fn take_over(&self, (desired, source): Wanted) -> bool {
         let wanted: Vec<AppName> = desired.assignments.iter().map(|assignment| assignment.app.clone()).collect();
         let unreleased = self.release(&desired.removed);
+        let mut is_whole = true;
         for assignment in desired.assignments {
             if unreleased.contains(&assignment.app) {
                 // What is left of its earlier life would be taken for its state.
                 continue;
             }
-            let known = self.find(&assignment.app);
-            let opened = match known {
-                Some(app) => Ok(app),
-                None => App::open(self.context.clone(), assignment.clone()),
-            };
-            match opened {
-                Ok(app) => {
-                    self.apps
-                        .write()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .insert(assignment.app.clone(), app.clone());
-                    app.assign(assignment);
-                    if source == Source::Server {
-                        app.confirm();
-                    }
-                }
-                Err(failure) => tracing::error!(app = %assignment.app, "{}", failure.message),
-            }
+            let what = format!("taking over what is wanted of app {}", assignment.app);
+            is_whole &= survives(&what, || self.assign(assignment, source));
         }
         // An app that is no longer assigned is left as it is: its threads end, its data stay.
         let mut apps = self.apps.write().unwrap_or_else(PoisonError::into_inner);
@@ -169,6 +176,27 @@ impl Supervisor {
         let ended: Vec<Arc<App>> = gone.iter().filter_map(|app| apps.remove(app)).collect();
         drop(apps);
         ended.iter().for_each(|app| app.end_tasks());
+        is_whole
+    }
+
+    fn assign(&self, assignment: Assignment, source: Source) {
+        let known = self.find(&assignment.app);
+        let opened = match known {
+            Some(app) => Ok(app),
+            None => App::open(self.context.clone(), assignment.clone()),
+        };
+        match opened {
+            Ok(app) => {
+                let mut apps = self.apps.write().unwrap_or_else(PoisonError::into_inner);
+                apps.insert(assignment.app.clone(), app.clone());
+                drop(apps);
+                app.assign(assignment);
+                if source == Source::Server {
+                    app.confirm();
+                }
+            }
+            Err(failure) => tracing::error!(app = %assignment.app, "{}", failure.message),
+        }
     }
 
     /// Ends the work on removed apps. Returns those of which something is left.

@@ -13,6 +13,7 @@ use levee_model::{AppName, AssetId, AssetName, Epoch};
 use super::app::{failure, in_full, transient};
 use super::database;
 use super::folder::AppFolder;
+use super::leaving;
 use super::state::{AppState, Phase, Standing};
 use crate::context::ProtectContext;
 use crate::durable;
@@ -92,10 +93,16 @@ fn release(context: &ProtectContext, removed: &Removed) -> Result<(), Failure> {
     for (asset, spec) in &removed.spec.postgres {
         let Some(here) = spec.at.get(&removed.site) else { continue };
         match (state.phase, state.standing(asset)) {
-            (Phase::Writer | Phase::Sealed, Standing::Live) => drop_slot(context, removed, asset, here)?,
+            (Phase::Writer | Phase::Sealed, Standing::Live) => {
+                drop_slot(context, &removed.app, asset, here, &format!("{asset} of the removed app {}", removed.app))?
+            }
             (_, Standing::Staged) => stop_standby(&folder, asset, here)?,
             _ => {}
         }
+    }
+    // What went out of the file before.
+    for (asset, leaving) in &state.leaving {
+        leaving::take_away(context, &removed.app, &folder, asset, leaving)?;
     }
     context.view.forbid(&removed.app);
     let kept = folder.removed_state(removed.epoch);
@@ -106,25 +113,23 @@ fn release(context: &ProtectContext, removed: &Removed) -> Result<(), Failure> {
     Ok(())
 }
 
-fn drop_slot(
+/// Drops a database's slot, which the failure calls the one of `whose`.
+pub fn drop_slot(
     context: &ProtectContext,
-    removed: &Removed,
+    app: &AppName,
     asset: &AssetName,
     here: &PostgresSite,
+    whose: &str,
 ) -> Result<(), Failure> {
-    let name = slot::name_for(&AssetId::new(removed.app.clone(), asset.clone()));
-    let options = database::connect_options(&context.secrets, here)?;
-    slot::drop(&options, &name).map_err(|error| {
-        transient(format!(
-            "the slot {name} of {asset} of the removed app {} is still there, and may hold back log: {}",
-            removed.app,
-            in_full(&error)
-        ))
-    })
+    let name = slot::name_for(&AssetId::new(app.clone(), asset.clone()));
+    let still_there =
+        |why: &str| transient(format!("the slot {name} of {whose} is still there, and may hold back log: {why}"));
+    let options = database::connect_options(&context.secrets, here).map_err(|failure| still_there(&failure.message))?;
+    slot::drop(&options, &name).map_err(|error| still_there(&in_full(&error)))
 }
 
 /// A standby is Levee's own copy. It ends, and its data stay.
-fn stop_standby(folder: &AppFolder, asset: &AssetName, here: &PostgresSite) -> Result<(), Failure> {
+pub fn stop_standby(folder: &AppFolder, asset: &AssetName, here: &PostgresSite) -> Result<(), Failure> {
     if !here.data_directory.join("PG_VERSION").exists() {
         return Ok(());
     }

@@ -42,8 +42,11 @@ enum Last {
 ///
 /// With `may_leave` what cannot be sent soon stays here, and the answer names it.
 pub fn stop(app: &Arc<App>, may_leave: bool) -> Result<Done, Failure> {
+    let named = app.named();
     app.change_state(|state| match state.phase {
         Phase::Writer => {
+            // What is stopped now is what a start at the same epoch has to bring back.
+            state.name_assets(&named);
             state.phase = Phase::Stopping;
             Ok(())
         }

@@ -15,15 +15,48 @@ const ENDING_MAX: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// How long nothing is started anew for work whose thread has panicked: the same may happen again.
 const PAUSE_AFTER_DEATH: Duration = Duration::from_secs(10);
+/// How long work must go on without another panic until nothing more is said of the last one.
+const WELL_AFTER: Duration = Duration::from_secs(600);
 
 /// What a thread works on. Two never work on the same.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Work {
     Asset(AssetName),
+    /// Taking away what is left of ours at a database that is named no more.
+    Leaving(AssetName),
     /// Looking after all copies of the app that are here.
     Upkeep,
     /// Bringing them to a further vault.
     Vault(VaultName),
+}
+
+impl Work {
+    /// Whether it is on the same, so that one has to wait for the other.
+    fn meets(&self, other: &Work) -> bool {
+        match (self, other) {
+            (Work::Asset(asset) | Work::Leaving(asset), Work::Asset(other) | Work::Leaving(other)) => asset == other,
+            _ => self == other,
+        }
+    }
+
+    /// Whether an asset suffers when this does not go on.
+    pub fn hits(&self, asset: &AssetName) -> bool {
+        match self {
+            Work::Asset(of) => of == asset,
+            // Of an asset that the status does not show any more.
+            Work::Leaving(_) | Work::Upkeep | Work::Vault(_) => true,
+        }
+    }
+
+    /// What part of the agent's work it is, in words.
+    pub fn part(&self) -> String {
+        match self {
+            Work::Asset(_) => "the agent's work on this asset".into(),
+            Work::Leaving(asset) => format!("the agent's last work on {asset}"),
+            Work::Upkeep => "the upkeep of the copies here".into(),
+            Work::Vault(vault) => format!("the copying to vault {vault}"),
+        }
+    }
 }
 
 /// What a thread was started for. When any of it changes, the thread is replaced.
@@ -44,6 +77,8 @@ pub struct Tasks {
     ending: Vec<(TaskKey, Task)>,
     /// Work whose thread has panicked, and when that was.
     died: BTreeMap<Work, Instant>,
+    /// The same for longer: of which it is still said.
+    ailing: BTreeMap<Work, Instant>,
 }
 
 impl Tasks {
@@ -51,7 +86,8 @@ impl Tasks {
     /// has died of it just now.
     pub fn has_room_for(&self, key: &TaskKey) -> bool {
         let has_died = self.died.get(&key.work).is_some_and(|at| at.elapsed() < PAUSE_AFTER_DEATH);
-        !has_died && !self.running.contains_key(key) && !self.ending.iter().any(|(ending, _)| ending.work == key.work)
+        let is_worked_on = self.ending.iter().any(|(ending, _)| ending.work.meets(&key.work));
+        !has_died && !self.running.contains_key(key) && !is_worked_on
     }
 
     pub fn add(&mut self, key: TaskKey, task: Task) {
@@ -116,9 +152,16 @@ impl Tasks {
         let works = dead.into_iter().map(|(key, task)| {
             task.end();
             self.died.insert(key.work.clone(), Instant::now());
+            self.ailing.insert(key.work.clone(), Instant::now());
             key.work
         });
         works.collect()
+    }
+
+    /// Takes out the work that has gone on for long enough since its thread has died. Says so once.
+    pub fn take_well(&mut self) -> Vec<Work> {
+        let is_well = |_: &Work, at: &mut Instant| at.elapsed() >= WELL_AFTER;
+        self.ailing.extract_if(.., is_well).map(|(work, _)| work).collect()
     }
 
     /// Whether the pause is over for something whose thread has died. Says so once.
@@ -163,6 +206,9 @@ mod tests {
         tasks.keep(|_| false);
         assert!(tasks.has_room_for(&key("documents", Role::Recovery)));
         assert!(!tasks.has_room_for(&key("orders", Role::Recovery)), "the old thread is still at it");
+        let leaves = |asset: &str| TaskKey { work: Work::Leaving(asset.parse().unwrap()), ..key(asset, Role::Writer) };
+        assert!(!tasks.has_room_for(&leaves("orders")), "its slot is in use");
+        assert!(tasks.has_room_for(&leaves("documents")));
         assert!(!tasks.reap());
         drop(answer);
         tasks.end_all();
@@ -209,6 +255,10 @@ mod tests {
         tasks.died.insert(key.work.clone(), long_ago);
         assert!(tasks.has_room_for(&key));
         assert!(tasks.may_begin_again() && !tasks.may_begin_again());
+        assert!(tasks.take_well().is_empty(), "it has not lived for long yet");
+        tasks.ailing.insert(key.work.clone(), Instant::now().checked_sub(WELL_AFTER).unwrap());
+        assert_eq!(tasks.take_well(), [key.work]);
+        assert!(tasks.take_well().is_empty());
     }
 
     #[test]

@@ -118,7 +118,7 @@ fn what_is_refused_says_what_to_do() {
     check(nobody, to_west, &["no agent of site west has joined"]);
     let mut old_word = protected();
     old_word.parent.epoch = Epoch(4);
-    check(old_word, to_west, &["no complete recovery point of orders for epoch 4"]);
+    check(old_word, to_west, &["no complete recovery point of orders for epoch 4", "take orders out"]);
 }
 
 #[test]

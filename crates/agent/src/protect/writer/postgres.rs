@@ -20,6 +20,7 @@ use super::super::gaps::Gaps;
 use super::super::hooks::{self, Hooked, NotMade, Saved};
 use super::super::queue::Entered;
 use super::super::sink::WireSink;
+use super::super::task::beside;
 use crate::durable;
 
 /// How soon something that failed is tried again.
@@ -145,23 +146,24 @@ impl Writer<'_> {
         // What an earlier attempt knew must not let a base backup begin before the log arrives again.
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = ArchiveStatus::default();
         *self.gap.lock().unwrap_or_else(PoisonError::into_inner) = self.gaps().open();
-        std::thread::scope(|scope| {
-            scope.spawn(|| self.take_bases(&options, &bases_stop));
-            let ended = archive::run(&options, &mut sink, self.stop, &mut |status| self.note(status, skew.as_ref()));
-            bases_stop.stop();
-            match ended {
-                Ok(ArchiveEnd::Stopped) => Ok(()),
-                Ok(ArchiveEnd::SlotDropped { held_bytes, bound_bytes }) => Err(failure(format!(
-                    "the slot {} held back {held_bytes} bytes of log at the source, more than its bound of \
-                     {bound_bytes}, and was dropped so that the source's disk does not fill up; archiving starts again \
-                     by itself, with a new base backup if the log between is gone",
-                    options.slot
-                ))
-                .into()),
-                Err(error @ levee_database::Error::Gap { .. }) => Err(Ended::Gap(in_full(&error))),
-                Err(error) => Err(failure(in_full(&error)).into()),
-            }
-        })
+        let ended = beside(
+            self.stop,
+            &bases_stop,
+            || archive::run(&options, &mut sink, self.stop, &mut |status| self.note(status, skew.as_ref())),
+            || self.take_bases(&options, &bases_stop),
+        );
+        match ended {
+            Ok(ArchiveEnd::Stopped) => Ok(()),
+            Ok(ArchiveEnd::SlotDropped { held_bytes, bound_bytes }) => Err(failure(format!(
+                "the slot {} held back {held_bytes} bytes of log at the source, more than its bound of {bound_bytes}, \
+                 and was dropped so that the source's disk does not fill up; archiving starts again by itself, with a \
+                 new base backup if the log between is gone",
+                options.slot
+            ))
+            .into()),
+            Err(error @ levee_database::Error::Gap { .. }) => Err(Ended::Gap(in_full(&error))),
+            Err(error) => Err(failure(in_full(&error)).into()),
+        }
     }
 
     fn preflight_after_predecessor(
