@@ -65,6 +65,9 @@ pub struct Arguments {
 
 #[derive(Serialize)]
 struct Listed {
+    /// Of a cleanup: whether it would be removed, or was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dry_run: Option<bool>,
     id: String,
     last_used: Option<Timestamp>,
     old: bool,
@@ -76,6 +79,7 @@ pub fn run(cache: &CacheArguments, arguments: Arguments, output: Output) -> anyh
     let Some(folder) = cache.folder() else { bail!("there is no home folder: name the caches with --cache-dir") };
     let (now, max_age) = (SystemTime::now(), DAY * arguments.max_age);
     let listed = |info: CacheInfo| Listed {
+        dry_run: arguments.cleanup.then_some(arguments.dry_run),
         id: info.id.to_hex(),
         last_used: Timestamp::try_from(info.last_used).ok(),
         old: now.duration_since(info.last_used).is_ok_and(|age| age > max_age),

@@ -34,6 +34,9 @@ struct SummaryLine<'a> {
     broken_packs: Option<Vec<&'a str>>,
     suggest_repair_index: bool,
     suggest_prune: bool,
+    /// Files that the store lists and does not have.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    listed_and_gone: Vec<&'a str>,
     snapshots: u64,
     packs: u64,
     blobs: u64,
@@ -53,6 +56,7 @@ impl<'a> SummaryLine<'a> {
             num_errors: report.error_count,
             broken_packs: (!broken.is_empty()).then_some(broken),
             suggest_repair_index: report.errors.iter().any(|finding| finding.file.starts_with("index/")),
+            listed_and_gone: report.doubts.iter().map(|finding| finding.file.as_str()).collect(),
             suggest_prune: report.hints.iter().any(|finding| finding.file.starts_with("data/")),
             snapshots: report.snapshots,
             packs: report.packs,
@@ -82,6 +86,9 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
     for hint in &report.hints {
         output.note(&format!("{}: {} (nothing is lost by it)", hint.file, hint.message));
     }
+    for doubt in &report.doubts {
+        display.problem(Path::new(&doubt.file), &doubt.message);
+    }
     if output.is_json() || !output.is_quiet() {
         output.result(&SummaryLine::new(&report), |_| text(&report, read_data))?;
     }
@@ -95,7 +102,13 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
 }
 
 fn text(report: &CheckReport, read_data: ReadData) -> String {
-    let sound = if report.is_sound() { "no errors were found" } else { "ERRORS WERE FOUND" };
+    let sound = match (report.is_sound(), report.doubts.len()) {
+        (true, 0) => "no errors were found".to_string(),
+        (true, doubts) => {
+            format!("no errors were found, but {doubts} files are listed and not there: they were removed, or are lost")
+        }
+        (false, _) => "ERRORS WERE FOUND".to_string(),
+    };
     let read = match read_data {
         ReadData::Headers => "the data themselves were not read (--read-data does)".into(),
         ReadData::All => format!("{} of packs were read", indicatif::BinaryBytes(report.bytes_read)),

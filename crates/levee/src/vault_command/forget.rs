@@ -112,12 +112,37 @@ impl KeepArguments {
 /// A group as `restic forget --json` prints it.
 #[derive(Serialize)]
 struct GroupLine {
+    /// Levee's own; restic's fields follow.
+    dry_run: bool,
     tags: Option<Vec<String>>,
     host: String,
     paths: Option<Vec<String>>,
     keep: Option<Vec<Listed>>,
     remove: Option<Vec<Listed>>,
     reasons: Option<Vec<ReasonLine>>,
+}
+
+/// What was forgotten by ids. Of that restic says nothing in JSON.
+#[derive(Serialize)]
+struct ByIdLine<'a> {
+    message_type: &'static str,
+    dry_run: bool,
+    /// In a dry run those that would be.
+    removed: &'a [SnapshotId],
+    failed: Vec<FailedLine<'a>>,
+}
+
+#[derive(Serialize)]
+struct FailedLine<'a> {
+    id: SnapshotId,
+    error: &'a str,
+}
+
+impl<'a> ByIdLine<'a> {
+    fn new(report: &'a ForgetReport, dry_run: bool) -> Self {
+        let failed = report.failed.iter().map(|(id, error)| FailedLine { id: *id, error }).collect();
+        Self { message_type: "summary", dry_run, removed: &report.removed, failed }
+    }
 }
 
 #[derive(Serialize)]
@@ -132,13 +157,14 @@ fn listed(snapshots: &[(SnapshotId, Snapshot)]) -> Option<Vec<Listed>> {
 }
 
 impl GroupLine {
-    fn new(group: &ForgetGroup) -> Self {
+    fn new(group: &ForgetGroup, dry_run: bool) -> Self {
         let reasons = group.keep.iter().zip(&group.reasons).map(|((id, snapshot), (_, matches))| ReasonLine {
             snapshot: Listed::new(*id, snapshot.clone()),
             matches: matches.clone(),
         });
         let reasons: Vec<_> = reasons.collect();
         Self {
+            dry_run,
             tags: group.tags.clone(),
             host: group.host.clone().unwrap_or_default(),
             paths: group.paths.clone(),
@@ -169,9 +195,11 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
     };
     let report = levee_vault::forget(&vault, &options, Timestamp::now()).map_err(ended)?;
     if output.is_json() {
-        if !has_ids {
-            let groups: Vec<_> = report.groups.iter().map(GroupLine::new).collect();
-            output.result(&groups, |_| String::new())?;
+        if has_ids {
+            output.result(&ByIdLine::new(&report, arguments.dry_run), |_| String::new())?;
+        } else {
+            let groups = report.groups.iter().map(|group| GroupLine::new(group, arguments.dry_run));
+            output.result(&groups.collect::<Vec<_>>(), |_| String::new())?;
         }
     } else if !output.is_quiet() {
         output.result(&(), |()| text(&report, arguments.dry_run, arguments.compact))?;

@@ -26,6 +26,6 @@ pub fn run(place: &Place, verb: ImageVerb, output: Output) -> anyhow::Result<Exi
     match verb {
         ImageVerb::Ls(arguments) => ls::run(place, arguments, output),
         ImageVerb::Restore(arguments) => restore::run(place, arguments, output),
-        ImageVerb::Dump(arguments) => dump::run(place, arguments),
+        ImageVerb::Dump(arguments) => dump::run(place, arguments, output),
     }
 }

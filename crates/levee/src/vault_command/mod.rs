@@ -132,7 +132,7 @@ pub fn run(command: VaultCommand, output: Output) -> anyhow::Result<Exit> {
         Verb::Snapshots(arguments) => snapshots::run(&place, arguments, output),
         Verb::Ls(arguments) => ls::run(&place, arguments, output),
         Verb::Restore(arguments) => restore::run(&place, arguments, output),
-        Verb::Dump(arguments) => dump::run(&place, arguments),
+        Verb::Dump(arguments) => dump::run(&place, arguments, output),
         Verb::Diff(arguments) => diff::run(&place, arguments, output),
         Verb::Find(arguments) => find::run(&place, arguments, output),
         Verb::Stats(arguments) => stats::run(&place, arguments, output),

@@ -25,6 +25,7 @@ pub enum During {
     Prune,
     Copy,
     Repair,
+    Dump,
     Rewrite,
     Retain,
     Statistics,
@@ -48,6 +49,7 @@ impl During {
             During::Prune => "prune",
             During::Copy => "copy",
             During::Repair => "repair",
+            During::Dump => "dump",
             During::Rewrite => "rewrite",
             During::Retain => "retain",
             During::Statistics => "stats",
@@ -58,18 +60,22 @@ impl During {
 
     fn unit(self) -> Unit {
         match self {
-            During::Archival | During::Restore | During::Check | During::Prune | During::Copy | During::Repair => {
-                Unit::Bytes
-            }
+            During::Archival
+            | During::Restore
+            | During::Check
+            | During::Prune
+            | During::Copy
+            | During::Repair
+            | During::Dump => Unit::Bytes,
             // They look at names, and not at content.
             During::Rewrite | During::Retain | During::Statistics | During::Search | During::Comparison => Unit::Files,
         }
     }
 
-    /// Whether a program hears how far it is. Where names are looked at restic says nothing of it, and who reads one JSON value
-    /// expects no lines before it.
+    /// Whether a program hears how far it is. Where names are looked at, and of a dump, restic says nothing of it, and who reads
+    /// one JSON value expects no lines before it.
     fn has_status_lines(self) -> bool {
-        self.unit() == Unit::Bytes
+        self.unit() == Unit::Bytes && self != During::Dump
     }
 }
 
@@ -134,6 +140,11 @@ impl Display {
         self.started.elapsed().as_secs_f64()
     }
 
+    /// Whether a person sees a bar, so that a total is worth being counted.
+    pub fn is_seen(&self) -> bool {
+        self.bar.is_some()
+    }
+
     /// Takes the bar away, before results are printed.
     pub fn finish(&self) {
         if let Some(bar) = &self.bar {
@@ -196,9 +207,12 @@ impl Display {
             During::Prune => ("files_done", "bytes_repacked"),
             During::Copy => ("files_done", "bytes_copied"),
             During::Repair => ("packs_done", "bytes_done"),
-            During::Rewrite | During::Retain | During::Statistics | During::Search | During::Comparison => {
-                ("files_done", "bytes_done")
-            }
+            During::Dump
+            | During::Rewrite
+            | During::Retain
+            | During::Statistics
+            | During::Search
+            | During::Comparison => ("files_done", "bytes_done"),
         };
         let mut status = json!({
             "message_type": "status",

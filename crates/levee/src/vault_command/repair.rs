@@ -80,12 +80,27 @@ pub struct SnapshotArguments {
 #[derive(Serialize)]
 struct SummaryLine<'a, T> {
     message_type: &'static str,
+    dry_run: bool,
     #[serde(flatten)]
     repair: &'a T,
 }
 
-fn print<T: Serialize>(output: Output, repair: &T, text: impl FnOnce(&T) -> String) -> anyhow::Result<()> {
-    output.result(&SummaryLine { message_type: "summary", repair }, |line| text(line.repair))
+/// What was found in snapshots, and whether any was made anew.
+#[derive(Serialize)]
+struct SnapshotRepairLine<'a> {
+    #[serde(flatten)]
+    repair: &'a SnapshotRepair,
+    applied: bool,
+}
+
+fn print<T: Serialize>(
+    output: Output,
+    applying: &Applying,
+    repair: &T,
+    text: impl FnOnce(&T) -> String,
+) -> anyhow::Result<()> {
+    let line = SummaryLine { message_type: "summary", dry_run: !applying.apply, repair };
+    output.result(&line, |line| text(line.repair))
 }
 
 pub fn run(place: &Place, verb: RepairVerb, output: Output) -> anyhow::Result<Exit> {
@@ -98,7 +113,7 @@ pub fn run(place: &Place, verb: RepairVerb, output: Output) -> anyhow::Result<Ex
             let result = repair_index(&vault, arguments.read_all_packs, arguments.applying.options(), &display);
             display.finish();
             let repair = result.map_err(ended)?;
-            print(output, &repair, index_text)?;
+            print(output, &arguments.applying, &repair, index_text)?;
             !repair.is_sound() && !repair.applied
         }
         RepairVerb::Packs(arguments) => {
@@ -106,7 +121,7 @@ pub fn run(place: &Place, verb: RepairVerb, output: Output) -> anyhow::Result<Ex
             let result = repair_packs(&vault, &arguments.packs, arguments.applying.options(), &display);
             display.finish();
             let repair = result.map_err(ended)?;
-            print(output, &repair, packs_text)?;
+            print(output, &arguments.applying, &repair, packs_text)?;
             !repair.damaged_packs.is_empty() && !repair.applied
         }
         RepairVerb::Snapshots(arguments) => {
@@ -122,7 +137,9 @@ pub fn run(place: &Place, verb: RepairVerb, output: Output) -> anyhow::Result<Ex
             for loss in &repair.losses.first {
                 display.problem(Path::new(&loss.path), &loss.message);
             }
-            print(output, &repair, snapshots_text)?;
+            let applied = repair.snapshots.iter().any(|snapshot| snapshot.new.is_some());
+            let line = SnapshotRepairLine { repair: &repair, applied };
+            print(output, &arguments.applying, &line, |line| snapshots_text(line.repair))?;
             repair.snapshots.iter().any(|snapshot| snapshot.is_changed && snapshot.new.is_none())
         }
     };

@@ -1,12 +1,11 @@
 mod images;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
-use levee_vault::{
-    Overwrite, OwnerMap, Owners, RestoreLock, RestoreOptions, RestoreSummary, SnapshotId, ThawState, Vault,
-};
+use levee_vault::{Id, Overwrite, OwnerMap, Owners, RestoreLock, RestoreOptions, RestoreSummary, ThawState, Vault};
 use serde::Serialize;
 
 use super::backup::images::ImageFormat;
@@ -81,7 +80,7 @@ pub struct Arguments {
     #[arg(long)]
     delete: bool,
     /// Look and compare, and say what would be done, but change nothing
-    #[arg(long)]
+    #[arg(short = 'n', long)]
     dry_run: bool,
     /// Give files to the users and groups of the same names here, rather than to the same numbers
     #[arg(long)]
@@ -163,6 +162,7 @@ fn options_of(arguments: &Arguments) -> anyhow::Result<RestoreOptions> {
 #[derive(Serialize)]
 struct SummaryLine {
     message_type: &'static str,
+    dry_run: bool,
     seconds_elapsed: u64,
     total_files: u64,
     files_restored: u64,
@@ -175,10 +175,11 @@ struct SummaryLine {
 }
 
 impl SummaryLine {
-    fn new(summary: &RestoreSummary, elapsed_s: f64) -> Self {
+    fn new(summary: &RestoreSummary, dry_run: bool, elapsed_s: f64) -> Self {
         let files_restored = summary.directories + summary.files_restored + summary.others;
         Self {
             message_type: "summary",
+            dry_run,
             seconds_elapsed: elapsed_s as u64,
             total_files: files_restored + summary.files_unchanged,
             files_restored,
@@ -195,15 +196,16 @@ impl SummaryLine {
 #[derive(Serialize)]
 struct ThawedLine {
     message_type: &'static str,
+    dry_run: bool,
     #[serde(flatten)]
     state: ThawState,
 }
 
-/// Says which of the packs that the restore needs must be thawed, asks for them and, unless that is all, waits.
+/// Says which of the packs that the restore needs must be thawed, asks for them and, unless that is all, waits. Which ones
+/// are needed is found out only where some lie in an archive class.
 fn thaw_needed(
     vault: &Vault,
-    id: &SnapshotId,
-    options: &RestoreOptions,
+    needed: impl FnOnce() -> anyhow::Result<BTreeSet<Id>>,
     arguments: &Arguments,
     output: Output,
 ) -> anyhow::Result<ThawState> {
@@ -211,13 +213,25 @@ fn thaw_needed(
     if archived.is_empty() {
         return Ok(ThawState::default());
     }
-    let needed = levee_vault::restore::packs_needed(vault, id, options).map_err(ended)?;
-    let wish = match (options.dry_run, arguments.thaw_only) {
+    let needed = needed()?;
+    let wish = match (arguments.dry_run, arguments.thaw_only) {
         (true, _) => Wish::Look,
         (false, true) => Wish::Ask,
         (false, false) => Wish::Wait,
     };
     thaw(vault, &archived, |pack| needed.contains(pack), wish, &arguments.thawing, output)
+}
+
+/// What is printed instead of a restore's summary when nothing was restored.
+fn say_thawed(state: ThawState, dry_run: bool, output: Output) -> anyhow::Result<()> {
+    let line = ThawedLine { message_type: "summary", dry_run, state };
+    output.result(&line, |line| match (line.state.is_done(), line.dry_run) {
+        (true, _) => "everything that is needed can be read".into(),
+        (false, true) => "nothing was asked for; without --dry-run it would be".into(),
+        (false, false) => {
+            "what is needed is being thawed; run the restore again later, and it waits for the rest".into()
+        }
+    })
 }
 
 pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
@@ -242,12 +256,10 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
         snapshot.paths.join(", "),
         options.target.display()
     ));
-    let state = thaw_needed(&vault, &id, &options, &arguments, output)?;
+    let needed = || levee_vault::restore::packs_needed(&vault, &id, &options).map_err(ended);
+    let state = thaw_needed(&vault, needed, &arguments, output)?;
     if arguments.thaw_only {
-        output.result(&ThawedLine { message_type: "summary", state }, |line| match line.state.is_done() {
-            true => "everything that is needed can be read".into(),
-            false => "what is needed is being thawed; run the restore again later, and it waits for the rest".into(),
-        })?;
+        say_thawed(state, options.dry_run, output)?;
         return Ok(Exit::DONE);
     }
     let display = match options.dry_run {
@@ -257,7 +269,7 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
     let result = levee_vault::restore(&vault, &id, &options, &display);
     display.finish();
     let summary = result.map_err(ended)?;
-    let line = SummaryLine::new(&summary, display.elapsed_s());
+    let line = SummaryLine::new(&summary, options.dry_run, display.elapsed_s());
     if output.is_json() || !output.is_quiet() {
         output.result(&line, |line| {
             let verified = if options.verify && line.errors == 0 { ", read again and found right" } else { "" };

@@ -10,7 +10,7 @@ use super::place::Place;
 
 #[derive(Debug, Args)]
 pub struct SourceArguments {
-    /// Another vault: a folder, or rest:https://HOST:PORT/PATH/
+    /// Another vault, at an address as --vault has it
     #[arg(long, visible_alias = "from-vault", env = "LEVEE_FROM_VAULT", hide_env_values = true, value_name = "VAULT")]
     from_repo: Option<String>,
     /// A file that holds its password

@@ -5,14 +5,17 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
-use levee_image::ReadAt;
+use levee_image::{FileKind, ReadAt};
+use levee_vault::{Event, Progress};
 
 use super::super::open;
 use super::super::place::Place;
+use super::super::progress::{Display, During};
 use super::super::selection::FilterArguments;
 use super::super::snapshot_argument::Chosen;
 use super::place_in_image::{Disk, Inside, PlaceInImage};
 use crate::exit::Exit;
+use crate::output::Output;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -32,24 +35,38 @@ pub struct Arguments {
 /// Read of an image at once.
 const PIECE_BYTES: usize = 4 << 20;
 
-pub fn run(place: &Place, arguments: Arguments) -> anyhow::Result<Exit> {
+pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
     let vault = open(place)?;
     let chosen = Chosen::find(&vault, &arguments.snapshot, &arguments.filter.selection()?)?;
     let found = PlaceInImage::find(&vault, &chosen.id, &arguments.wanted)?;
     let disk = Disk::open(&vault, &chosen.id, &found.image)?;
     let file_system;
-    let mut content: Box<dyn Read + '_> = match found.inside {
-        Inside::Whole => Box::new(Whole { disk: disk.whole(), offset: 0 }),
+    let (mut content, total_bytes): (Box<dyn Read + '_>, Option<u64>) = match found.inside {
+        Inside::Whole => (Box::new(Whole { disk: disk.whole(), offset: 0 }), Some(disk.size_bytes())),
         Inside::Path { partition, path } => {
             file_system = disk.file_system(partition)?;
-            file_system.open(&path)?
+            // Of a link the length is that of its text.
+            let attributes = file_system.attributes(&path).ok().filter(|attributes| attributes.kind == FileKind::File);
+            (file_system.open(&path)?, attributes.map(|attributes| attributes.size_bytes))
         }
     };
-    let mut out: Box<dyn Write> = match &arguments.target {
-        None => Box::new(io::stdout().lock()),
-        Some(path) => Box::new(File::create(path).with_context(|| format!("cannot create {}", path.display()))?),
+    let Some(path) = &arguments.target else {
+        write(&mut *content, &mut io::stdout().lock(), &())?;
+        return Ok(Exit::DONE);
     };
-    let mut buffered = BufWriter::with_capacity(PIECE_BYTES, &mut out);
+    let mut file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
+    let display = Display::new(output, During::Dump);
+    if let Some(bytes) = total_bytes {
+        display.report(Event::Total { items: 1, bytes });
+    }
+    let written = write(&mut *content, &mut file, &display);
+    display.finish();
+    written?;
+    Ok(Exit::DONE)
+}
+
+fn write(content: &mut dyn Read, out: &mut dyn Write, progress: &dyn Progress) -> anyhow::Result<()> {
+    let mut buffered = BufWriter::with_capacity(PIECE_BYTES, out);
     let mut piece = vec![0; PIECE_BYTES];
     loop {
         let count = content.read(&mut piece).context("cannot read the image")?;
@@ -57,9 +74,9 @@ pub fn run(place: &Place, arguments: Arguments) -> anyhow::Result<Exit> {
             break;
         }
         buffered.write_all(&piece[..count]).context("cannot write the output")?;
+        progress.report(Event::Bytes(count as u64));
     }
-    buffered.flush().context("cannot write the output")?;
-    Ok(Exit::DONE)
+    buffered.flush().context("cannot write the output")
 }
 
 /// An image from its beginning to its end.

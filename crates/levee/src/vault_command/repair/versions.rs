@@ -37,6 +37,7 @@ pub struct Arguments {
 #[derive(Serialize)]
 struct Summary {
     message_type: &'static str,
+    dry_run: bool,
     since: Timestamp,
     applied: bool,
     /// Only those of which something was found.
@@ -67,6 +68,7 @@ pub fn run(place: &Place, arguments: &Arguments, output: Output) -> anyhow::Resu
     let store = place.s3_store()?;
     let mut summary = Summary {
         message_type: "summary",
+        dry_run: !arguments.apply,
         since: arguments.since,
         applied: arguments.apply,
         kinds: Vec::new(),

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use levee_testing::disk::SmallDisk;
 use levee_testing::ports::free_port;
 use levee_testing::restic::Restic;
 
@@ -113,4 +114,42 @@ fn a_vault_that_is_out_of_reach_keeps_no_snapshot_from_being_made() {
     fs::write(&wrong, PASSWORD).unwrap();
     let arguments = ["backup", text(&source), "--copy-to", text(&near), "--copy-to-password-file", text(&wrong)];
     fail(1, &mut case.command(&arguments));
+}
+
+#[test]
+fn a_vault_whose_disk_becomes_full_meanwhile_holds_no_other_up() {
+    const DISK_MIB: usize = 64;
+    /// For a pack, and not for all of them.
+    const ROOM_MIB: usize = 24;
+    let case = Case::with_vault();
+    if !SmallDisk::is_possible() {
+        return;
+    }
+    let source = source(&case);
+    fs::write(source.join("large"), tree::noise(2, 40_000_000)).unwrap();
+    let disk = case.path("disk");
+    fs::create_dir(&disk).unwrap();
+    let _mounted = SmallDisk::mount(&disk, DISK_MIB as u32);
+    let (near, password) = further(&case, "near");
+    let (small, _) = further(&case, "disk/vault");
+    let ballast = disk.join("somebody-elses");
+    fs::write(&ballast, vec![1_u8; (DISK_MIB - ROOM_MIB) << 20]).unwrap();
+
+    let to_both = ["--copy-to", text(&small), "--copy-to", text(&near), "--copy-to-password-file", text(&password)];
+    let backup = [&["backup", text(&source), "--side-by-side"], &to_both[..]].concat();
+    let output = case.command(&backup).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let failed = said.lines().find(|line| line.contains(&format!("NOT COPIED to {}", small.display())));
+    assert!(failed.is_some_and(|line| line.contains("no space left")), "{said}");
+    assert!(said.contains(&format!("copied to {}", near.display())) && said.contains("saved"), "{said}");
+    assert_whole(&case, &near, &source);
+    Restic::distribution().run(&case.vault, PASSWORD, &["check", "--read-data"]);
+
+    // What has come there does no harm, and with room the next backup brings the rest.
+    fs::remove_file(&ballast).unwrap();
+    Restic::distribution().run(&small, OTHER, &["check", "--read-data"]);
+    assert_eq!(case.json(&["snapshots"])[0].as_array().unwrap().len(), 1);
+    case.levee(&backup);
+    assert_whole(&case, &small, &source);
 }

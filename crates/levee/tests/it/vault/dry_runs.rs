@@ -56,6 +56,13 @@ fn every_verb_that_changes_something_can_be_asked_first() {
     }
 
     let text = |name: &str| case.path(name).to_str().unwrap().to_string();
+    let target = text("target");
+    let restore = ["restore", "latest", "--target", &target];
+    check(&case, &restore, &[("files_skipped", json!(0)), ("errors", json!(0))]);
+    fs::remove_dir_all(&target).unwrap();
+    let would = case.levee(&[&restore[..], &["-n"]].concat());
+    assert!(would.contains("would restore") && !Path::new(&target).exists(), "{would}");
+
     let (disk, other) = (text("disk"), text("other"));
     check(&case, &["export", "--target", &disk, "--tag", "a"], &[("skipped", json!([]))]);
     // What has gone before is not exported again.
@@ -118,10 +125,34 @@ fn caches_that_would_be_removed_stay() {
     fs::File::open(&cache).unwrap().set_modified(old).unwrap();
     let cleanup = |more: &[&str]| {
         let arguments = [&["cache", "--cleanup", "--json", "--cache-dir", &caches], more].concat();
-        number_of(&serde_json::from_str(&succeed(&mut case.command(&arguments))).unwrap())
+        let removed: Value = serde_json::from_str(&succeed(&mut case.command(&arguments))).unwrap();
+        (number_of(&removed), removed[0]["dry_run"].clone(), cache.exists())
     };
-    assert_eq!((cleanup(&["--dry-run"]), cache.exists()), (1, true));
-    assert_eq!((cleanup(&[]), cache.exists()), (1, false));
+    assert_eq!(cleanup(&["--dry-run"]), (1, json!(true), true));
+    assert_eq!(cleanup(&[]), (1, json!(false), false));
+}
+
+#[test]
+fn what_would_be_forgotten_is_said() {
+    let case = Case::with_vault();
+    let source = case.path("source");
+    fs::create_dir(&source).unwrap();
+    for content in ["one", "two", "three"] {
+        fs::write(source.join("file"), content).unwrap();
+        case.backup(&[source.to_str().unwrap()]);
+    }
+    let listed = case.json(&["snapshots"]).remove(0);
+    let id = listed[0]["id"].as_str().unwrap();
+    let expected = [("message_type", json!("summary")), ("removed", json!([id])), ("failed", json!([]))];
+    check(&case, &["forget", id], &expected);
+    // By a policy it is restic's list of groups, and nothing else.
+    for (more, dry_run) in [(&["--dry-run"][..], true), (&[][..], false)] {
+        let lines = case.json(&[&["forget", "--keep-last", "1"], more].concat());
+        let group = &lines[0][0];
+        assert_eq!((lines.len(), number_of(&lines[0]), &group["dry_run"]), (1, 1, &json!(dry_run)), "{lines:?}");
+        assert_eq!((number_of(&group["keep"]), number_of(&group["remove"])), (1, 1), "{group}");
+        assert_eq!(number_of(&case.json(&["snapshots"])[0]), if dry_run { 2 } else { 1 });
+    }
 }
 
 /// A receipt says that something was received.

@@ -101,3 +101,21 @@ fn a_file_comes_out_of_xfs() {
     let metadata = fs::metadata(&restored).unwrap();
     assert_eq!((metadata.mode() & 0o7777, metadata.uid(), metadata.gid()), (0o640, 1234, 56));
 }
+
+/// Also where nothing has to be thawed, and where the image is not there.
+#[test]
+fn asking_for_what_is_frozen_writes_no_image() {
+    let case = with_image();
+    let target = case.path("out.raw");
+    let restore = |image: &'static str| {
+        ["restore", "latest", "--thaw-only", "--target", target.to_str().unwrap(), "--image", image]
+    };
+    let said = case.json(&restore("disk.raw")).pop().unwrap();
+    assert_eq!((&said["packs_frozen"], &said["packs_thawing"]), (&json!(0), &json!(0)), "{said}");
+    assert!(case.levee(&restore("disk.raw")).contains("can be read"));
+    assert!(case.levee_fails(1, &restore("none.raw")).contains("none.raw"));
+    assert!(!target.exists());
+    // Without it the whole image comes.
+    case.levee(&["restore", "latest", "--target", target.to_str().unwrap(), "--image", "disk.raw"]);
+    assert!(fs::read(&target).unwrap() == fs::read(case.path("disk.raw")).unwrap());
+}

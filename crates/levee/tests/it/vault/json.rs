@@ -75,6 +75,10 @@ fn fields_are_those_of_the_newest_restic() {
     assert_has_fields(summary(&ours_restored), summary(&theirs_restored));
     assert_eq!(summary(&ours_restored)["total_bytes"], summary(&theirs_restored)["total_bytes"]);
     assert_has_fields(summary(&ours.json(&["check"])), summary(&restic(&["check", "--json"])));
+    let forget = ["forget", "--keep-last", "1", "--dry-run", "--json"];
+    let (our_groups, their_groups) = (&ours.json(&forget[..forget.len() - 1])[0], &restic(&forget)[0]);
+    assert_eq!(our_groups.as_array().map(Vec::len), their_groups.as_array().map(Vec::len));
+    assert_has_fields(&our_groups[0], &their_groups[0]);
     assert_has_fields(&ours.json(&["key", "list"])[0][0], &restic(&["key", "list", "--json"])[0][0]);
 }
 

@@ -204,6 +204,7 @@ fn repair_does_nothing_unasked() {
     assert!(case.levee(&["repair", "index"]).contains("agrees"));
     let looked = case.json(&["repair", "snapshots"]).pop().unwrap();
     assert_eq!(looked["losses"]["count"], 0);
+    assert_eq!((&looked["dry_run"], &looked["applied"]), (&true.into(), &false.into()), "{looked}");
 }
 
 /// Runs `levee vault repair …` on a vault that needs it: only with `--apply` it changes something, and succeeds.
@@ -212,8 +213,13 @@ fn assert_repairs_when_asked(case: &Case, arguments: &[&str]) {
     let before = everything_in(&case.vault);
     let refused = case.levee_fails(1, arguments);
     assert!(refused.contains("--apply"), "{arguments:?}: {refused}");
+    let output = case.command(&[arguments, &["--json"]].concat()).output().unwrap();
+    let looked = String::from_utf8(output.stdout).unwrap();
+    let looked: Value = serde_json::from_str(looked.lines().last().unwrap()).unwrap();
+    assert_eq!((&looked["dry_run"], &looked["applied"]), (&true.into(), &false.into()), "{looked}");
     assert!(everything_in(&case.vault) == before, "{arguments:?} has changed something unasked");
-    case.levee(&[arguments, &["--apply"]].concat());
+    let done = case.json(&[arguments, &["--apply"]].concat()).pop().unwrap();
+    assert_eq!((&done["dry_run"], &done["applied"]), (&false.into(), &true.into()), "{done}");
     assert!(everything_in(&case.vault) != before, "{arguments:?} has changed nothing");
 }
 

@@ -7,6 +7,9 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
+use super::tree::noise;
 use super::{Case, succeed};
 
 fn stored(case: &Case) -> Vec<String> {
@@ -34,11 +37,11 @@ fn standard_input_and_commands_become_files() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let content = super::tree::noise(5, 3_000_000);
+    let content = noise(5, 3_000_000);
     child.stdin.take().unwrap().write_all(&content).unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success());
-    let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(summary["total_bytes_processed"], 3_000_000);
     let dumped = case.command(&["dump", "latest", "/folder/dump.sql"]).output().unwrap();
     assert!(dumped.stdout == content);
@@ -127,4 +130,36 @@ fn an_interrupted_command_takes_its_lock_along() {
     // Nothing stands in the way of one that wants the vault for itself.
     case.levee(&["check"]);
     succeed(&mut case.command(&["snapshots"]));
+}
+
+#[test]
+fn a_folder_that_was_encrypted_is_warned_of() {
+    let case = Case::with_vault();
+    let folder = case.path("letters");
+    fs::create_dir(&folder).unwrap();
+    let source = folder.to_str().unwrap();
+    let path = |number: u64| folder.join(format!("{number}.txt"));
+    let letter = |number: u64| format!("{number}: the quick brown fox jumps over the lazy dog\n").repeat(100);
+    for number in 0..60 {
+        fs::write(path(number), letter(number)).unwrap();
+    }
+    let signs = |summary: &Value| summary["ransomware_signs"].clone();
+    assert_eq!(signs(&case.backup(&[source])), Value::Null, "the first");
+    // More files than a person changes by hand, so that they are looked at.
+    for number in 0..30 {
+        fs::write(path(number), letter(number + 1000)).unwrap();
+        fs::write(folder.join(format!("{number}.jpg")), noise(number, 5000)).unwrap();
+    }
+    let sound = case.backup(&[source]);
+    assert_eq!((signs(&sound), &sound["files_changed"]), (Value::Null, &30.into()), "an ordinary day");
+    for number in 20..60 {
+        fs::write(path(number), noise(number + 500, 6000)).unwrap();
+    }
+    let encrypted = case.backup(&[source]);
+    assert_eq!(signs(&encrypted), serde_json::json!([{"sign": "scrambled", "files": 40, "of": 90}]), "{encrypted}");
+    // It is stored all the same; whoever sees the warning decides.
+    let text = case.levee(&["backup", source, "--parent", sound["snapshot_id"].as_str().unwrap()]);
+    let warning =
+        "WARNING: this looks like ransomware at work: 40 of 90 files could be compressed before and hold noise now";
+    assert!(text.contains(warning), "{text}");
 }

@@ -302,6 +302,48 @@ fn a_restore_thaws_what_it_needs(case: &Case, ceph: &Ceph) {
     let said = succeed(&mut levee(&["thaw", "latest", "--dry-run"]));
     assert!(said.contains("nothing was asked for"), "{said}");
     assert_eq!(glacier.counts(), (2, 0));
+    an_image_is_thawed_before_it_is_restored(case, &glacier);
+}
+
+/// Also of a snapshot with two images: to find one, something is read of the other.
+fn an_image_is_thawed_before_it_is_restored(case: &Case, glacier: &Glacier) {
+    let levee = |arguments: &[&str]| on_s3(&glacier.endpoint(), "vaults/archive", arguments);
+    let (disk, other, target) = (case.path("disk.raw"), case.path("other.raw"), case.path("thawed.raw"));
+    let path = |path: &Path| path.to_str().unwrap().to_string();
+    let words = |number: u64| format!("{number}: words and more words\n").repeat(10_240);
+    // Two backups, so that the other image lies in packs of its own.
+    for (number, image) in [(1, &other), (2, &disk)] {
+        std::fs::write(image, words(number)).unwrap();
+        let backup = ["backup", "--s3-data-class", ARCHIVE_CLASS, "--image", &path(image)];
+        succeed(&mut levee(&backup));
+    }
+    let both = ["backup", "--s3-data-class", ARCHIVE_CLASS, "--image", "--force", &path(&other), &path(&disk)];
+    succeed(&mut levee(&both));
+    glacier.freeze();
+    let asked = glacier.requests();
+    let restore = |more: &[&str]| {
+        let arguments = ["restore", "latest", "--image", "disk.raw", "-t", &path(&target), "--json"];
+        succeed(&mut levee(&[&arguments[..], more].concat()))
+    };
+    let said = last_line(&restore(&["--dry-run"]));
+    assert!(said["dry_run"] == true && said["packs_frozen"].as_u64() > Some(0), "{said}");
+    let refused = fail(1, &mut levee(&["restore", "latest", "--image", "none.raw", "-t", &path(&target)]));
+    assert!(refused.contains("no image none.raw"), "{refused}");
+    assert_eq!((glacier.requests(), target.exists()), (asked, false));
+
+    let said = last_line(&restore(&["--thaw-only"]));
+    assert!(said["packs_frozen"] == 0 && said["packs_thawing"].as_u64() > Some(0), "{said}");
+    assert!(!target.exists(), "--thaw-only writes nothing");
+    let said = restore(&["--thaw-poll", "1s"]);
+    assert!(said.contains("\"thaw\"") && last_line(&said)["bytes_restored"].as_u64() > Some(0), "{said}");
+    assert_eq!(std::fs::read_to_string(&target).unwrap(), words(2));
+
+    // What looks into an image does not wait, and says what to do.
+    glacier.freeze();
+    let refused = fail(1, &mut levee(&["image", "dump", "latest", "disk.raw"]));
+    assert!(refused.contains("levee vault thaw"), "{refused}");
+    succeed(&mut levee(&["thaw", "latest", "--wait", "--thaw-poll", "1s"]));
+    assert_eq!(succeed(&mut levee(&["image", "dump", "latest", "disk.raw"])), words(2));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 use super::tree::noise;
-use super::{Case, succeed};
+use super::{Case, PASSWORD, succeed};
 
 /// With the large one 2,001 files.
 const FOLDERS: u64 = 40;
@@ -132,6 +132,40 @@ fn a_check_shows_how_far_it_is() {
     let (case, arguments) = (case(), ["check", "--read-data", "--limit-download", FOR_CONTENT]);
     shows_a_bar(&case, &arguments, "B of ");
     shows_none_when_quiet_or_in_json(&case, &arguments);
+}
+
+#[test]
+fn a_backup_of_an_image_shows_how_far_it_is_and_so_do_dumps_to_files() {
+    let case = case();
+    let (dumped, disk) = (case.path("dumped"), case.path("disk.raw"));
+    let to_file = ["--limit-download", FOR_CONTENT, "--target", dumped.to_str().unwrap()];
+    let dump = [&["dump", "latest", "/"], &to_file[..]].concat();
+    shows_a_bar(&case, &dump, "B of ");
+    shows_none_when_quiet_or_in_json(&case, &dump);
+
+    fs::write(&disk, noise(3, NOISE_BYTES)).unwrap();
+    // Only the first one has something to store.
+    shows_a_bar(&case, &["backup", "--limit-upload", FOR_CONTENT, "--image", disk.to_str().unwrap()], "B of ");
+    shows_a_bar(&case, &[&["image", "dump", "latest", "disk.raw"], &to_file[..]].concat(), "B of ");
+    assert!(fs::read(&dumped).unwrap() == fs::read(&disk).unwrap());
+}
+
+#[test]
+fn a_copy_and_a_prune_show_how_far_they_are() {
+    let (case, to) = (case(), Case::with_vault());
+    let password = to.path("password");
+    fs::write(&password, PASSWORD).unwrap();
+    let (from, password) = (case.vault.to_str().unwrap(), password.to_str().unwrap());
+    let copy = ["copy", "--from-repo", from, "--from-password-file", password, "--limit-upload", FOR_CONTENT];
+    shows_a_bar(&to, &copy, "B of ");
+
+    // What is left of the pack with the contents has to be written again.
+    for folder in 0..FOLDERS {
+        fs::remove_dir_all(case.path("source").join(format!("folder {folder}"))).unwrap();
+    }
+    case.backup(&[&source(&case)]);
+    case.levee(&["forget", "--keep-last", "1"]);
+    shows_a_bar(&case, &["prune", "--max-unused", "0", "--limit-upload", FOR_CONTENT], "B of ");
 }
 
 #[test]
