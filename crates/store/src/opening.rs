@@ -119,7 +119,7 @@ impl<'a> Opening<'a> {
                     &["OSS_ACCESS_KEY_SECRET", "ALIBABA_CLOUD_ACCESS_KEY_SECRET"],
                     &["OSS_SESSION_TOKEN", "ALIBABA_CLOUD_SECURITY_TOKEN"],
                 )?;
-                Ok(Service::Oss(SignedOptions { address, keys, region: self.get("OSS_REGION") }))
+                Ok(Service::Oss(SignedOptions { address, keys, region: self.oss_region() }))
             }
             Address::Cos(address) => {
                 let (id, secret) = (&["TENCENTCLOUD_SECRET_ID"], &["TENCENTCLOUD_SECRET_KEY"]);
@@ -150,6 +150,12 @@ impl<'a> Opening<'a> {
 
     fn get(&self, name: &str) -> Option<String> {
         (self.variable)(name).filter(|value| !value.is_empty())
+    }
+
+    /// The region's ID, also where it is written as in the endpoint's name: `oss-cn-hangzhou`.
+    fn oss_region(&self) -> Option<String> {
+        let region = self.get("OSS_REGION")?;
+        Some(region.strip_prefix("oss-").map(str::to_string).unwrap_or(region))
     }
 
     fn first_of(&self, names: &[&str]) -> Option<String> {
@@ -322,6 +328,22 @@ mod tests {
         assert_eq!(gcs(None), (None, Some("sesame".to_string())));
         for emulator in ["127.0.0.1:9023", "http://127.0.0.1:9023"] {
             assert_eq!(gcs(Some(emulator)), (Some("http://127.0.0.1:9023".to_string()), None));
+        }
+    }
+
+    #[test]
+    fn a_region_of_oss_may_be_written_as_in_the_name_of_its_endpoint() {
+        for (written, region) in [
+            ("cn-hangzhou", Some("cn-hangzhou")),
+            ("oss-cn-hangzhou", Some("cn-hangzhou")),
+            ("oss-us-east-1", Some("us-east-1")),
+            ("", None),
+        ] {
+            let set = |name: &str| Some(if name == "OSS_REGION" { written } else { "x" }.to_string());
+            match Opening::with(&set).service(Address::parse("oss:https://host/bucket").unwrap()).unwrap() {
+                Service::Oss(options) => assert_eq!(options.region.as_deref(), region, "{written}"),
+                other => panic!("{other:?}"),
+            }
         }
     }
 

@@ -8,13 +8,14 @@ mod packs;
 mod subset;
 mod trees;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use levee_store::FileType;
 pub(crate) use packs::{PACK_BYTES_MAX, look_at_content};
 use serde::Serialize;
 pub use subset::{ReadData, Subset};
 
+use crate::forgotten::KnownForgotten;
 use crate::index::Index;
 use crate::pack::{PackedBlob, fingerprint, pack_bytes};
 use crate::parallel::parallel_map;
@@ -52,6 +53,8 @@ pub struct CheckReport {
     pub error_count: u64,
     /// What is not as it should be, but loses nothing.
     pub hints: Vec<Finding>,
+    /// What may be lost or may be well: files that the store lists and does not have. Nobody but who runs it can tell.
+    pub doubts: Vec<Finding>,
     pub snapshots: u64,
     pub index_files: u64,
     pub packs: u64,
@@ -79,9 +82,10 @@ impl CheckReport {
     /// Takes in what another look has found.
     fn absorb(&mut self, other: Self) {
         let room = |list: &[Finding]| FINDINGS_MAX.saturating_sub(list.len());
-        let (errors, hints) = (room(&self.errors), room(&self.hints));
+        let (errors, hints, doubts) = (room(&self.errors), room(&self.hints), room(&self.doubts));
         self.errors.extend(other.errors.into_iter().take(errors));
         self.hints.extend(other.hints.into_iter().take(hints));
+        self.doubts.extend(other.doubts.into_iter().take(doubts));
         self.error_count += other.error_count;
         self.snapshots += other.snapshots;
         self.index_files += other.index_files;
@@ -93,9 +97,30 @@ impl CheckReport {
         self.bytes_read += other.bytes_read;
     }
 
+    /// Takes in what a second look at the index files has found and the first one had not.
+    fn absorb_second_look(&mut self, other: Self) {
+        self.index_files = other.index_files;
+        for finding in other.errors {
+            if !self.errors.contains(&finding) {
+                self.error(finding.file, finding.message);
+            }
+        }
+        for finding in other.hints {
+            if !self.hints.contains(&finding) {
+                self.hint(finding.file, finding.message);
+            }
+        }
+    }
+
     fn hint(&mut self, file: String, message: String) {
         if self.hints.len() < FINDINGS_MAX {
             self.hints.push(Finding { file, message });
+        }
+    }
+
+    fn doubt(&mut self, file: String, message: &str) {
+        if self.doubts.len() < FINDINGS_MAX {
+            self.doubts.push(Finding { file, message: message.into() });
         }
     }
 
@@ -117,10 +142,13 @@ struct Indexed {
     files: Vec<Id>,
     packs: BTreeMap<Id, IndexedPack>,
     index: Index,
+    forgotten: KnownForgotten,
 }
 
-/// A list may be late; or the store has lost a file and still lists it.
-const LISTED_AND_GONE: &str = "it is listed and not there: it was removed a moment ago, or the store has lost it";
+/// What is said of a file that stays listed and gone. A password that was removed leaves no record, a snapshot that restic
+/// has forgotten neither, and those of Levee go with the grace: without one neither the vault nor the list can be blamed.
+const LISTED_AND_GONE: &str = "it is listed and not there: the store's list is late, or it has lost the file";
+const LISTED_AND_FORGOTTEN: &str = "it was forgotten, and the store still lists it";
 
 /// What the index says of a pack, as far as it has to be compared.
 struct IndexedPack {
@@ -145,64 +173,117 @@ pub fn check(vault: &Vault, options: CheckOptions, progress: &dyn Progress) -> R
     let lock = if options.no_lock { None } else { Some(Lock::take(vault, LockMode::Exclusive)?) };
     let mut report = CheckReport::default();
     check_keys(vault, &mut report)?;
-    let snapshots = read_snapshots(vault, &mut report)?;
+    let (snapshots, gone) = read_snapshots(vault, &mut report)?;
     let indexed = read_indexes(vault, &snapshots, &mut report)?;
+    for id in gone {
+        let file = format!("{}/{id}", FileType::Snapshot);
+        match indexed.forgotten.knows(&id) {
+            true => report.hint(file, LISTED_AND_FORGOTTEN.into()),
+            false => report.doubt(file, LISTED_AND_GONE),
+        }
+    }
     // At the same time: one thread follows the trees, and would leave the other cores idle.
     let (packs, trees) = std::thread::scope(|scope| {
         let trees = scope.spawn(|| trees::check_trees(vault, &snapshots, &indexed, progress));
-        let packs = packs::check_packs(vault, options, &indexed, progress);
+        let packs = packs::list_packs(vault).and_then(|mut listed| {
+            let looked = packs::check_packs(vault, options, &indexed.packs, &mut listed, progress)?;
+            Ok((looked, listed))
+        });
         (packs, trees.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     });
+    let (packs, mut listed) = packs?;
+    report.absorb(packs);
     let mut trees = trees?;
+    let Indexed { files, packs, index, .. } = indexed;
+    let mut indexed_packs: HashSet<Id> = packs.into_keys().collect();
+    drop(index);
     if !trees.errors.is_empty() {
         // By a list that was late nothing is damaged: what snapshots refer to may be in an index file that it lacked.
-        let files = vault.list_index_files()?;
-        if files != indexed.files {
-            drop(indexed);
-            let indexed = read_index_files(vault, &files, &mut CheckReport::default());
+        let newer_files = vault.list_index_files()?;
+        if newer_files != files {
+            let mut found = CheckReport::default();
+            let indexed = read_index_files(vault, &newer_files, &mut found);
+            report.absorb_second_look(found);
             trees = trees::check_trees(vault, &snapshots, &indexed, progress)?;
+            // Packs that only these files name were not looked at yet; of the others nothing is read a second time.
+            let mut newer = indexed.packs;
+            newer.retain(|pack, _| !indexed_packs.contains(pack));
+            if !newer.is_empty() {
+                report.absorb(packs::check_packs(vault, options, &newer, &mut listed, &())?);
+                indexed_packs.extend(newer.into_keys());
+            }
         }
     }
-    report.absorb(packs?);
+    packs::hint_at_unindexed(&listed, &indexed_packs, &mut report);
+    report.packs = listed.len() as u64;
     report.absorb(trees);
     drop(lock);
     Ok(report)
 }
 
 fn check_keys(vault: &Vault, report: &mut CheckReport) -> Result<()> {
-    for entry in vault.store().list(FileType::Key)? {
-        let sound =
-            vault.store().read(FileType::Key, &entry.name).map(|content| Id::of(&content).to_hex() == entry.name);
-        let file = format!("{}/{}", FileType::Key, entry.name);
-        match sound {
-            Ok(true) => {}
-            Err(levee_store::Error::NotFound { .. }) => report.hint(file, LISTED_AND_GONE.into()),
-            Ok(false) => report.error(file, "its content does not have the hash that is its name".into()),
-            Err(error) => report.error(file, with_sources(&error)),
+    let list = || -> Result<Vec<String>> {
+        Ok(vault.store().list(FileType::Key)?.into_iter().map(|entry| entry.name).collect())
+    };
+    let mut patience = Patience::default();
+    let mut names = list()?;
+    loop {
+        let mut gone = Vec::new();
+        for name in names {
+            let read = vault.store().read(FileType::Key, &name);
+            let sound = read.map(|content| Id::of(&content).to_hex() == name);
+            let file = format!("{}/{name}", FileType::Key);
+            match sound {
+                Ok(true) => {}
+                Err(levee_store::Error::NotFound { .. }) => gone.push(name),
+                Ok(false) => report.error(file, "its content does not have the hash that is its name".into()),
+                Err(error) => report.error(file, with_sources(&error)),
+            }
         }
+        if gone.is_empty() {
+            return Ok(());
+        }
+        if !patience.wait() {
+            gone.iter().for_each(|name| report.doubt(format!("{}/{name}", FileType::Key), LISTED_AND_GONE));
+            return Ok(());
+        }
+        // A password that was removed a moment ago is in no list any more.
+        let listed = list()?;
+        gone.retain(|name| listed.contains(name));
+        names = gone;
     }
-    Ok(())
 }
 
-fn read_snapshots(vault: &Vault, report: &mut CheckReport) -> Result<Vec<(Id, Snapshot)>> {
-    let ids = vault.list_ids(FileType::Snapshot)?;
+/// The snapshots, and those that stay listed and gone.
+fn read_snapshots(vault: &Vault, report: &mut CheckReport) -> Result<(Vec<(Id, Snapshot)>, Vec<Id>)> {
+    let mut ids = vault.list_ids(FileType::Snapshot)?;
     let mut snapshots = Vec::new();
     let read = |id: &Id| {
         let json = vault.read_stored_json(FileType::Snapshot, id)?;
         vault.parse_file::<Snapshot>(FileType::Snapshot, id, &json)
     };
-    for (id, snapshot) in ids.iter().zip(parallel_map(FETCHES_AT_ONCE, &ids, read)) {
-        match snapshot {
-            Ok(snapshot) => snapshots.push((*id, snapshot)),
-            Err(Error::Store(levee_store::Error::NotFound { .. })) => {
-                report.hint(format!("{}/{id}", FileType::Snapshot), LISTED_AND_GONE.into());
-                continue;
+    let mut patience = Patience::default();
+    loop {
+        let mut gone = Vec::new();
+        for (id, snapshot) in ids.iter().zip(parallel_map(FETCHES_AT_ONCE, &ids, read)) {
+            match snapshot {
+                Ok(snapshot) => snapshots.push((*id, snapshot)),
+                Err(Error::Store(levee_store::Error::NotFound { .. })) => {
+                    gone.push(*id);
+                    continue;
+                }
+                Err(error) => report.take(FileType::Snapshot, id, &error),
             }
-            Err(error) => report.take(FileType::Snapshot, id, &error),
+            report.snapshots += 1;
         }
-        report.snapshots += 1;
+        if gone.is_empty() || !patience.wait() {
+            return Ok((snapshots, gone));
+        }
+        // One that was forgotten a moment ago is in no list any more.
+        let listed = vault.list_ids(FileType::Snapshot)?;
+        gone.retain(|id| listed.binary_search(id).is_ok());
+        ids = gone;
     }
-    Ok(snapshots)
 }
 
 /// Reads the index; anew, when it lacks the very root of a snapshot and a file that was in no list yet comes into it: by
@@ -243,6 +324,7 @@ fn read_index_files(vault: &Vault, ids: &[Id], report: &mut CheckReport) -> Inde
         let packs = match packs {
             Ok(file) => {
                 indexed.index.load(*id, &file);
+                indexed.forgotten.take(id, &file);
                 file.packs
             }
             Err(error) => {

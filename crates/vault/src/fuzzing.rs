@@ -1,4 +1,4 @@
-//! Every parser of repository files, for `fuzz/`. Compiled for it alone.
+//! Every parser of repository files, for `fuzz/`. Compiled for it, and for the tests, which notice when a parser is renamed.
 //!
 //! None may panic, hang, or take memory without bound; what is taken must be what it says it is.
 
@@ -103,5 +103,47 @@ pub fn volume(content: &[u8]) {
     file.write_all(content).expect("memory");
     if let Ok(Some(end)) = scan_volume(&file) {
         assert!(end <= content.len() as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+
+    static TARGETS: [(&str, fn(&[u8])); 13] = [
+        ("compressed_blob", compressed_blob),
+        ("compressed_file", compressed_file),
+        ("config", config),
+        ("custody", custody),
+        ("image_description", image_description),
+        ("index", index),
+        ("key_file", key_file),
+        ("lock", lock),
+        ("master_key", master_key),
+        ("pack_header", pack_header),
+        ("snapshot", snapshot),
+        ("tree", tree),
+        ("volume", volume),
+    ];
+
+    #[test]
+    fn each_target_has_right_files_and_stands_cut_ones() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/targets");
+        let stem = |entry: std::io::Result<std::fs::DirEntry>| {
+            entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_string()
+        };
+        let names = |all: &mut dyn Iterator<Item = &'static str>| all.map(str::to_string).collect::<BTreeSet<_>>();
+        let known = names(&mut TARGETS.iter().map(|(name, _)| *name));
+        assert_eq!(known, std::fs::read_dir(folder).unwrap().map(stem).collect::<BTreeSet<_>>());
+        assert_eq!(known, names(&mut seeds().into_iter().map(|(name, _)| name)));
+        for (name, content) in seeds() {
+            let (_, target) = TARGETS.iter().find(|(known, _)| *known == name).unwrap();
+            for length in [content.len(), content.len() - 1, content.len() / 2, 1, 0] {
+                target(&content[..length]);
+            }
+        }
     }
 }

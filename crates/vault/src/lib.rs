@@ -27,7 +27,7 @@ mod file_time;
 mod find;
 pub mod forget;
 mod forgotten;
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod gate;
 mod go_json;

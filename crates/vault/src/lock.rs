@@ -195,6 +195,8 @@ impl Lock {
         let (stop, stopped) = bounded(0);
         let mut lock = Self { vault: vault.clone(), held: held.clone(), stop: Some(stop), refresher: None };
         refuse_if_locked(vault, mode, &[own, Some(id)])?;
+        // Up to now a prune may have been at work.
+        vault.ask_for_index_files_anew();
         let vault = vault.clone();
         let refresh = move || {
             while stopped.recv_timeout(REFRESH_EVERY) == Err(RecvTimeoutError::Timeout) {

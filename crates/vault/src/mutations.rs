@@ -7,7 +7,8 @@ use crate::compress::{BlobDecompressor, decompress_file};
 use crate::config::Config;
 use crate::key_file::KeyFileJson;
 use crate::lock::LockFile;
-use crate::{ImageDescription, MasterKey, Snapshot, Tree, golden, index_file};
+use crate::transport::Custody;
+use crate::{ImageDescription, MasterKey, Snapshot, Tree, fuzzing, golden, index_file};
 
 /// For each parser; a second or two together.
 const MUTATIONS: u64 = 3000;
@@ -106,6 +107,20 @@ fn descriptions_of_images() {
     check_golden("image_description", |json| match ImageDescription::parse(json) {
         // Walking its segments by number ends.
         Ok(image) => (0..image.segments()).last().is_none_or(|last| image.segment_length(last) <= image.segment_bytes),
+        Err(_) => false,
+    });
+}
+
+#[test]
+fn custody_records() {
+    let (name, right) = fuzzing::seeds().into_iter().find(|(name, _)| *name == "custody").unwrap();
+    check(name, &right, |json| match serde_json::from_slice::<Custody>(json) {
+        Ok(custody) => {
+            // The seal is of what is written again: that must be the same.
+            let again = serde_json::to_vec(&custody).unwrap();
+            assert_eq!(serde_json::from_slice::<Custody>(&again).unwrap(), custody);
+            true
+        }
         Err(_) => false,
     });
 }

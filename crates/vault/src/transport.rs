@@ -26,8 +26,8 @@ use crate::{CopyOptions, CopyReport, Error, Progress, Result, Vault, copy};
 pub const VOLUME_BYTES_MIN: u64 = 64 << 20;
 
 /// Where the records of a volume end.
-#[cfg(fuzzing)]
-pub(crate) fn scan_volume(file: &std::fs::File) -> std::io::Result<Option<u64>> {
+#[cfg(any(test, fuzzing))]
+pub(crate) fn scan_volume(file: &File) -> std::io::Result<Option<u64>> {
     Ok(volume::scan(file)?.map(|(_, end)| end))
 }
 

@@ -1,5 +1,6 @@
 //! An opened repository, and its index, snapshot and lock files.
 
+mod asked;
 mod blobs;
 mod fields;
 #[cfg(test)]
@@ -17,6 +18,7 @@ use levee_store::{FileType, Parallelism, Store};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use asked::Asked;
 pub(crate) use blobs::{BLOB_BYTES_MAX, BlobOpener};
 pub(crate) use fields::{Fields, set_id, set_tags};
 pub(crate) use indexing::{Patience, look_while_index_files_go};
@@ -56,6 +58,7 @@ struct Inner {
     index_is_stale: AtomicBool,
     /// Index files that were listed and then not there, and when that was seen first.
     gone_index_files: Mutex<HashMap<Id, Instant>>,
+    asked_index_files: Mutex<Asked>,
     /// When a blob was last waited for in vain. Held while one is waited for.
     waited_for_blob: Mutex<Option<Instant>>,
     /// Snapshots never change, so each is read once.
@@ -94,6 +97,7 @@ impl Vault {
             index: RwLock::new(None),
             index_is_stale: AtomicBool::new(false),
             gone_index_files: Mutex::new(HashMap::new()),
+            asked_index_files: Mutex::new(Asked::default()),
             waited_for_blob: Mutex::new(None),
             snapshots: Mutex::new(HashMap::new()),
             trees: Mutex::new(TreeCache::default()),

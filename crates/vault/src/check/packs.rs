@@ -1,8 +1,8 @@
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use levee_store::FileType;
 
-use super::{CheckOptions, CheckReport, Indexed, IndexedPack, ReadData};
+use super::{CheckOptions, CheckReport, IndexedPack, ReadData};
 use crate::pack::{PackedBlob, fingerprint, read_header};
 use crate::parallel::{parallel_map, parallel_map_with};
 use crate::problem::with_sources;
@@ -14,22 +14,24 @@ const GROUP: usize = 64;
 /// A pack that is read whole is in memory whole; restic's are 128 MiB at most.
 pub(crate) const PACK_BYTES_MAX: u64 = 4 << 30;
 
-/// Compares the packs that are there with those of the index, and their headers or all of their content.
+/// The packs that are there, with their sizes.
+pub(super) fn list_packs(vault: &Vault) -> Result<HashMap<Id, u64>> {
+    let listed = vault.store().list(FileType::Data)?.into_iter();
+    Ok(listed.filter_map(|entry| Some((entry.name.parse().ok()?, entry.size_bytes))).collect())
+}
+
+/// Compares these packs of the index with those that are there, and their headers or all of their content.
+///
+/// What was just stored may be in no list yet: asked for by its name it is there, and joins those that are listed.
 pub(super) fn check_packs(
     vault: &Vault,
     options: CheckOptions,
-    indexed: &Indexed,
+    indexed: &BTreeMap<Id, IndexedPack>,
+    listed: &mut HashMap<Id, u64>,
     progress: &dyn Progress,
 ) -> Result<CheckReport> {
     let mut report = CheckReport::default();
-    let mut listed: HashMap<Id, u64> = vault
-        .store()
-        .list(FileType::Data)?
-        .into_iter()
-        .filter_map(|entry| Some((entry.name.parse().ok()?, entry.size_bytes)))
-        .collect();
-    // What was just stored may be in no list yet; asked for by its name it is there.
-    let unlisted: Vec<Id> = indexed.packs.keys().filter(|pack| !listed.contains_key(*pack)).copied().collect();
+    let unlisted: Vec<Id> = indexed.keys().filter(|pack| !listed.contains_key(*pack)).copied().collect();
     let size = |pack: &Id| vault.store().size_bytes(FileType::Data, &pack.to_hex());
     for (pack, size) in unlisted.iter().zip(parallel_map(super::FETCHES_AT_ONCE, &unlisted, size)) {
         match size {
@@ -40,9 +42,10 @@ pub(super) fn check_packs(
             Err(error) => return Err(error.into()),
         }
     }
+    let listed = &*listed;
     let archived = vault.archived_packs()?;
     let frozen: HashSet<Id> = Thaw::look(vault, &archived, |_| true)?.unreadable().collect();
-    let sizes = || listed.iter().filter(|(pack, _)| indexed.packs.contains_key(*pack)).map(|(id, size)| (*id, *size));
+    let sizes = || listed.iter().filter(|(pack, _)| indexed.contains_key(*pack)).map(|(id, size)| (*id, *size));
     let read_whole: HashSet<Id> = match options.read_data {
         ReadData::Headers => HashSet::new(),
         ReadData::All => sizes().map(|(id, _)| id).collect(),
@@ -57,9 +60,8 @@ pub(super) fn check_packs(
         let message = format!("the headers of {} packs in an archive class were not read", frozen.len());
         report.hint("data".into(), message);
     }
-    report.packs = listed.len() as u64;
-    report.blobs = indexed.packs.values().map(|known| known.blobs).sum();
-    for (pack, IndexedPack { file, bytes: expected, .. }) in &indexed.packs {
+    report.blobs = indexed.values().map(|known| known.blobs).sum();
+    for (pack, IndexedPack { file, bytes: expected, .. }) in indexed {
         match listed.get(pack) {
             None => {
                 report.error(format!("data/{pack}"), format!("it is missing; index/{file} names it"));
@@ -70,14 +72,7 @@ pub(super) fn check_packs(
             Some(_) => {}
         }
     }
-    let mut unindexed: Vec<_> = listed.keys().filter(|pack| !indexed.packs.contains_key(*pack)).collect();
-    unindexed.sort();
-    for pack in unindexed {
-        let message =
-            "no index names it: it is left over from an interrupted backup, or waits to be deleted by a prune";
-        report.hint(format!("data/{pack}"), message.into());
-    }
-    let readable = indexed.packs.iter().filter(|(pack, _)| !frozen.contains(*pack));
+    let readable = indexed.iter().filter(|(pack, _)| !frozen.contains(*pack));
     let there: Vec<(Id, u64, &Id)> =
         readable.filter_map(|(pack, known)| Some((*pack, *listed.get(pack)?, &known.fingerprint))).collect();
     let bytes = there.iter().filter(|(pack, ..)| read_whole.contains(pack)).map(|(_, size, _)| size).sum();
@@ -104,6 +99,17 @@ pub(super) fn check_packs(
         }
     }
     Ok(report)
+}
+
+/// Names the packs that no index file has.
+pub(super) fn hint_at_unindexed(listed: &HashMap<Id, u64>, indexed: &HashSet<Id>, report: &mut CheckReport) {
+    let mut unindexed: Vec<_> = listed.keys().filter(|pack| !indexed.contains(*pack)).collect();
+    unindexed.sort();
+    for pack in unindexed {
+        let message =
+            "no index names it: it is left over from an interrupted backup, or waits to be deleted by a prune";
+        report.hint(format!("data/{pack}"), message.into());
+    }
 }
 
 /// `indexed` is the fingerprint of what the index says of it, here as below.

@@ -54,7 +54,7 @@ pub struct UndeleteReport {
 pub fn list_forgotten(vault: &Vault) -> Result<Vec<ForgottenSnapshot>> {
     let known = look_while_index_files_go(|| {
         let mut known = KnownForgotten::default();
-        vault.scan_index(&vault.list_ids(FileType::Index)?, |id, file| {
+        vault.scan_index(&vault.list_index_files_to_rely_on()?, |id, file| {
             known.take(id, &file);
             Ok(())
         })?;

@@ -147,6 +147,81 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// A file, and another one for what goes past the cache: together they hold what one would.
+    struct Apart {
+        folder: tempfile::TempDir,
+    }
+
+    impl Apart {
+        fn new() -> Self {
+            Self { folder: tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap() }
+        }
+
+        fn writer<'a>(&self, pool: &'a BufferPool) -> DirectWriter<'a> {
+            let open = |name: &str, flags: rustix::fs::OFlags| {
+                let mut options = File::options();
+                options.create_new(true).read(true).write(true).custom_flags(flags.bits() as i32);
+                options.open(self.folder.path().join(name)).expect("a file system with O_DIRECT")
+            };
+            let direct = open("direct", rustix::fs::OFlags::DIRECT);
+            DirectWriter::new(pool, open("cached", rustix::fs::OFlags::empty()), Some(direct))
+        }
+
+        /// What went through the cache, and what went past it.
+        fn contents(&self) -> (Vec<u8>, Vec<u8>) {
+            let read = |name: &str| std::fs::read(self.folder.path().join(name)).unwrap();
+            (read("cached"), read("direct"))
+        }
+    }
+
+    fn pattern(length: usize) -> Vec<u8> {
+        (0..length).map(|position| (position % 251) as u8 + 1).collect()
+    }
+
+    #[test]
+    fn whole_blocks_go_past_the_cache_and_the_ends_through_it() {
+        let (apart, pool, start) = (Apart::new(), BufferPool::default(), 1000);
+        let bytes = pattern(3 << 20);
+        let mut writer = apart.writer(&pool);
+        writer.write(start as u64, &bytes).unwrap();
+        writer.finish().unwrap();
+        assert!(writer.direct.is_some(), "O_DIRECT was refused");
+        let end = start + bytes.len();
+        let (body, body_end) = (BLOCK_BYTES, end / BLOCK_BYTES * BLOCK_BYTES);
+        let (cached, direct) = apart.contents();
+        assert_eq!((cached.len(), direct.len()), (end, body_end));
+        assert!(direct[body..] == bytes[body - start..body_end - start]);
+        assert!(cached[start..body] == bytes[..body - start] && cached[body_end..] == bytes[body_end - start..]);
+        assert!(cached[body..body_end].iter().chain(&direct[..body]).all(|byte| *byte == 0), "written both ways");
+    }
+
+    #[test]
+    fn what_is_not_worth_a_wait_goes_through_the_cache() {
+        let (apart, pool) = (Apart::new(), BufferPool::default());
+        let bytes = pattern(DIRECT_BYTES_MIN - BLOCK_BYTES);
+        let mut writer = apart.writer(&pool);
+        writer.write(0, &bytes).unwrap();
+        writer.finish().unwrap();
+        assert!(apart.contents() == (bytes, Vec::new()));
+    }
+
+    #[test]
+    fn buffers_go_round_and_no_more_are_made_than_are_used_at_once() {
+        let pool = BufferPool::default();
+        let writer = || DirectWriter::new(&pool, tempfile::tempfile().unwrap(), None);
+        let memory = |writer: &DirectWriter<'_>| writer.buffer.as_ref().map(|buffer| buffer.memory.as_ptr());
+        let (first, second) = (writer(), writer());
+        let made = [memory(&first), memory(&second)];
+        assert!(made[0] != made[1]);
+        drop((first, second));
+        for _ in 0..4 {
+            let again = writer();
+            assert!(made.contains(&memory(&again)));
+            assert_eq!(pool.0.lock().unwrap().len(), 1);
+        }
+        assert_eq!(pool.0.lock().unwrap().len(), 2);
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(24))]
 

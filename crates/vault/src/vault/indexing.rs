@@ -181,6 +181,7 @@ impl Vault {
             Ok(()) | Err(levee_store::Error::NotFound { .. }) => {}
             Err(error) => return Err(error.into()),
         }
+        locked(&self.inner.asked_index_files).forget(id);
         // Not before: another process would put it back from the store.
         if let Some(cache) = self.cache() {
             cache.remove(FileType::Index, id);
@@ -201,19 +202,27 @@ impl Vault {
     /// through this vault: by a late list nothing that was known is forgotten.
     ///
     /// Where there is one that neither the memory nor the cache has, others may have put it in the place of what those have:
-    /// then each is asked for. A backup must not rely on packs that are in no index any more.
+    /// then each is asked for, if it was not within the last minute. A backup must not rely on packs that are in no index any
+    /// more: under a new lock each is asked for anew.
     fn list_index_files_beside(&self, known: &HashSet<Id>) -> Result<Vec<Id>> {
         let listed = self.list_ids(FileType::Index)?;
         let is_had = |id: &Id| known.contains(id) || self.cache().is_some_and(|cache| cache.has(FileType::Index, id));
         let (had, new): (Vec<Id>, Vec<Id>) = listed.iter().partition(|id| is_had(id));
         let unlisted = known.iter().filter(|id| listed.binary_search(id).is_err()).copied();
-        let (mut files, to_ask) = match new.is_empty() {
-            true => (had, unlisted.collect()),
-            false => (new, had.into_iter().chain(unlisted).collect::<Vec<Id>>()),
-        };
-        files.extend(self.stored_among(FileType::Index, &to_ask)?);
+        let now = Instant::now();
+        let (due, asked_lately) = locked(&self.inner.asked_index_files).due(had, !new.is_empty(), now);
+        let there = self.stored_among(FileType::Index, &due)?;
+        locked(&self.inner.asked_index_files).note(&due, &there, now, |id| listed.binary_search(id).is_ok());
+        // What is not even listed is always asked for.
+        let unlisted = self.stored_among(FileType::Index, &unlisted.collect::<Vec<Id>>())?;
+        let mut files = [new, asked_lately, there, unlisted].concat();
         files.sort();
         Ok(files)
+    }
+
+    /// Others may have put index files in the place of those that are known here, up to now.
+    pub(crate) fn ask_for_index_files_anew(&self) {
+        locked(&self.inner.asked_index_files).forget_all();
     }
 
     /// Notes which of these index files are gone, one of which was found so: there may be many, as after a prune.
@@ -221,6 +230,7 @@ impl Vault {
         let there = self.stored_among(FileType::Index, files)?;
         let mut gone = locked(&self.inner.gone_index_files);
         for file in files.iter().filter(|file| !there.contains(file)) {
+            locked(&self.inner.asked_index_files).forget(file);
             gone.entry(*file).or_insert_with(Instant::now);
         }
         Ok(())
