@@ -303,6 +303,8 @@ at.west.address = "127.0.0.3"
         check("\"/srv/west/documents\"", "\"documents\"", "must be an absolute path");
         check("\"shop.example.test\"", "\"shop..test\"", "not a DNS name");
         check("[app.shop.postgres.orders]", "upkeep.verify_within = \"0s\"\n[app.shop.postgres.orders]", "longer than");
+        let both = "upkeep = { prune_every = \"1d\", prune_schedule = { hours = [3] } }\n[app.shop.postgres.orders]";
+        check("[app.shop.postgres.orders]", both, "app.shop.upkeep.prune_schedule: say either prune_every or");
         check("zero_loss = true", "keep = { daily = 7 }", "app.shop.postgres.orders.keep: say how far back");
         check("zero_loss = true", "keep_bases = { last = 0 }", "line 8, column 14: last must be at least 1");
         check("every = \"5s\"", "every = \"5s\"\nkeep = { days = 65537 }", "line 17, column 8: days must be a number");

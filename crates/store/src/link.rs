@@ -40,7 +40,7 @@ pub(crate) fn start_runtime(location: &str) -> Result<Runtime> {
 /// A server that takes every request, says this much and nothing more, and keeps the connection.
 #[cfg(test)]
 pub(crate) mod silent {
-    use std::io::Write;
+    use std::io::{Read, Write};
     use std::net::{SocketAddr, TcpListener};
     use std::thread;
     use std::time::Duration;
@@ -53,6 +53,8 @@ pub(crate) mod silent {
         thread::spawn(move || {
             let mut kept = Vec::new();
             while let Ok((mut client, _)) = listener.accept() {
+                // What comes before a request is no answer to it.
+                let _ = client.read(&mut [0; 1024]);
                 client.write_all(said.as_bytes()).unwrap();
                 kept.push(client);
             }

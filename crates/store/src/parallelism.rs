@@ -79,6 +79,61 @@ fn is_spinning(device: &Path, layer: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limit::Bandwidth;
+    use crate::local::LimitedFolder;
+    use crate::{Entry, FileType, LocalStore, Result, RetryPolicy, RetryStore, Store};
+
+    /// A store on a disk that turns, of which nothing else is asked.
+    struct Turning;
+
+    impl Store for Turning {
+        fn create(&self) -> Result<()> {
+            unreachable!()
+        }
+
+        fn write(&self, _: FileType, _: &str, _: &[u8]) -> Result<()> {
+            unreachable!()
+        }
+
+        fn read(&self, _: FileType, _: &str) -> Result<Vec<u8>> {
+            unreachable!()
+        }
+
+        fn read_range(&self, _: FileType, _: &str, _: u64, _: usize) -> Result<Vec<u8>> {
+            unreachable!()
+        }
+
+        fn size_bytes(&self, _: FileType, _: &str) -> Result<u64> {
+            unreachable!()
+        }
+
+        fn list(&self, _: FileType) -> Result<Vec<Entry>> {
+            unreachable!()
+        }
+
+        fn remove(&self, _: FileType, _: &str) -> Result<()> {
+            unreachable!()
+        }
+
+        fn parallelism(&self) -> Parallelism {
+            Parallelism::SPINNING
+        }
+
+        fn location(&self) -> String {
+            "turning".into()
+        }
+    }
+
+    #[test]
+    fn stores_around_others_and_folders_say_what_suits_the_disk() {
+        assert_eq!(RetryStore::new(Turning, RetryPolicy::default()).parallelism(), Parallelism::SPINNING);
+        // A folder of the kernel's own, so that the answer is known: on no network, and with no head that moves.
+        let folder = || LocalStore::new("/proc/none");
+        assert_eq!(folder().parallelism(), Parallelism::SOLID);
+        let limited = LimitedFolder::new(folder(), Bandwidth::default());
+        assert_eq!(limited.parallelism(), Parallelism::SOLID);
+        assert_eq!(RetryStore::new(limited, RetryPolicy::default()).parallelism(), Parallelism::SOLID);
+    }
 
     /// A device as the kernel shows it.
     fn device(sys: &Path, name: &str, rotational: &str, vendor: &str) -> PathBuf {

@@ -4,5 +4,6 @@ mod by_hand;
 mod fencing;
 mod joining;
 mod repositories;
+mod retention;
 mod server;
 mod working;

@@ -22,7 +22,8 @@ at.east.path = "/srv/east/documents"
 at.west.path = "/srv/west/documents"
 "#;
 
-fn store(from: &Credentials, at: std::net::SocketAddr) -> RestStore {
+/// The repository of the shop at west, as the agent of these credentials reaches it.
+pub fn store(from: &Credentials, at: std::net::SocketAddr) -> RestStore {
     let west = "w1".parse().unwrap();
     let (host, tls) = (agent_host_name(&west), from.client_config(Expected::Agent(west), Protocol::Http1).unwrap());
     let base_url = format!("https://{host}:{}/shop/", at.port());

@@ -18,6 +18,7 @@ use serde_json::Value;
 
 use super::faults::files_with;
 use super::status::{wait_caught_up, wait_problem};
+use super::undelete::{bring_back, wait_pruned};
 use super::upkeep::{asset, damage_a_pack, names, noise, size_of};
 use super::world::{PATIENCE, Process, Setup, Site, World};
 
@@ -209,7 +210,7 @@ fn copies_go_to_further_vaults_and_restore_from_there_alone() {
     what_is_damaged_there_counts_no_more_until_it_is_mended(&mut world, &near.join("shop/west"));
     the_far_vault_goes_and_comes_back(&mut world, &mut far);
     an_agent_is_killed_while_it_copies(&mut world, &far);
-    what_retention_removes_goes_there_too(&world, &near.join("shop/west"), &far.repository());
+    what_retention_removes_goes_there_too(&world, &file, &near.join("shop/west"), &far.repository());
     // None of it waits for a vault, and a drill proves it.
     far.go_away();
     world.expect(&["drill", "shop", "--to", "west"]);
@@ -272,10 +273,14 @@ fn an_agent_is_killed_while_it_copies(world: &mut World, far: &Served) {
     fs::remove_file(&large).unwrap();
 }
 
-fn what_retention_removes_goes_there_too(world: &World, near: &Path, far: &Path) {
+fn what_retention_removes_goes_there_too(world: &World, file: &str, near: &Path, far: &Path) {
     let password = of_kit(world, "restic password");
     let west = world.shop_folder(Site::West).join("repository/snapshots");
     let here = || names(&west).into_iter().collect::<BTreeSet<String>>();
+    // For now what is removed waits for its deletion, as it does for a day elsewhere.
+    let waiting = file.replace("delete_after = \"1s\"", "delete_after = \"1h\"");
+    assert!(waiting != file);
+    world.apply(&waiting);
     let (first, with_large) = (here(), size_of(far));
     for repository in [near, far] {
         let passing: BTreeSet<String> = originals(repository, &password).intersection(&first).cloned().collect();
@@ -288,6 +293,11 @@ fn what_retention_removes_goes_there_too(world: &World, near: &Path, far: &Path)
         // A new copy of the log replaces the one before; one may be under way.
         assert!((1..=2).contains(&logs(repository, &password).len()));
     }
+    // There is the same way back as at the site, and what is not at the site any more may stay.
+    let has_gone_since = |forgotten: &Value| forgotten["original"].as_str().is_some_and(|id| first.contains(id));
+    let brought_back = wait_pruned(world, near, has_gone_since);
+    bring_back(world, near, &brought_back);
+    world.apply(file);
     // The large file was in copies that went.
     wait_until("the space to come back", PATIENCE, || size_of(far) + (20 << 20) < with_large);
 }

@@ -41,6 +41,7 @@ mod strangers;
 mod tablespaces;
 mod then;
 mod traces;
+mod undelete;
 mod upkeep;
 mod without_levee;
 mod world;

@@ -9,6 +9,7 @@ use levee_testing::wait::{poll, wait_until};
 use serde_json::Value;
 
 use super::status::{wait_no_problem, wait_problem};
+use super::undelete::{bring_back, wait_copy_with, wait_pruned};
 use super::world::{PATIENCE, Process, Setup, Site, World};
 
 /// Everything that a folder holds, in bytes.
@@ -85,9 +86,11 @@ fn old_copies_go_their_space_comes_back_and_what_stays_is_read_again() {
     let upkeep = "[app.shop.upkeep]\nprune_every = \"5s\"\ndelete_after = \"1s\"\nverify_within = \"5m\"\n";
     let file = kept_long.replace("every = \"2s\"\n", "every = \"2s\"\nkeep = \"20s\"\n") + upkeep;
     assert!(file.contains("keep = \"20s\""));
+    // At first what is removed waits for its deletion, as it does for a day elsewhere.
+    let waiting = file.replace("delete_after = \"1s\"", "delete_after = \"1h\"");
     let documents = world.folder(Site::East).join("documents");
     let large = documents.join("large");
-    world.apply(&file);
+    world.apply(&waiting);
     world.wait_protected(Site::East);
     let repository = world.shop_folder(Site::West).join("repository");
     let snapshots = repository.join("snapshots");
@@ -106,14 +109,18 @@ fn old_copies_go_their_space_comes_back_and_what_stays_is_read_again() {
     let without_large = size_of(&repository);
     fs::write(&large, noise(6 << 20)).unwrap();
     wait_until("the large file to come", PATIENCE, || size_of(&repository) > without_large + (6 << 20));
-    wait_until("a copy of it", PATIENCE, || names(&snapshots).iter().any(|id| !first.contains(id)));
+    let of_large = wait_copy_with(&world, &repository, "large");
     let with_large = size_of(&repository);
     let passing: Vec<String> = names(&snapshots).into_iter().filter(|id| !first.contains(id)).collect();
     fs::remove_file(&large).unwrap();
-    wait_until("the passing copies to go", PATIENCE, || {
+    let passing_are_gone = || {
         let now = names(&snapshots);
         !passing.iter().any(|id| now.contains(id))
-    });
+    };
+    wait_until("the passing copies to go", PATIENCE, passing_are_gone);
+    a_mended_rule_brings_them_back(&world, &waiting, &of_large);
+    world.apply(&file);
+    wait_until("the passing copies to go again", PATIENCE, passing_are_gone);
     wait_until("the space to come back", PATIENCE, || size_of(&repository) < with_large - (4 << 20));
     assert!(names(&snapshots).len() < 20, "{:?}", names(&snapshots));
 
@@ -159,6 +166,23 @@ fn old_copies_go_their_space_comes_back_and_what_stays_is_read_again() {
     wait_documents(&world, |problems| {
         ["DAMAGED", &pack, "that no asset's recovery relies on"].iter().all(|words| problems.contains(words))
     });
+}
+
+/// A copy with the large file, for which the rule was too short, is there again once the rule was made longer, although
+/// a prune has come meanwhile.
+fn a_mended_rule_brings_them_back(world: &World, file: &str, of_large: &str) {
+    let repository = world.shop_folder(Site::West).join("repository");
+    let snapshots = repository.join("snapshots");
+    wait_pruned(world, &repository, |forgotten| forgotten["id"] == of_large);
+    world.apply(&file.replace("keep = \"20s\"", "keep = \"2h\""));
+    let desired = world.agent_place(Site::West).folder.join("desired.json");
+    let is_told = || fs::read_to_string(&desired).is_ok_and(|text| text.contains("\"2h\""));
+    wait_until("west to be told of the longer rule", PATIENCE, is_told);
+    // By then no turn of the shorter one is under way any more.
+    let before = names(&snapshots);
+    wait_until("another copy", PATIENCE, || names(&snapshots).iter().any(|id| !before.contains(id)));
+    let restored = bring_back(world, &repository, of_large);
+    assert!(fs::read(restored.join("large")).unwrap() == noise(6 << 20), "the large file is another one");
 }
 
 /// The closed segments of the shop's log at west.

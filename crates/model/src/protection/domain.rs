@@ -127,6 +127,49 @@ mod tests {
     }
 
     #[test]
+    fn each_kind_of_place_is_counted_by_its_own_name() {
+        // Seven copies, and of each kind another number of different places.
+        let name = |number: u32, different: u32| Some(number.min(different - 1).to_string());
+        let hosts: Vec<String> = (0..7).map(|number: u32| number.min(5).to_string()).collect();
+        let site = |number: u32| SiteSpec {
+            disk: name(number, 7),
+            fault_domain: name(number, 5),
+            zone: name(number, 4),
+            region: name(number, 3),
+            provider: name(number, 2),
+        };
+        let sites: Vec<SiteSpec> = (0..7).map(site).collect();
+        let place = |(site, host)| CopyPlace { host: Some(String::as_str(host)), site };
+        let places: Vec<CopyPlace<'_>> = sites.iter().zip(&hosts).map(place).collect();
+        let count = CopyCount::of(&places);
+        let expected =
+            CopyCount { copies: 7, disks: 7, hosts: 6, fault_domains: 5, zones: 4, regions: 3, providers: 2 };
+        assert_eq!(count, expected);
+        // What is wanted of each kind is compared with that kind.
+        let wanted = CopiesWanted {
+            disks: Some(7),
+            hosts: Some(6),
+            fault_domains: Some(5),
+            zones: Some(4),
+            regions: Some(3),
+            providers: Some(2),
+        };
+        assert_eq!(count.missing(&wanted), [""; 0]);
+        let more = |count: Option<u32>| count.map(|count| count + 1);
+        let wanted = CopiesWanted {
+            disks: more(wanted.disks),
+            hosts: more(wanted.hosts),
+            fault_domains: more(wanted.fault_domains),
+            zones: more(wanted.zones),
+            regions: more(wanted.regions),
+            providers: more(wanted.providers),
+        };
+        let said = |is: u32, kind: &str| format!("the data are in {is} of {} {kind} that copies asks for", is + 1);
+        let kinds = [(7, "disks"), (6, "hosts"), (5, "fault domains"), (4, "zones"), (3, "regions"), (2, "providers")];
+        assert_eq!(count.missing(&wanted), kinds.map(|(is, kind)| said(is, kind)));
+    }
+
+    #[test]
     fn hosts_have_disks_of_their_own_unless_they_share_one() {
         let on = |disk: Option<&str>| SiteSpec { disk: disk.map(str::to_string), ..SiteSpec::default() };
         let check = |disks: [Option<&str>; 2], hosts: [Option<&str>; 2], expected: u32| {

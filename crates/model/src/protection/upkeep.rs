@@ -73,3 +73,49 @@ impl Upkeep {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::protection::Due;
+
+    fn upkeep(toml: &str) -> Upkeep {
+        toml::from_str(toml).unwrap()
+    }
+
+    #[test]
+    fn data_are_cleared_away_when_the_schedule_says_so() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let check = |toml: &str, now: &str, expected: Due| {
+            let upkeep = upkeep(toml);
+            let due = upkeep.prune_rhythm().due(Some(at("2026-11-20T12:00:00Z")), at(now), "shop");
+            assert_eq!(due, expected, "{toml:?} at {now}");
+        };
+        let nightly = "prune_schedule = { hours = [3] }";
+        check(nightly, "2026-11-21T02:59:00Z", Due::Later(at("2026-11-21T03:00:00Z")));
+        check(nightly, "2026-11-21T03:00:00Z", Due::Now { planned: at("2026-11-21T03:00:00Z") });
+        // On a Sunday, though more than a day has passed.
+        let weekly = "prune_schedule = { hours = [3], weekdays = [\"sun\"] }";
+        check(weekly, "2026-11-21T13:00:00Z", Due::Later(at("2026-11-22T03:00:00Z")));
+        check(weekly, "2026-11-22T03:30:00Z", Due::Now { planned: at("2026-11-22T03:00:00Z") });
+        // Without a schedule it is the period that counts, which is a day when nothing is said.
+        check("", "2026-11-21T03:00:00Z", Due::Later(at("2026-11-21T12:00:00Z")));
+        check("prune_every = \"6h\"", "2026-11-20T18:00:00Z", Due::Now { planned: at("2026-11-20T18:00:00Z") });
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named() {
+        let check = |toml: &str, expected: Option<&str>| {
+            assert_eq!(upkeep(toml).problem().map(|(key, _)| key), expected, "{toml:?}");
+        };
+        check("", None);
+        check("prune_every = \"6h\"", None);
+        check("prune_schedule = { hours = [3] }", None);
+        check("prune_every = \"6h\"\nprune_schedule = { hours = [3] }", Some("prune_schedule"));
+        check("prune_every = \"0s\"", Some("prune_every"));
+        check("verify_within = \"0s\"", Some("verify_within"));
+        check("verify_bytes_per_second = \"0B\"", Some("verify_bytes_per_second"));
+    }
+}

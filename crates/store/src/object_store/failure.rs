@@ -150,6 +150,10 @@ mod tests {
         check(ErrorKind::NotFound, "S3Error { code: \"NoSuchKey\" }", "NotFound");
         check(ErrorKind::ConfigInvalid, "S3Error { code: \"NoSuchBucket\" }", "Unauthorized");
         check(ErrorKind::PermissionDenied, "<Error><Code>InvalidObjectState</Code></Error>", "Frozen");
+        // Azure answers 409, which opendal takes for an unexpected error.
+        check(ErrorKind::Unexpected, "AzblobError { code: \"BlobArchived\", message: \"\" }", "Frozen");
+        check(ErrorKind::Conflict, "AzblobError { code: \"BlobArchived\", message: \"\" }", "Frozen");
+        check(ErrorKind::Unexpected, "AzblobError { code: \"BlobArchivedNot\" }", "Denied");
         check(ErrorKind::Unexpected, transport::FULL, "Full");
         check(ErrorKind::RateLimited, transport::TOO_MUCH, "Unreachable");
         check(ErrorKind::Unexpected, transport::UNAUTHORIZED, "Unauthorized");

@@ -1,4 +1,5 @@
-//! A store that breaks at its nth operation and stays broken, as if the process had been killed there.
+//! A store that breaks at its nth operation and stays broken, as if the process had been killed there; or one that
+//! fails at it once and works again, so that an error which is passed over leads to a wrong end.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -18,21 +19,34 @@ pub enum Break {
     /// Half of a pack is written under its name, as stores do that cannot rename. Everything else has no
     /// effect: no store leaves half an index file behind, and the conformance suite holds them to that.
     Torn,
+    /// It has no effect, and all that come later are done.
+    Once,
 }
 
+/// The ways in which a store breaks and stays broken.
 pub const BREAKS: [Break; 3] = [Break::Before, Break::After, Break::Torn];
 
+/// Which operations count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counted {
+    Everything,
+    /// Writing and removing alone.
+    Changes,
+}
+
+/// It says nothing of how many requests serve it best: there are several uploaders, as with every store on a network.
 pub struct Breaking {
     store: Arc<dyn Store>,
     operations_left: AtomicI64,
     how: Break,
+    counted: Counted,
 }
 
 pub const REASON: &str = "broken on purpose";
 
 impl Breaking {
     pub fn new(store: Arc<dyn Store>, operations: i64, how: Break) -> Self {
-        Self { store, operations_left: AtomicI64::new(operations), how }
+        Self { store, operations_left: AtomicI64::new(operations), how, counted: Counted::Everything }
     }
 
     /// A vault on such a store. Opening it doesn't count.
@@ -41,10 +55,26 @@ impl Breaking {
     }
 
     pub fn vault_on(store: Arc<dyn Store>, key: &MasterKey, operations: i64, how: Break) -> Vault {
-        let store = Arc::new(Self::new(store, i64::MAX, how));
+        Self::counting(store, key, operations, how, Counted::Everything).0
+    }
+
+    /// The store beside the vault, so that it can be asked whether it came to break.
+    pub fn counting(
+        store: Arc<dyn Store>,
+        key: &MasterKey,
+        operations: i64,
+        how: Break,
+        counted: Counted,
+    ) -> (Vault, Arc<Self>) {
+        let store = Arc::new(Self { counted, ..Self::new(store, i64::MAX, how) });
         let vault = Vault::open_with_master_key(store.clone(), key.clone()).unwrap();
         store.operations_left.store(operations, Ordering::SeqCst);
-        vault
+        (vault, store)
+    }
+
+    /// Whether there were enough operations for it.
+    pub fn has_broken(&self) -> bool {
+        self.operations_left.load(Ordering::SeqCst) < 0
     }
 
     /// Does an operation, or breaks at it.
@@ -56,8 +86,12 @@ impl Breaking {
         run: impl FnOnce() -> Result<T>,
         torn: impl FnOnce(),
     ) -> Result<T> {
-        let left = self.operations_left.fetch_sub(1, Ordering::SeqCst);
-        if left > 0 {
+        let left = match self.counted == Counted::Everything || ["write", "remove"].contains(&action) {
+            true => self.operations_left.fetch_sub(1, Ordering::SeqCst),
+            false if self.has_broken() => -1,
+            false => 1,
+        };
+        if left > 0 || (left < 0 && self.how == Break::Once) {
             return run();
         }
         if left == 0 && self.how == Break::After {

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use levee_store::{FileType, Result as StoreResult, Store};
 use levee_vault::repair::{RepairOptions, repair_index};
-use levee_vault::{Cache, CheckOptions, Vault, clean_caches, list_caches};
+use levee_vault::{Cache, CheckOptions, Lock, LockMode, Vault, clean_caches, list_caches};
 
 use crate::support::*;
 
@@ -29,6 +29,51 @@ impl Store for Counting {
         self.reads.fetch_add(1, Ordering::Relaxed);
         self.store.read_range(file_type, name, offset, length)
     }
+}
+
+/// Counts how often index files are asked for one by one.
+struct CountingQuestions {
+    store: Arc<dyn Store>,
+    questions: AtomicU64,
+}
+
+impl Store for CountingQuestions {
+    levee_store::forward!(store: create, write, read, read_range, list, remove, location);
+
+    fn size_bytes(&self, file_type: FileType, name: &str) -> StoreResult<u64> {
+        if file_type == FileType::Index {
+            self.questions.fetch_add(1, Ordering::Relaxed);
+        }
+        self.store.size_bytes(file_type, name)
+    }
+}
+
+#[test]
+fn index_files_are_not_asked_for_again_and_again_but_under_each_new_lock() {
+    let scratch = Scratch::new();
+    let source = scratch.path("source");
+    std::fs::create_dir(&source).unwrap();
+    let vault = scratch.init();
+    let back_up = |number: u64| {
+        std::fs::write(source.join("file"), noise(100_000, number)).unwrap();
+        backup(&vault, &source);
+    };
+    (1..=3).for_each(back_up);
+    let store = Arc::new(CountingQuestions { store: scratch.store(), questions: AtomicU64::new(0) });
+    let reader = Vault::open_with_master_key(store.clone(), vault.master_key().clone()).unwrap();
+    let asked = || {
+        reader.refresh_index().unwrap();
+        store.questions.swap(0, Ordering::Relaxed)
+    };
+    assert_eq!(asked(), 0, "all of them are read");
+    back_up(4);
+    assert_eq!(asked(), 3, "the new one may stand in their place");
+    assert_eq!(asked(), 0);
+    back_up(5);
+    assert_eq!(asked(), 1, "of the fourth alone it is not known that it was there a moment ago");
+    back_up(6);
+    let _lock = Lock::take(&reader, LockMode::Shared).unwrap();
+    assert_eq!(asked(), 5);
 }
 
 /// Lists everything through a cache, and gives the number of entries and of reads from the store.

@@ -2,14 +2,15 @@
 //! gone, but still listed. As services of many machines have it, and NFS.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use levee_store::{Entry, FileType, LocalStore, Result, Store};
 use levee_vault::{
-    Cache, CopyOptions, Error, ForgetOptions, MasterKey, MaxUnused, Password, PruneOptions, PruneReport, SnapshotId,
-    SnapshotSelection, UndeleteOptions, Vault, list_forgotten,
+    Cache, CheckReport, CopyOptions, Error, ForgetOptions, Id, MasterKey, MaxUnused, Password, PruneOptions,
+    PruneReport, SnapshotId, SnapshotSelection, UndeleteOptions, Vault, list_forgotten,
 };
 
 use crate::support::*;
@@ -255,6 +256,99 @@ fn a_password_that_was_removed_and_is_still_listed_is_in_nobodys_way() {
     assert!(matches!(refused, Err(Error::WrongPassword { key_files: 1, .. })), "{refused:?}");
     let report = levee_vault::check(&opened, READ_ALL, &()).unwrap();
     assert!(report.is_sound(), "{report:?}");
+    // It leaves no record: the store may as well have lost it.
+    assert_eq!(doubted(&report), [format!("keys/{old}")]);
+}
+
+fn doubted(report: &CheckReport) -> Vec<String> {
+    report.doubts.iter().map(|finding| finding.file.clone()).collect()
+}
+
+/// A list that stays late cannot be told from a store that has lost a file, but for what was forgotten.
+#[test]
+fn a_snapshot_that_stays_listed_and_gone_is_named_and_one_that_was_forgotten_is_no_doubt() {
+    let case = Case::new(0, FOR_EVER);
+    let (first, second) = (case.back_up(10), case.back_up(11));
+    case.forget(first);
+    let report = levee_vault::check(&case.open(), READ_ALL, &()).unwrap();
+    assert!(report.is_sound() && report.doubts.is_empty(), "{report:?}");
+    assert!(report.hints.iter().any(|hint| hint.file == format!("snapshots/{}", first.0)), "{report:?}");
+    case.store.remove(FileType::Snapshot, &second.0.to_hex()).unwrap();
+    let report = levee_vault::check(&case.open(), READ_ALL, &()).unwrap();
+    assert!(report.is_sound(), "{report:?}");
+    assert_eq!(doubted(&report), [format!("snapshots/{}", second.0)]);
+}
+
+#[test]
+fn what_leaves_the_list_a_moment_later_is_no_doubt() {
+    let case = Case::new(0, 2);
+    let (first, second) = (case.back_up(10), case.back_up(11));
+    case.store.remove(FileType::Snapshot, &first.0.to_hex()).unwrap();
+    let report = levee_vault::check(&case.open(), READ_ALL, &()).unwrap();
+    assert!(report.is_sound() && report.doubts.is_empty() && report.hints.is_empty(), "{report:?}");
+    assert_eq!((report.snapshots, case.open().snapshots().unwrap().len()), (1, 1), "{second}");
+}
+
+/// Lacks some index files in its first list.
+struct FirstListLacks {
+    store: LocalStore,
+    hidden: Vec<String>,
+    has_listed: AtomicBool,
+}
+
+impl Store for FirstListLacks {
+    levee_store::forward!(store: create, write, read, read_range, size_bytes, remove, location);
+
+    fn list(&self, file_type: FileType) -> Result<Vec<Entry>> {
+        let mut entries = self.store.list(file_type)?;
+        if file_type == FileType::Index && !self.has_listed.swap(true, Ordering::SeqCst) {
+            entries.retain(|entry| !self.hidden.contains(&entry.name));
+        }
+        Ok(entries)
+    }
+}
+
+fn names_in(scratch: &Scratch, folder: &str) -> Vec<String> {
+    let name = |path: &std::path::PathBuf| path.file_name().unwrap().to_str().unwrap().to_string();
+    scratch.files(folder).iter().map(name).collect()
+}
+
+#[test]
+fn what_only_index_files_of_a_later_list_name_is_checked_too() {
+    let case = Case::new(0, 0);
+    let first = case.back_up(10);
+    let (mut hidden, packs) = (names_in(&case.scratch, "index"), names_in(&case.scratch, "data"));
+    case.back_up(11);
+    // What stayed the same stands in the hidden index file, and the root of the only snapshot doesn't.
+    case.open().remove_snapshot(&first).unwrap();
+    let check = |hidden: &[String]| {
+        let store = LocalStore::new(case.scratch.path("repository"));
+        let store = FirstListLacks { store, hidden: hidden.to_vec(), has_listed: AtomicBool::new(false) };
+        let vault = Vault::open_with_master_key(Arc::new(store), case.master_key.clone()).unwrap();
+        levee_vault::check(&vault, READ_ALL, &()).unwrap()
+    };
+    let report = check(&hidden);
+    assert!(report.is_sound() && report.hints.is_empty(), "{report:?}");
+    let all = names_in(&case.scratch, "data").len() as u64;
+    assert_eq!((report.index_files, report.packs, report.packs_read), (2, all, all), "{report:?}");
+
+    let junk = Id::of(b"junk").to_hex();
+    case.store.write(FileType::Index, &junk, b"junk").unwrap();
+    hidden.push(junk.clone());
+    let report = check(&hidden);
+    let named: Vec<&str> = report.errors.iter().map(|finding| finding.file.as_str()).collect();
+    assert_eq!((named, report.error_count), (vec![format!("index/{junk}").as_str()], 1));
+    case.store.remove(FileType::Index, &junk).unwrap();
+
+    for pack in packs {
+        let content = case.store.read(FileType::Data, &pack).unwrap();
+        case.store.remove(FileType::Data, &pack).unwrap();
+        let report = check(&hidden);
+        let file = format!("data/{pack}");
+        assert_eq!(report.errors.iter().filter(|finding| finding.file == file).count(), 1, "{report:?}");
+        case.store.write(FileType::Data, &pack, &content).unwrap();
+    }
+    assert!(check(&hidden).is_sound());
 }
 
 #[test]

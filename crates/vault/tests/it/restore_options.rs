@@ -1,9 +1,12 @@
 //! What a restore into a tree that is there already does, and for whom.
 
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
-use levee_vault::{Error, Lock, LockMode, Overwrite, OwnerMap, Owners, RestoreLock, RestoreOptions};
+use levee_vault::{Error, Event, Lock, LockMode, Overwrite, OwnerMap, Owners, Progress, RestoreLock, RestoreOptions};
+use rustix::fs::OFlags;
 
 use crate::support::*;
 
@@ -225,4 +228,53 @@ fn further_names_are_not_linked_to_what_was_kept() {
         assert_eq!(check(overwrite, &[("a", old), ("b", old)], [old, old, new], [false; 3]), (1, 0));
     }
     assert_eq!(check(Overwrite::Always, &[("a", old)], [new; 3], [true; 3]), (1, 2));
+}
+
+/// Which files of a folder this process had open with O_DIRECT while they were written.
+struct DirectlyOpen {
+    folder: PathBuf,
+    seen: Mutex<BTreeSet<PathBuf>>,
+}
+
+impl Progress for DirectlyOpen {
+    fn report(&self, event: Event<'_>) {
+        if !matches!(event, Event::Bytes(_)) {
+            return;
+        }
+        for entry in std::fs::read_dir("/proc/self/fd").unwrap().flatten() {
+            // Other threads close theirs at any time.
+            let Ok(path) = std::fs::read_link(entry.path()) else { continue };
+            let about = Path::new("/proc/self/fdinfo").join(entry.file_name());
+            let about = std::fs::read_to_string(about).unwrap_or_default();
+            let flags = about.lines().find_map(|line| line.strip_prefix("flags:")).unwrap_or("0").trim();
+            let flags = OFlags::from_bits_retain(u32::from_str_radix(flags, 8).unwrap());
+            if path.starts_with(&self.folder) && flags.contains(OFlags::DIRECT) {
+                self.seen.lock().unwrap().insert(path);
+            }
+        }
+    }
+}
+
+#[test]
+fn large_files_are_written_past_the_page_cache() {
+    // On a disk, where the folder for temporary files may be none.
+    let scratch = Scratch { dir: tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap() };
+    let (source, target) = (scratch.path("source"), scratch.path("target"));
+    std::fs::create_dir(&source).unwrap();
+    std::fs::create_dir(&target).unwrap();
+    std::fs::write(source.join("large"), noise(24 << 20, 1)).unwrap();
+    let flags = OFlags::DIRECT.bits() as i32;
+    let direct = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(source.join("large"));
+    assert!(direct.is_ok(), "this test needs a file system with O_DIRECT: {direct:?}");
+    drop(direct);
+    let vault = scratch.init();
+    let id = backup(&vault, &source).snapshot_id.unwrap();
+    let (folder, subfolder) = (target.canonicalize().unwrap(), Some(source.clone()));
+    let open = DirectlyOpen { folder: folder.clone(), seen: Mutex::default() };
+    let options = RestoreOptions { target: target.clone(), subfolder, ..RestoreOptions::default() };
+    let summary = levee_vault::restore(&vault, &id, &options, &open).unwrap();
+    assert!(summary.errors.is_empty(), "{:?}", summary.errors);
+    let seen = open.seen.into_inner().unwrap();
+    assert!(seen.contains(&folder.join("large")), "{seen:?}");
+    assert_same(&source, &target);
 }
