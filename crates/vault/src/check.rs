@@ -254,8 +254,11 @@ fn check_keys(vault: &Vault, report: &mut CheckReport) -> Result<()> {
     }
 }
 
+/// Those that can be read, with their ids.
+type Snapshots = Vec<(Id, Snapshot)>;
+
 /// The snapshots, and those that stay listed and gone.
-fn read_snapshots(vault: &Vault, report: &mut CheckReport) -> Result<(Vec<(Id, Snapshot)>, Vec<Id>)> {
+fn read_snapshots(vault: &Vault, report: &mut CheckReport) -> Result<(Snapshots, Vec<Id>)> {
     let mut ids = vault.list_ids(FileType::Snapshot)?;
     let mut snapshots = Vec::new();
     let read = |id: &Id| {

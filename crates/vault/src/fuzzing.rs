@@ -113,7 +113,9 @@ mod tests {
 
     use super::*;
 
-    static TARGETS: [(&str, fn(&[u8])); 13] = [
+    type Target = (&'static str, fn(&[u8]));
+
+    static TARGETS: [Target; 13] = [
         ("compressed_blob", compressed_blob),
         ("compressed_file", compressed_file),
         ("config", config),

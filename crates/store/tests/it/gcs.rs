@@ -11,6 +11,7 @@ use levee_store::{ContainerAddress, Error, FileType, ObjectStore, RetryStore, St
 use levee_testing::gcs::{BUCKET, Gcs, TOKEN};
 
 use crate::lies::Lie;
+use crate::objects;
 use crate::proxy::{self, QUICK};
 
 fn options(address: SocketAddr, path: &str) -> GcsOptions {
@@ -61,25 +62,13 @@ fn wrong_sizes_are_noticed() {
 fn what_is_damaged_is_written_again() {
     let Some(server) = Gcs::start() else { return };
     let store = open(options(server.address(), "damaged"));
-    let name = content_name(b"index");
-    store.write(FileType::Index, &name, b"index").unwrap();
-    server.overwrite(&format!("damaged/index/{name}"), "garbage");
-    assert_eq!(store.read(FileType::Index, &name).unwrap(), b"garbage");
-    store.write(FileType::Index, &name, b"index").unwrap();
-    assert_eq!(store.read(FileType::Index, &name).unwrap(), b"index");
-    assert_eq!(store.list(FileType::Index).unwrap().len(), 1);
+    objects::check_damaged(&store, |name| server.overwrite(&format!("damaged/index/{name}"), "garbage"));
 }
 
 #[test]
 fn tells_when_a_file_was_received() {
     let Some(server) = Gcs::start() else { return };
-    let store = open(options(server.address(), "times"));
-    let name = content_name(b"lock");
-    store.write(FileType::Lock, &name, b"lock").unwrap();
-    let received = store.received(FileType::Lock).unwrap();
-    assert_eq!((received.len(), received[0].name.as_str(), received[0].size_bytes), (1, name.as_str(), 4));
-    let age = jiff::Timestamp::now().duration_since(received[0].received_at);
-    assert!(age.abs() < jiff::SignedDuration::from_secs(60), "{age}");
+    objects::check_received(&open(options(server.address(), "times")));
 }
 
 #[test]
@@ -108,17 +97,7 @@ fn a_missing_bucket_is_no_empty_vault() {
     let Some(server) = Gcs::start() else { return };
     let address = ContainerAddress { container: "nowhere".into(), path: "vault".into() };
     let store = open(GcsOptions { address, ..options(server.address(), "") });
-    for refused in [
-        store.size_bytes(FileType::Config, "").map(drop),
-        store.list(FileType::Data).map(drop),
-        store.write(FileType::Config, "", b"the config"),
-    ] {
-        let refused = refused.unwrap_err();
-        assert!(
-            matches!(&refused, Error::Unauthorized { reason, .. } if reason.contains("make it first")),
-            "{refused:?}"
-        );
-    }
+    objects::check_missing_bucket(&store);
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod late;
 mod lies;
 mod limits;
 mod local;
+mod objects;
 mod proxy;
 mod rest;
 mod restic;
