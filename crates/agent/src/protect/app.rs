@@ -171,8 +171,10 @@ impl App {
 
     /// Takes over assets that came into the protection file, or went out of it.
     fn name_assets(&self) {
-        let (assignment, named) = (self.assignment(), self.named());
         let taken = self.change_state(|state| {
+            // Read once the state is held: beside another assignment an older one must not come after a newer one.
+            let assignment = self.assignment();
+            let named = Named::of(&assignment.spec, &assignment.site);
             state.assigned(assignment.role, assignment.epoch, &named);
             Ok(())
         });

@@ -270,19 +270,26 @@ impl Copies {
         Ok(())
     }
 
-    /// The newest snapshot of a folder that this site has opened with its own keys. None is of a later time than when it came
-    /// here: what a writer claims may put its copy before others, never after those that came later.
+    /// The newest snapshot of a folder that this site has opened with its own keys. One that claims a time which is not yet
+    /// counts by when it came here, or it would stand before all that come later.
     pub fn newest_files(&self, asset: &AssetName) -> Result<Option<(SnapshotId, Snapshot)>, Failure> {
         if !self.exists() {
             return Ok(None);
         }
         let mut found = self.snapshots_with_tag(&tags::files(&self.app, asset))?;
-        let arrivals = self.arrivals.of(&LocalStore::new(self.folder.repository())).map_err(|error| {
-            failure(format!("cannot say when the copies of {asset} came here: {}", in_full(&error)))
-        })?;
-        let received: BTreeMap<SnapshotId, Timestamp> =
-            arrivals.into_iter().map(|arrival| (arrival.id, arrival.received_at)).collect();
-        found.sort_by_key(|(id, snapshot)| received.get(id).map_or(snapshot.time, |at| snapshot.time.min(*at)));
+        let now = Timestamp::now();
+        let mut received: BTreeMap<SnapshotId, Timestamp> = BTreeMap::new();
+        if found.iter().any(|(_, snapshot)| snapshot.time > now) {
+            let arrivals = self.arrivals.of(&LocalStore::new(self.folder.repository())).map_err(|error| {
+                failure(format!("cannot say when the copies of {asset} came here: {}", in_full(&error)))
+            })?;
+            received.extend(arrivals.into_iter().map(|arrival| (arrival.id, arrival.received_at)));
+        }
+        let time_of = |(id, snapshot): &(SnapshotId, Snapshot)| match received.get(id) {
+            Some(received_at) if snapshot.time > now => *received_at,
+            _ => snapshot.time,
+        };
+        found.sort_by_key(time_of);
         let vault = self.vault()?;
         for (id, snapshot) in found.into_iter().rev() {
             match self.open_with_own_keys(&vault, &id) {

@@ -2,14 +2,14 @@
 //! and their data stay as they are.
 
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, TryLockError};
 use std::time::Duration;
 
 use levee_database::StopSignal;
 use levee_model::control::Failure;
 use levee_model::{AppName, AssetName};
 
-use super::app::App;
+use super::app::{App, transient};
 use super::folder::AppFolder;
 use super::release;
 use super::state::{Leaving, Phase, Remnant};
@@ -51,7 +51,12 @@ fn is_shown(app: &App, asset: &AssetName) -> bool {
 
 fn leave(app: &App, asset: &AssetName) -> Result<(), Failure> {
     let place = app.place(asset);
-    let _alone = place.lock().unwrap_or_else(PoisonError::into_inner);
+    // Nothing may wait for what holds a place for hours: whoever ends this thread would wait for it as well.
+    let _alone = match place.try_lock() {
+        Ok(alone) => alone,
+        Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+        Err(TryLockError::WouldBlock) => return Err(transient(format!("other work goes on at {asset}"))),
+    };
     let Some(leaving) = app.state().leaving.get(asset).cloned() else { return Ok(()) };
     if app.named_assets().contains(asset) {
         // Named again, it is the next thread's that works on it.

@@ -14,7 +14,7 @@ use super::app::{failure, in_full, transient};
 use super::database;
 use super::folder::AppFolder;
 use super::leaving;
-use super::state::{AppState, Phase, Standing};
+use super::state::{AppState, Phase, Remnant, Standing};
 use crate::context::ProtectContext;
 use crate::durable;
 
@@ -102,7 +102,15 @@ fn release(context: &ProtectContext, removed: &Removed) -> Result<(), Failure> {
     }
     // What went out of the file before.
     for (asset, leaving) in &state.leaving {
-        leaving::take_away(context, &removed.app, &folder, asset, leaving)?;
+        match leaving::take_away(context, &removed.app, &folder, asset, leaving) {
+            // Where the app is written no more, the database of such a slot may never be started again.
+            Err(failure)
+                if leaving.remnant == Remnant::Slot && !matches!(state.phase, Phase::Writer | Phase::Sealed) =>
+            {
+                tracing::warn!(app = %removed.app, %asset, "{}", failure.message);
+            }
+            outcome => outcome?,
+        }
     }
     context.view.forbid(&removed.app);
     let kept = folder.removed_state(removed.epoch);
@@ -130,7 +138,8 @@ pub fn drop_slot(
 
 /// A standby is Levee's own copy. It ends, and its data stay.
 pub fn stop_standby(folder: &AppFolder, asset: &AssetName, here: &PostgresSite) -> Result<(), Failure> {
-    if !here.data_directory.join("PG_VERSION").exists() {
+    // Without this file it was promoted, or is the operator's own by now: then it goes on.
+    if !here.data_directory.join("standby.signal").exists() {
         return Ok(());
     }
     let log = folder.server(asset).join("postgresql.log");

@@ -204,7 +204,12 @@ impl AppState {
                 self.leaving.insert(asset, Leaving { remnant, place });
             }
         }
-        self.leaving.retain(|asset, _| !named.assets.contains(asset));
+        let is_anothers =
+            |place: &PostgresSite| named.databases.values().any(|named| named.data_directory == place.data_directory);
+        // Under another name, a standby in the same place is that one's.
+        self.leaving.retain(|asset, leaving| {
+            !named.assets.contains(asset) && !(leaving.remnant == Remnant::Standby && is_anothers(&leaving.place))
+        });
         self.assets.retain(|asset, _| named.assets.contains(asset));
         for asset in &named.assets {
             let known = self.assets.entry(asset.clone()).or_insert(standing.clone());

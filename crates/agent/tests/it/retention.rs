@@ -19,7 +19,7 @@ use crate::server::{Levee, PATIENCE, desired, join_as, options, send, status};
 use crate::working::{peer, started};
 
 /// How long copies of the documents are kept.
-const KEEP: Duration = Duration::from_secs(15);
+const KEEP: Duration = Duration::from_secs(30);
 
 /// Retention goes through the folders in the order of their names.
 const PROTECTION: &str = r#"
@@ -28,7 +28,7 @@ home = "east"
 recovery = "west"
 [app.shop.files.documents]
 every = "2s"
-keep = "15s"
+keep = "30s"
 at.east.path = "/srv/east/documents"
 at.west.path = "/srv/west/documents"
 [app.shop.files.pictures]
@@ -120,7 +120,7 @@ async fn a_copy_counts_by_when_it_was_received_whatever_time_it_claims() {
         }
 
         // When they have become old here, and something newer came, they go like all others.
-        wait_until("the time of keeping to be over", PATIENCE, || received.elapsed() > KEEP);
+        wait_until("the time of keeping to be over", KEEP + PATIENCE, || received.elapsed() > KEEP);
         let newest = send_copy(&vault, "documents", None);
         let [_, years_ago, _, honest] = &documents;
         wait_until("what has become old to go", PATIENCE, || !is_kept(years_ago) && !is_kept(honest));

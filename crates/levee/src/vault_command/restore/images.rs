@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use levee_image::Format;
-use levee_vault::{Error, Id, ImageRestoreOptions, NodeKind, RestoreLock, RestoreOptions, Vault};
+use levee_vault::{Error, Id, ImageRestoreOptions, NodeKind, RestoreLock, RestoreOptions, SnapshotId, Vault};
 use serde::Serialize;
 
 use super::super::place::Place;
@@ -101,6 +101,12 @@ pub fn run(place: &Place, arguments: &Arguments, name: &Path, output: Output) ->
 /// among the contents of files.
 const DESCRIPTION_PATTERN: &str = "/levee-image.json";
 
+/// Whether a folder of a snapshot holds an image, and not files.
+fn is_image(vault: &Vault, snapshot: &SnapshotId, folder: &Path) -> bool {
+    let description = folder.join(DESCRIPTION_PATTERN.trim_start_matches('/'));
+    matches!(vault.find_node(snapshot, &description), Ok(Some(_)))
+}
+
 /// The packs that a restore of the image may read: all of its own, for what the target has already is compared only while it
 /// is written. Nothing of them is read to find that out.
 fn packs_needed(vault: &Vault, chosen: &Chosen, name: &Path, target: &Path) -> anyhow::Result<BTreeSet<Id>> {
@@ -121,7 +127,8 @@ fn packs_needed(vault: &Vault, chosen: &Chosen, name: &Path, target: &Path) -> a
             Ok(_) | Err(Error::PathNotFound { .. }) => None,
             Err(error) => return Err(ended(error)),
         };
-        let Some(tree) = tree else { continue };
+        // Only a folder of this kind is an image.
+        let Some(tree) = tree.filter(|_| is_image(vault, &chosen.id, &path)) else { continue };
         if path == name || (name.components().count() == 1 && path.file_name() == Some(name.as_os_str())) {
             named += 1;
             needed.extend(vault.packs_below(&tree).map_err(ended)?);
