@@ -208,7 +208,8 @@ impl AppState {
             |place: &PostgresSite| named.databases.values().any(|named| named.data_directory == place.data_directory);
         // Under another name, a standby in the same place is that one's.
         self.leaving.retain(|asset, leaving| {
-            !named.assets.contains(asset) && !(leaving.remnant == Remnant::Standby && is_anothers(&leaving.place))
+            let is_named = named.assets.contains(asset);
+            !(is_named || leaving.remnant == Remnant::Standby && is_anothers(&leaving.place))
         });
         self.assets.retain(|asset, _| named.assets.contains(asset));
         for asset in &named.assets {
