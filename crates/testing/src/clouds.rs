@@ -9,13 +9,13 @@ mod signatures;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, BufReader};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 
 use messages::{Answer, Request, decoded};
 use signatures::Account;
+
+use crate::listening::Listening;
 
 /// The account that the buckets belong to.
 pub const KEY_ID: &str = "LTAIEXAMPLEofTests";
@@ -95,10 +95,8 @@ struct State {
 
 /// The services. They end when this is dropped.
 pub struct Clouds {
-    address: SocketAddr,
+    listening: Listening,
     state: Arc<Mutex<State>>,
-    stopping: Arc<AtomicBool>,
-    acceptor: Option<thread::JoinHandle<()>>,
 }
 
 impl Clouds {
@@ -118,26 +116,14 @@ impl Clouds {
     }
 
     fn with(state: State) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("it is bound");
-        let (state, stopping) = (Arc::new(Mutex::new(state)), Arc::<AtomicBool>::default());
-        let (shared, stop) = (state.clone(), stopping.clone());
-        let acceptor = thread::spawn(move || {
-            for client in listener.incoming() {
-                if stop.load(Ordering::Relaxed) {
-                    break;
-                }
-                let state = shared.clone();
-                // A client that has gone away is nobody's loss.
-                thread::spawn(move || client.and_then(|client| serve(&client, &state)));
-            }
-        });
-        Self { address, state, stopping, acceptor: Some(acceptor) }
+        let state = Arc::new(Mutex::new(state));
+        let shared = state.clone();
+        Self { listening: Listening::start(move |client| serve(&client, &shared)), state }
     }
 
     /// Where the services listen, as a proxy.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.listening.address()
     }
 
     /// From now on the keys are refused as too old, or let in again.
@@ -153,14 +139,6 @@ impl Clouds {
     /// How many objects a bucket holds.
     pub fn objects(&self, cloud: Cloud) -> usize {
         lock(&self.state).buckets.get(&cloud).map(BTreeMap::len).unwrap_or_default()
-    }
-}
-
-impl Drop for Clouds {
-    fn drop(&mut self) {
-        self.stopping.store(true, Ordering::Relaxed);
-        let _ = TcpStream::connect(self.address);
-        let _ = self.acceptor.take().map(thread::JoinHandle::join);
     }
 }
 

@@ -1,48 +1,21 @@
 //! A front before a real HTTP service: it answers some requests itself, and passes the others on.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::net::{Shutdown, SocketAddr, TcpStream};
+
+use crate::listening::Listening;
 
 /// Listens until it is dropped, with one request for each connection.
-pub(crate) struct Front {
-    address: SocketAddr,
-    stopping: Arc<AtomicBool>,
-    acceptor: Option<thread::JoinHandle<()>>,
-}
+pub(crate) struct Front(Listening);
 
 impl Front {
     /// `answer` makes the whole answer, its head included. Its error ends the connection without one.
     pub(crate) fn start(answer: impl Fn(&Request) -> io::Result<Vec<u8>> + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("it is bound");
-        let stopping = Arc::<AtomicBool>::default();
-        let (stop, answer) = (stopping.clone(), Arc::new(answer));
-        let acceptor = thread::spawn(move || {
-            for client in listener.incoming() {
-                if stop.load(Ordering::Relaxed) {
-                    break;
-                }
-                let answer = answer.clone();
-                // A client that has gone away is nobody's loss.
-                thread::spawn(move || client.and_then(|client| serve(client, &*answer)));
-            }
-        });
-        Self { address, stopping, acceptor: Some(acceptor) }
+        Self(Listening::start(move |client| serve(client, &answer)))
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
-        self.address
-    }
-}
-
-impl Drop for Front {
-    fn drop(&mut self) {
-        self.stopping.store(true, Ordering::Relaxed);
-        let _ = TcpStream::connect(self.address);
-        let _ = self.acceptor.take().map(thread::JoinHandle::join);
+        self.0.address()
     }
 }
 
@@ -53,9 +26,9 @@ fn serve(mut client: TcpStream, answer: &dyn Fn(&Request) -> io::Result<Vec<u8>>
 }
 
 /// A request's first line and headers, and its body.
-pub(crate) struct Request {
-    head: String,
-    body: Vec<u8>,
+pub struct Request {
+    pub head: String,
+    pub body: Vec<u8>,
 }
 
 impl Request {
@@ -65,7 +38,7 @@ impl Request {
     }
 
     /// `None` where nobody asks for anything. One whose body is cut is an error, so that it is never passed on.
-    fn read(client: &TcpStream) -> io::Result<Option<Self>> {
+    pub fn read(client: &TcpStream) -> io::Result<Option<Self>> {
         let mut reader = BufReader::new(client.try_clone()?);
         let mut head = String::new();
         loop {
@@ -97,11 +70,15 @@ impl Request {
         header(&self.head, name)
     }
 
+    /// The head as it is passed on: the end of the answer is the end of the connection.
+    pub fn closing_head(&self) -> String {
+        format!("{}Connection: close\r\n\r\n", self.head)
+    }
+
     /// The answer of the service itself.
-    pub(crate) fn pass_on(&self, upstream: SocketAddr) -> io::Result<Vec<u8>> {
+    pub fn pass_on(&self, upstream: SocketAddr) -> io::Result<Vec<u8>> {
         let mut server = TcpStream::connect(upstream)?;
-        // So that the end of the answer is the end of the connection.
-        server.write_all(format!("{}Connection: close\r\n\r\n", self.head).as_bytes())?;
+        server.write_all(self.closing_head().as_bytes())?;
         server.write_all(&self.body)?;
         let mut answer = Vec::new();
         server.read_to_end(&mut answer)?;

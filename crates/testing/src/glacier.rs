@@ -2,11 +2,11 @@
 //! asked for, as Amazon documents `RestoreObject`, `x-amz-restore` and `InvalidObjectState`. Everything else is passed on.
 
 use std::collections::HashMap;
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+
+use crate::front::{Front, Request};
 
 /// The class whose objects are frozen.
 pub const ARCHIVE_CLASS: &str = "GLACIER";
@@ -30,35 +30,21 @@ struct State {
 
 /// The service. It ends when it is dropped.
 pub struct Glacier {
-    address: SocketAddr,
+    front: Front,
     state: Arc<Mutex<State>>,
-    stopping: Arc<AtomicBool>,
-    acceptor: Option<thread::JoinHandle<()>>,
 }
 
 impl Glacier {
     /// In front of a service at a port of this machine. What was asked for is there when it was looked at so often.
     pub fn start(upstream_port: u16, looks: u32) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("it is bound");
         let upstream = SocketAddr::from(([127, 0, 0, 1], upstream_port));
-        let (state, stopping) = (Arc::<Mutex<State>>::default(), Arc::<AtomicBool>::default());
-        let (shared, stop) = (state.clone(), stopping.clone());
-        let acceptor = thread::spawn(move || {
-            for client in listener.incoming() {
-                if stop.load(Ordering::Relaxed) {
-                    break;
-                }
-                let state = shared.clone();
-                // A client that has gone away is nobody's loss.
-                thread::spawn(move || client.and_then(|client| serve(client, upstream, looks, &state)));
-            }
-        });
-        Self { address, state, stopping, acceptor: Some(acceptor) }
+        let state = Arc::<Mutex<State>>::default();
+        let shared = state.clone();
+        Self { front: Front::start(move |request| answer(request, upstream, looks, &shared)), state }
     }
 
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.front.address())
     }
 
     /// How many objects are in the class, and how many of them can be read.
@@ -83,77 +69,6 @@ impl Glacier {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.objects.values_mut().for_each(|ice| *ice = Ice::Frozen);
     }
-}
-
-impl Drop for Glacier {
-    fn drop(&mut self) {
-        self.stopping.store(true, Ordering::Relaxed);
-        let _ = TcpStream::connect(self.address);
-        let _ = self.acceptor.take().map(thread::JoinHandle::join);
-    }
-}
-
-/// A request's first line and headers, and its body.
-struct Request {
-    head: String,
-    body: Vec<u8>,
-}
-
-impl Request {
-    fn read(client: &TcpStream) -> io::Result<Option<Self>> {
-        let mut reader = BufReader::new(client.try_clone()?);
-        let (mut head, mut length) = (String::new(), 0);
-        loop {
-            let mut line = String::new();
-            if reader.read_line(&mut line)? == 0 {
-                return Ok(None);
-            }
-            if line.trim().is_empty() {
-                break;
-            }
-            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                length = value.trim().parse().map_err(io::Error::other)?;
-            }
-            head.push_str(&line);
-        }
-        let mut body = vec![0; length];
-        reader.read_exact(&mut body)?;
-        Ok(Some(Self { head, body }))
-    }
-
-    fn method(&self) -> &str {
-        self.head.split(' ').next().unwrap_or_default()
-    }
-
-    fn path_and_query(&self) -> (&str, &str) {
-        let target = self.head.split(' ').nth(1).unwrap_or_default();
-        target.split_once('?').unwrap_or((target, ""))
-    }
-
-    fn header(&self, name: &str) -> Option<&str> {
-        self.head
-            .lines()
-            .filter_map(|line| line.split_once(':'))
-            .find_map(|(header, value)| header.eq_ignore_ascii_case(name).then(|| value.trim()))
-    }
-
-    /// The answer of the service itself.
-    fn pass_on(&self, upstream: SocketAddr) -> io::Result<Vec<u8>> {
-        let mut server = TcpStream::connect(upstream)?;
-        // So that the end of the answer is the end of the connection.
-        server.write_all(format!("{}Connection: close\r\n\r\n", self.head).as_bytes())?;
-        server.write_all(&self.body)?;
-        let mut answer = Vec::new();
-        server.read_to_end(&mut answer)?;
-        Ok(answer)
-    }
-}
-
-fn serve(mut client: TcpStream, upstream: SocketAddr, looks: u32, state: &Mutex<State>) -> io::Result<()> {
-    let Some(request) = Request::read(&client)? else { return Ok(()) };
-    let answer = answer(&request, upstream, looks, state)?;
-    client.write_all(&answer)?;
-    client.shutdown(Shutdown::Both)
 }
 
 fn answer(request: &Request, upstream: SocketAddr, looks: u32, state: &Mutex<State>) -> io::Result<Vec<u8>> {

@@ -72,7 +72,7 @@ fn what_is_damaged_is_written_again() {
 #[test]
 fn tells_when_a_file_was_received() {
     let Some(server) = Azurite::start() else { return };
-    objects::check_received(&open(options(server.address(), "times")));
+    objects::check_received(&open(options(server.address(), "times")), |store| store.received(FileType::Lock));
 }
 
 #[test]

@@ -68,7 +68,7 @@ fn what_is_damaged_is_written_again() {
 #[test]
 fn tells_when_a_file_was_received() {
     let Some(server) = Gcs::start() else { return };
-    objects::check_received(&open(options(server.address(), "times")));
+    objects::check_received(&open(options(server.address(), "times")), |store| store.received(FileType::Lock));
 }
 
 #[test]

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use levee_store::{Entry, FileType, LocalStore, Result, Store, conformance};
+use levee_testing::front::Request;
 
-use crate::proxy::{ask, read_request};
 use crate::server::Server;
 
 /// A proxy in front of a server of REST, S3 or WebDAV.
@@ -56,7 +56,7 @@ fn pass(
     is_late: &AtomicBool,
     answers: &Mutex<HashMap<String, Vec<u8>>>,
 ) -> io::Result<()> {
-    let Some(mut request) = read_request(&client)? else { return Ok(()) };
+    let Some(mut request) = Request::read(&client)? else { return Ok(()) };
     request.head = change(request.head);
     let listing = is_listing(&request.head).then(|| request.head.lines().next().unwrap_or_default().to_string());
     let remembered = match &listing {
@@ -66,7 +66,7 @@ fn pass(
     let answer = match remembered {
         Some(answer) => answer,
         None => {
-            let answer = ask(upstream, &request)?;
+            let answer = request.pass_on(upstream)?;
             if let Some(line) = listing {
                 answers.lock().unwrap().insert(line, answer.clone());
             }

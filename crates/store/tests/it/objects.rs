@@ -1,7 +1,7 @@
-//! Cases of every service of objects that a test can start.
+//! Cases that several stores have alike, most of them services of objects.
 
 use jiff::{SignedDuration, Timestamp};
-use levee_store::{Error, FileType, ObjectStore, Store, content_name};
+use levee_store::{Error, FileType, ObjectStore, Received, Result, Store, content_name};
 
 /// What `overwrite` has put in the place of a file is read as it is, and written over by the right content.
 pub fn check_damaged(store: &ObjectStore, overwrite: impl FnOnce(&str)) {
@@ -14,11 +14,11 @@ pub fn check_damaged(store: &ObjectStore, overwrite: impl FnOnce(&str)) {
     assert_eq!(store.list(FileType::Index).unwrap().len(), 1);
 }
 
-/// The service tells when a file came.
-pub fn check_received(store: &ObjectStore) {
+/// The store tells when a file came.
+pub fn check_received<S: Store>(store: &S, received: impl FnOnce(&S) -> Result<Vec<Received>>) {
     let name = content_name(b"lock");
     store.write(FileType::Lock, &name, b"lock").unwrap();
-    let received = store.received(FileType::Lock).unwrap();
+    let received = received(store).unwrap();
     assert_eq!((received.len(), received[0].name.as_str(), received[0].size_bytes), (1, name.as_str(), 4));
     let age = Timestamp::now().duration_since(received[0].received_at);
     assert!(age.abs() < SignedDuration::from_secs(60), "{age}");

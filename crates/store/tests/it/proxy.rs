@@ -1,12 +1,13 @@
 //! A proxy in front of a real HTTP server, at which requests and answers break as networks and services do.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use levee_store::{Error, FileType, Result, RetryPolicy, Store, content_name};
+use levee_testing::front::Request;
 
 use crate::lies::Lie;
 use crate::server::Server;
@@ -72,49 +73,9 @@ fn every(nth: u64, request: u64) -> Fault {
     }
 }
 
-/// A request, whose head ends so that the end of the answer is the end of the connection.
-pub struct Passed {
-    pub head: String,
-    body: Vec<u8>,
-}
-
-/// Reads one request; `None` where the client has only come and gone.
-pub fn read_request(client: &TcpStream) -> io::Result<Option<Passed>> {
-    let mut reader = BufReader::new(client.try_clone()?);
-    let mut head = String::new();
-    let mut length = 0;
-    loop {
-        let mut line = String::new();
-        if reader.read_line(&mut line)? == 0 {
-            return Ok(None);
-        }
-        if line.trim().is_empty() {
-            break;
-        }
-        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-            length = value.trim().parse().map_err(io::Error::other)?;
-        }
-        head.push_str(&line);
-    }
-    head.push_str("Connection: close\r\n\r\n");
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body)?;
-    Ok(Some(Passed { head, body }))
-}
-
-/// What the server says to a request.
-pub fn ask(upstream: SocketAddr, request: &Passed) -> io::Result<Vec<u8>> {
-    let mut server = TcpStream::connect(upstream)?;
-    server.write_all(request.head.as_bytes())?;
-    server.write_all(&request.body)?;
-    let mut answer = Vec::new();
-    server.read_to_end(&mut answer)?;
-    Ok(answer)
-}
-
 /// Passes one request on, and ends the connection.
 fn pass(client: TcpStream, upstream: SocketAddr, fault: Fault) -> io::Result<()> {
-    let Some(request) = read_request(&client)? else { return Ok(()) };
+    let Some(request) = Request::read(&client)? else { return Ok(()) };
     match fault {
         Fault::Refused => return refuse(&client, 500, "", "out of order"),
         Fault::SlowDown => return refuse(&client, 503, "", "<Error><Code>SlowDown</Code><Message>m</Message></Error>"),
@@ -127,12 +88,12 @@ fn pass(client: TcpStream, upstream: SocketAddr, fault: Fault) -> io::Result<()>
     }
     if fault == Fault::TornUpload {
         let mut server = TcpStream::connect(upstream)?;
-        server.write_all(request.head.as_bytes())?;
+        server.write_all(request.closing_head().as_bytes())?;
         server.write_all(&request.body[..request.body.len() / 2])?;
         server.shutdown(Shutdown::Both)?;
         return client.shutdown(Shutdown::Both);
     }
-    let mut answer = ask(upstream, &request)?;
+    let mut answer = request.pass_on(upstream)?;
     if let Fault::Lie(lie) = fault {
         answer = lie.tell(&request.head, answer);
     }

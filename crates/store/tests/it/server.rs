@@ -1,13 +1,13 @@
 //! A small HTTP/1.1 server around `rest_server::handle`, which can be told to fail.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread;
 
 use levee_store::rest_server::{self, Access, Request};
 use levee_store::{LocalStore, Store};
+use levee_testing::listening::Listening;
 
 /// What happens to a request.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -28,8 +28,7 @@ pub type Schedule = fn(u64) -> Fault;
 
 pub struct Server {
     pub address: SocketAddr,
-    stopping: Arc<AtomicBool>,
-    acceptor: Option<thread::JoinHandle<()>>,
+    _listening: Listening,
 }
 
 impl Server {
@@ -63,34 +62,13 @@ impl Server {
 
     /// Serves each connection on a thread of its own, with the count of requests so far.
     pub fn listen(serve: impl Fn(TcpStream, &AtomicU64) -> io::Result<()> + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let stopping = Arc::new(AtomicBool::new(false));
-        let stop = stopping.clone();
-        let (serve, requests) = (Arc::new(serve), Arc::new(AtomicU64::new(0)));
-        let acceptor = thread::spawn(move || {
-            for stream in listener.incoming() {
-                if stop.load(Ordering::Relaxed) {
-                    break;
-                }
-                let (serve, requests) = (serve.clone(), requests.clone());
-                // Connections that break are what this server is for.
-                thread::spawn(move || stream.and_then(|stream| serve(stream, &requests)));
-            }
-        });
-        Self { address, stopping, acceptor: Some(acceptor) }
+        let requests = AtomicU64::new(0);
+        let listening = Listening::start(move |client| serve(client, &requests));
+        Self { address: listening.address(), _listening: listening }
     }
 
     pub fn url(&self) -> String {
         format!("http://{}/some/repository", self.address)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.stopping.store(true, Ordering::Relaxed);
-        let _ = TcpStream::connect(self.address);
-        let _ = self.acceptor.take().map(thread::JoinHandle::join);
     }
 }
 
