@@ -16,7 +16,7 @@ pub enum Error {
     #[error("{location}: {file_type}/{name} is damaged: {reason}")]
     Damaged { location: String, file_type: FileType, name: String, reason: String },
     #[error(
-        "{location}: {file_type}/{name} lies in an archive class and cannot be read before it is thawed: `levee vault thaw SNAPSHOT --wait` does so on S3"
+        "{location}: {file_type}/{name} lies in an archive class and cannot be read before it is thawed: `levee vault thaw SNAPSHOT --wait` does so on S3 and Azure"
     )]
     Frozen { location: String, file_type: FileType, name: String },
     #[error("{location}: no space left while writing {file_type}/{name}; free some space and run it again")]

@@ -131,8 +131,8 @@ pub trait Store: Send + Sync {
         Parallelism::NETWORK
     }
 
-    /// The files of a type that lie in an archive class, whether they were thawed or not. Only stores with such
-    /// classes have any.
+    /// The files of a type that lie in an archive class, whether they were thawed or not; where thawing moves a file out
+    /// of it, as at Azure, only until it is done. Only stores with such classes have any.
     fn archived(&self, _file_type: FileType) -> Result<Vec<Entry>> {
         Ok(Vec::new())
     }

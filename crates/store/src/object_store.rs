@@ -3,11 +3,15 @@
 //! Through opendal: this module holds what makes a repository's store of it (names, what is never overwritten,
 //! what must be of the right size), `service` the settings of each service, `transport` the HTTP below all of them.
 
+mod azure;
+mod azure_archive;
+mod azure_request;
 mod failure;
 mod oss_signing;
 mod s3;
 mod s3_archive;
 mod s3_request;
+mod s3_retain;
 mod s3_versions;
 mod service;
 mod transport;
@@ -25,8 +29,10 @@ use crate::link::start_runtime;
 use crate::operation::Operation;
 use crate::standing::Standing;
 use crate::{Entry, Error, FileType, Received, Result, Store, Temperature, ThawRequest, name};
+use azure::Azure;
 pub use s3::{FileState, LOCKED_DAYS_MAX};
 use s3::{Kind, S3};
+use s3_retain::Retained;
 pub use service::{AzureOptions, GcsOptions, KeyPair, S3Options, Service, SignedOptions, WebDavOptions};
 pub use transport::TransportOptions;
 pub use undoing::{FileHistory, FileVersion, Undo};
@@ -63,6 +69,10 @@ pub struct ObjectStore {
     location: String,
     /// Where the service is S3, files are written by its own calls: each has its class and its retention.
     s3: Option<S3>,
+    /// Where it is Azure, its own calls are made for access tiers alone.
+    azure: Option<Azure>,
+    /// Where it is Google and packs of data have a class, they are written by this one.
+    data_operator: Option<Operator>,
     runtime: Runtime,
 }
 
@@ -72,14 +82,22 @@ impl ObjectStore {
         let location = service.location();
         let runtime = start_runtime(&location)?;
         let publishing = service.publishing();
-        let operator = service.operator(&location)?;
+        let (operator, data_operator) = (service.operator(&location)?, service.data_operator(&location)?);
         let transport: HttpTransporter = transport::Transport::new(transport, service.oss_signing(), &location)?.into();
         let s3 = match &service {
             Service::S3(options) => Some(S3::new(options, transport.clone())),
             _ => None,
         };
-        let context = operator.base_context().with_http_transport(transport);
-        Ok(Self { operator: operator.with_context(context), publishing, location, s3, runtime })
+        let azure = match &service {
+            Service::Azure(options) => Some(Azure::new(options, transport.clone())),
+            _ => None,
+        };
+        let through = |operator: Operator| {
+            let context = operator.base_context().with_http_transport(transport.clone());
+            operator.with_context(context)
+        };
+        let (operator, data_operator) = (through(operator), data_operator.map(through));
+        Ok(Self { operator, publishing, location, s3, azure, data_operator, runtime })
     }
 
     /// Every file of a type with the time at which the service received it.
@@ -118,11 +136,27 @@ impl ObjectStore {
 
     /// Locks a file of a bucket with object lock, in compliance mode, until so many days from now, or for longer
     /// when it is locked for longer. Lock files are never locked. `false` where the service is not S3.
+    ///
+    /// # Errors
+    /// `Damaged` where something else was written above it; the version with its content is locked all the same.
     pub fn retain(&self, file_type: FileType, name: &str, days: u16) -> Result<bool> {
         let operation = self.operation("retain", file_type, name)?;
         let Some(s3) = self.s3.as_ref().filter(|_| file_type != FileType::Lock) else { return Ok(false) };
-        let path = path(file_type, name);
-        self.runtime.block_on(s3.retain(&path, days)).map(|()| true).map_err(|error| operation.failure(&error))
+        let hash = (file_type != FileType::Config).then_some(name);
+        let retained = self.runtime.block_on(s3.retain(&path(file_type, name), hash, days));
+        match retained.map_err(|error| operation.failure(&error))? {
+            Retained::Current => Ok(true),
+            Retained::Covered => Err(operation.damaged(
+                "something else was written above it; the version with its content is locked anew: see who has the \
+                 bucket's keys, and run `levee vault repair versions`"
+                    .into(),
+            )),
+            Retained::Lost => Err(operation.damaged(
+                "what lies there is another content, and was not locked; no version with its content was found: see who \
+                 has the bucket's keys, and run `levee vault repair versions`"
+                    .into(),
+            )),
+        }
     }
 
     fn operation<'a>(&'a self, action: &'static str, file_type: FileType, name: &'a str) -> Result<Operation<'a>> {
@@ -163,31 +197,49 @@ impl ObjectStore {
         Ok(())
     }
 
+    /// Uploads a file whole, in the class of its kind; with `only_new` the service refuses it where something stands.
+    async fn upload(
+        &self,
+        file_type: FileType,
+        kind: Kind,
+        path: &str,
+        body: Bytes,
+        only_new: bool,
+    ) -> opendal::Result<()> {
+        if let Some(s3) = &self.s3 {
+            return s3.put(path, file_type, kind, body, only_new).await;
+        }
+        let has_class = kind == Kind::Contents;
+        let azure = self.azure.as_ref().filter(|_| has_class);
+        if let Some((azure, tier)) = azure.and_then(|azure| Some((azure, azure.data_tier()?))) {
+            return azure.put(path, tier, body, only_new).await;
+        }
+        let operator = self.data_operator.as_ref().filter(|_| has_class).unwrap_or(&self.operator);
+        let options = options::WriteOptions { if_not_exists: only_new, ..Default::default() };
+        operator.write_options(path, body, options).await.map(drop)
+    }
+
     /// Uploads; `false` when something stands there already.
     fn publish(&self, operation: &Operation<'_>, kind: Kind, path: &str, content: &[u8]) -> Result<bool> {
         let body = Bytes::copy_from_slice(content);
-        let uploaded = match (self.publishing, &self.s3) {
-            (Publishing::Refused, Some(s3)) => {
-                self.runtime.block_on(s3.put(path, operation.file_type, kind, body, true))
-            }
-            (Publishing::Refused, None) => {
+        let uploaded = match self.publishing {
+            Publishing::Refused => {
                 // OSS and COS pass over the condition in a bucket that keeps versions. Everything else is named by its content.
-                if operation.file_type == FileType::Config {
+                if self.s3.is_none() && operation.file_type == FileType::Config {
                     match self.stat(operation, path) {
                         Ok(_) => return Ok(false),
                         Err(Error::NotFound { .. }) => {}
                         Err(error) => return Err(error),
                     }
                 }
-                let only_new = options::WriteOptions { if_not_exists: true, ..Default::default() };
-                self.runtime.block_on(self.operator.write_options(path, body, only_new)).map(drop)
+                self.runtime.block_on(self.upload(operation.file_type, kind, path, body, true))
             }
-            (Publishing::Asked, _) => match self.stat(operation, path) {
+            Publishing::Asked => match self.stat(operation, path) {
                 Ok(_) => return Ok(false),
                 Err(Error::NotFound { .. }) => self.runtime.block_on(self.operator.write(path, body)).map(drop),
                 Err(error) => return Err(error),
             },
-            (Publishing::Moved, _) => self.runtime.block_on(async {
+            Publishing::Moved => self.runtime.block_on(async {
                 let temporary = format!("{TEMPORARY_FOLDER}/{}", temporary_name());
                 let moved = self.upload_and_move(&temporary, path, body).await;
                 if moved.is_err() {
@@ -237,9 +289,16 @@ impl ObjectStore {
             }
             // A pack in an archive class whose upload was answered by nobody.
             Err(error @ Error::Frozen { .. }) => {
-                let Some(s3) = &self.s3 else { return Err(error) };
-                let same = self.runtime.block_on(s3.is_same_unread(path, content));
-                return match same.map_err(|error| operation.failure(&error))? {
+                let same = match (&self.s3, &self.azure) {
+                    (Some(s3), _) => {
+                        let same = self.runtime.block_on(s3.is_same_unread(path, content));
+                        same.map_err(|error| operation.failure(&error))?
+                    }
+                    // Nothing but its length is told of it there: uploads appear whole, under the hash of their content.
+                    (None, Some(_)) => self.stat(operation, path)?.content_length() == content.len() as u64,
+                    (None, None) => return Err(error),
+                };
+                return match same {
                     true => Ok(()),
                     false => Err(operation.damaged("what stands there is another content, in an archive class".into())),
                 };
@@ -257,12 +316,7 @@ impl ObjectStore {
             Standing::Damaged => {}
         }
         let body = Bytes::copy_from_slice(content);
-        let replaced = self.runtime.block_on(async {
-            match &self.s3 {
-                Some(s3) => s3.put(path, operation.file_type, kind, body, false).await,
-                None => self.operator.write(path, body).await.map(drop),
-            }
-        });
+        let replaced = self.runtime.block_on(self.upload(operation.file_type, kind, path, body, false));
         replaced.map_err(|error| operation.failure(&error))?;
         if self.read_path(operation, path)? == content {
             return Ok(());
@@ -425,8 +479,12 @@ impl Store for ObjectStore {
 
     fn archived(&self, file_type: FileType) -> Result<Vec<Entry>> {
         let operation = Operation { location: &self.location, action: "list", file_type, name: "" };
-        let Some(s3) = &self.s3 else { return Ok(Vec::new()) };
-        let listed = self.runtime.block_on(s3.archived(&format!("{}/", file_type.folder())));
+        let folder = format!("{}/", file_type.folder());
+        let listed = match (&self.s3, &self.azure) {
+            (Some(s3), _) => self.runtime.block_on(s3.archived(&folder)),
+            (None, Some(azure)) => self.runtime.block_on(azure.archived(&folder)),
+            (None, None) => return Ok(Vec::new()),
+        };
         let listed = listed.map_err(|error| operation.failure(&error))?;
         let named = listed.into_iter().filter_map(|file| {
             let name = name_at(file_type, &file.path)?;
@@ -437,14 +495,24 @@ impl Store for ObjectStore {
 
     fn temperature(&self, file_type: FileType, name: &str) -> Result<Temperature> {
         let operation = self.operation("look up", file_type, name)?;
-        let Some(s3) = &self.s3 else { return Ok(Temperature::Readable) };
-        self.runtime.block_on(s3.temperature(&path(file_type, name))).map_err(|error| operation.failure(&error))
+        let path = path(file_type, name);
+        let temperature = match (&self.s3, &self.azure) {
+            (Some(s3), _) => self.runtime.block_on(s3.temperature(&path)),
+            (None, Some(azure)) => self.runtime.block_on(azure.temperature(&path)),
+            (None, None) => return Ok(Temperature::Readable),
+        };
+        temperature.map_err(|error| operation.failure(&error))
     }
 
     fn thaw(&self, file_type: FileType, name: &str, request: &ThawRequest) -> Result<Temperature> {
         let operation = self.operation("thaw", file_type, name)?;
-        let Some(s3) = &self.s3 else { return Ok(Temperature::Readable) };
-        self.runtime.block_on(s3.thaw(&path(file_type, name), request)).map_err(|error| operation.failure(&error))
+        let path = path(file_type, name);
+        let temperature = match (&self.s3, &self.azure) {
+            (Some(s3), _) => self.runtime.block_on(s3.thaw(&path, request)),
+            (None, Some(azure)) => self.runtime.block_on(azure.thaw(&path, request)),
+            (None, None) => return Ok(Temperature::Readable),
+        };
+        temperature.map_err(|error| operation.failure(&error))
     }
 
     fn location(&self) -> String {

@@ -38,8 +38,8 @@ pub struct Opening<'a> {
     pub bandwidth: Bandwidth,
     /// How patient it is once it was reached.
     pub patience: RetryPolicy,
-    /// The storage class of file contents at S3.
-    pub s3_data_class: Option<String>,
+    /// The storage class of file contents, at stores that have such: S3, Azure and Google. One of the store's own kind.
+    pub data_class: Option<String>,
     /// Lock what is written to S3 for so many days.
     pub s3_locked_for_days: Option<u16>,
 }
@@ -54,7 +54,7 @@ impl<'a> Opening<'a> {
             sftp_arguments: Vec::new(),
             bandwidth: Bandwidth::default(),
             patience: RetryPolicy::default(),
-            s3_data_class: None,
+            data_class: None,
             s3_locked_for_days: None,
         }
     }
@@ -176,7 +176,7 @@ impl<'a> Opening<'a> {
             region: self.first_of(&["AWS_DEFAULT_REGION", "AWS_REGION"]),
             keys,
             profile: self.get("AWS_PROFILE"),
-            data_class: self.s3_data_class.clone(),
+            data_class: self.data_class.clone(),
             locked_for_days: self.s3_locked_for_days,
         }))
     }
@@ -196,20 +196,24 @@ impl<'a> Opening<'a> {
         }
         let in_cloud = || Some(format!("https://{account}.blob.{}", self.get("AZURE_ENDPOINT_SUFFIX")?));
         let endpoint = self.get("AZURE_STORAGE_SERVICE_ENDPOINT").or_else(in_cloud);
-        Ok(Service::Azure(AzureOptions { address, endpoint, account, key, sas_token }))
+        let data_class = self.data_class.clone();
+        Ok(Service::Azure(AzureOptions { address, endpoint, account, key, sas_token, data_class }))
     }
 
     fn gcs(&self, address: ContainerAddress) -> GcsOptions {
+        let data_class = self.data_class.clone();
         // As with Google's own libraries, an emulator is shown no credentials.
         if let Some(emulator) = self.get("STORAGE_EMULATOR_HOST") {
             let endpoint = if emulator.contains("://") { emulator } else { format!("http://{emulator}") };
-            return GcsOptions { address, endpoint: Some(endpoint), credential_file: None, access_token: None };
+            let endpoint = Some(endpoint);
+            return GcsOptions { address, endpoint, credential_file: None, access_token: None, data_class };
         }
         GcsOptions {
             address,
             endpoint: None,
             credential_file: self.get("GOOGLE_APPLICATION_CREDENTIALS").map(PathBuf::from),
             access_token: self.get("GOOGLE_ACCESS_TOKEN"),
+            data_class,
         }
     }
 
@@ -328,6 +332,21 @@ mod tests {
         assert_eq!(gcs(None), (None, Some("sesame".to_string())));
         for emulator in ["127.0.0.1:9023", "http://127.0.0.1:9023"] {
             assert_eq!(gcs(Some(emulator)), (Some("http://127.0.0.1:9023".to_string()), None));
+        }
+    }
+
+    #[test]
+    fn a_storage_class_reaches_each_store_that_has_such() {
+        let set = |_: &str| Some("x".to_string());
+        for text in ["s3:https://host/bucket", "azure:box:/", "gs:box:/"] {
+            let opening = Opening { data_class: Some("COLD".into()), ..Opening::with(&set) };
+            let class = match opening.service(Address::parse(text).unwrap()).unwrap() {
+                Service::S3(options) => options.data_class,
+                Service::Azure(options) => options.data_class,
+                Service::Gcs(options) => options.data_class,
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(class.as_deref(), Some("COLD"), "{text}");
         }
     }
 

@@ -1,5 +1,7 @@
-//! Which proxy a request to a store goes through, by the variables that curl, Go and stock restic honour.
+//! Which proxy a request to a store goes through, by the variables that curl, Go and stock restic honour, and what is
+//! said of one that lets nothing through.
 
+use std::error::Error as StdError;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -7,12 +9,28 @@ use reqwest::Url;
 
 use crate::{Error, Result};
 
+/// What the library says of a proxy that answers 407 to CONNECT, and of one that answers anything else but 200. Its
+/// error has no other sign, and the status itself is lost.
+const TUNNEL_UNAUTHORIZED: &str = "tunnel error: proxy authorization required";
+const TUNNEL_REFUSED: &str = "tunnel error: unsuccessful";
+
 /// The HTTP proxies between this machine and its stores. By default there are none.
 #[derive(Clone, Default)]
 pub struct Proxies {
-    http: Option<Url>,
-    https: Option<Url>,
+    http: Option<Proxy>,
+    https: Option<Proxy>,
     direct: Vec<Direct>,
+}
+
+/// Why a request that goes through a proxy was not answered. All of them name the proxy, and never its password.
+pub(crate) enum Hindrance {
+    /// It wants another user or password: trying again will not help.
+    Unauthorized(String),
+    /// It makes no connection to the store: because it must not, or because it cannot. Its status says which, and
+    /// nobody sees that here.
+    Refused(String),
+    /// Something broke on the way to it, or behind it. This is the beginning of what to say; the error comes after it.
+    Broken(String),
 }
 
 impl fmt::Debug for Proxies {
@@ -44,7 +62,7 @@ impl Proxies {
     }
 
     /// The proxy for a URL. What is on this machine is never asked for through another one.
-    fn for_url(&self, url: &Url) -> Option<Url> {
+    fn between(&self, url: &Url) -> Option<&Proxy> {
         let proxy = match url.scheme() {
             "http" => self.http.as_ref(),
             "https" => self.https.as_ref(),
@@ -56,7 +74,11 @@ impl Proxies {
         let is_here = host == "localhost" || address.is_some_and(|address| address.is_loopback());
         let port = url.port_or_known_default();
         let is_direct = is_here || self.direct.iter().any(|direct| direct.covers(&host, address, port));
-        (!is_direct).then(|| proxy.clone())
+        (!is_direct).then_some(proxy)
+    }
+
+    fn for_url(&self, url: &Url) -> Option<Url> {
+        self.between(url).map(|proxy| proxy.url.clone())
     }
 
     /// For a client's builder, after `no_proxy`, which keeps the library from looking by itself.
@@ -67,19 +89,95 @@ impl Proxies {
         let proxies = self.clone();
         Some(reqwest::Proxy::custom(move |url: &Url| proxies.for_url(url)))
     }
+
+    /// What kept a request from its answer, where it goes through a proxy and no connection was made.
+    pub(crate) fn hindrance(&self, error: &reqwest::Error) -> Option<Hindrance> {
+        let url = error.url().filter(|_| error.is_connect())?;
+        let proxy = self.between(url)?;
+        if says(error, TUNNEL_UNAUTHORIZED) {
+            return Some(Hindrance::Unauthorized(proxy.unauthorized()));
+        }
+        if says(error, TUNNEL_REFUSED) {
+            return Some(Hindrance::Refused(format!(
+                "the proxy {} makes no connection to {}: it must allow that; or name the host in NO_PROXY, if it can \
+                 be reached without a proxy",
+                proxy.place(),
+                place(url)
+            )));
+        }
+        let (place, variable) = (proxy.place(), proxy.variable);
+        Some(Hindrance::Broken(format!("the connection through the proxy {place} ({variable}) failed")))
+    }
+
+    /// What to say of the answer 407. It comes in the place of the store's where a proxy passes requests on as they are.
+    pub(crate) fn unauthorized(&self, url: &Url) -> String {
+        match self.between(url) {
+            Some(proxy) => proxy.unauthorized(),
+            None => "a proxy on the way asks for a user and a password, and no variable names it: set HTTP_PROXY to \
+                     http://USER:PASSWORD@HOST:PORT"
+                .into(),
+        }
+    }
+}
+
+/// A proxy, as a variable names it.
+#[derive(Clone)]
+struct Proxy {
+    variable: &'static str,
+    /// May hold a user and a password.
+    url: Url,
+}
+
+impl Proxy {
+    /// Where it is, without what opens it.
+    fn place(&self) -> String {
+        format!("{}://{}", self.url.scheme(), place(&self.url))
+    }
+
+    fn unauthorized(&self) -> String {
+        let (place, variable) = (self.place(), self.variable);
+        if self.url.username().is_empty() && self.url.password().is_none() {
+            return format!(
+                "the proxy {place} asks for a user and a password: give them in {variable}, as \
+                 http://USER:PASSWORD@HOST:PORT"
+            );
+        }
+        format!(
+            "the proxy {place} doesn't accept the user and the password in {variable}: see whether they are right, and \
+             whether what is neither a letter nor a digit in them is written as %XX"
+        )
+    }
+}
+
+/// The host and the port of a URL, and nothing else of it.
+fn place(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    url.port_or_known_default().map_or_else(|| host.to_string(), |port| format!("{host}:{port}"))
+}
+
+/// Whether this is the text of an error, or of one beneath it.
+fn says(error: &reqwest::Error, text: &str) -> bool {
+    let mut next: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(error) = next {
+        if error.to_string() == text {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }
 
 /// The value may hold a password, and is not shown.
-fn parse(name: &str, value: &str) -> Result<Url> {
+fn parse(variable: &'static str, value: &str) -> Result<Proxy> {
     let invalid = || Error::Unauthorized {
-        location: format!("the proxy in {name}"),
+        location: format!("the proxy in {variable}"),
         reason: "it must look like http://HOST:PORT; other kinds of proxies are not known".into(),
     };
     let value = value.trim();
     let url = if value.contains("://") { Url::parse(value) } else { Url::parse(&format!("http://{value}")) };
     let url = url.map_err(|_| invalid())?;
     let is_known = matches!(url.scheme(), "http" | "https") && url.host_str().is_some_and(|host| !host.is_empty());
-    if is_known { Ok(url) } else { Err(invalid()) }
+    if is_known { Ok(Proxy { variable, url }) } else { Err(invalid()) }
 }
 
 /// One entry of `NO_PROXY`.
@@ -226,6 +324,21 @@ mod tests {
         check("2001:db8::/32", "http://[2001:db8::1]/", true);
         check("2001:db8::1", "http://[2001:db8::1]/", true);
         check("2001:db8::1", "http://[2001:db8::2]/", false);
+    }
+
+    #[test]
+    fn a_proxy_that_wants_other_credentials_is_named_without_them() {
+        let said = |value: &str, url: &str| {
+            proxies(&[("https_proxy", value)]).unwrap().unauthorized(&Url::parse(url).unwrap())
+        };
+        let without = said("proxy.example.net", "https://store/x");
+        assert!(without.starts_with("the proxy http://proxy.example.net:80 asks for a user"), "{without}");
+        assert!(without.contains("in https_proxy"), "{without}");
+        let wrong = said("https://mia:sesame@[2001:db8::1]:3128/x", "https://store/x");
+        assert!(wrong.starts_with("the proxy https://[2001:db8::1]:3128 doesn't accept"), "{wrong}");
+        assert!(!wrong.contains("mia") && !wrong.contains("sesame"), "{wrong}");
+        let unknown = said("http://mia:sesame@proxy:1", "http://store/x");
+        assert!(unknown.starts_with("a proxy on the way asks for a user"), "{unknown}");
     }
 
     #[test]

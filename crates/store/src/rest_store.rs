@@ -55,6 +55,7 @@ pub struct RestStore {
     client: Client,
     base: Url,
     location: String,
+    proxies: Proxies,
     bandwidth: Bandwidth,
     pause: Pause,
 }
@@ -113,7 +114,8 @@ impl RestStore {
         let client = builder
             .build()
             .map_err(|error| Error::Unauthorized { location: location.clone(), reason: answer::chain(&error) })?;
-        Ok(Self { client, base, location, bandwidth: Bandwidth::default(), pause: Pause::default() })
+        let (proxies, bandwidth, pause) = (proxies.clone(), Bandwidth::default(), Pause::default());
+        Ok(Self { client, base, location, proxies, bandwidth, pause })
     }
 
     /// The same store with limits on what it moves.
@@ -191,7 +193,7 @@ impl Store for RestStore {
         let operation = Operation { location: &self.location, action: "create", file_type: FileType::Config, name: "" };
         let mut url = self.base.clone();
         url.set_query(Some("create=true"));
-        operation.send(&self.pause, self.client.post(url).timeout(ANSWER_TIMEOUT).body(Vec::new())).map(drop)
+        operation.send(self, self.client.post(url).timeout(ANSWER_TIMEOUT).body(Vec::new())).map(drop)
     }
 
     fn write(&self, file_type: FileType, name: &str, content: &[u8]) -> Result<()> {
@@ -201,7 +203,7 @@ impl Store for RestStore {
             .header(CONTENT_TYPE, "application/octet-stream")
             .timeout(self.time_to_send(content.len() as u64))
             .body(self.body(content));
-        match operation.send(&self.pause, request).map(drop) {
+        match operation.send(self, request).map(drop) {
             // The stock server refuses a name that is there: an attempt whose answer was lost has made it.
             Err(refused @ Error::Denied { .. }) => match self.read(file_type, name) {
                 Ok(there) if there == content => Ok(()),
@@ -214,7 +216,7 @@ impl Store for RestStore {
 
     fn read(&self, file_type: FileType, name: &str) -> Result<Vec<u8>> {
         let operation = self.operation("read", file_type, name)?;
-        let response = operation.send(&self.pause, self.request(Method::GET, &operation))?;
+        let response = operation.send(self, self.request(Method::GET, &operation))?;
         let content = self.read_body(&operation, response, None, FILE_BYTES_MAX)?;
         operation.whole(content, || self.size_bytes(file_type, name))
     }
@@ -234,7 +236,7 @@ impl Store for RestStore {
             .request(Method::GET, &operation)
             .header(RANGE, format!("bytes={offset}-{}", end - 1))
             .timeout(self.time_to_receive(length as u64));
-        let response = operation.send(&self.pause, request)?;
+        let response = operation.send(self, request)?;
         let content = self.read_body(&operation, response, Some(offset..end), length as u64)?;
         if content.len() != length {
             return Err(damaged(format!("{} bytes came instead of {length} from {offset}", content.len())));
@@ -245,7 +247,7 @@ impl Store for RestStore {
     fn size_bytes(&self, file_type: FileType, name: &str) -> Result<u64> {
         let operation = self.operation("look up", file_type, name)?;
         let request = self.request(Method::HEAD, &operation).timeout(ANSWER_TIMEOUT);
-        let response = operation.send(&self.pause, request)?;
+        let response = operation.send(self, request)?;
         // Not `content_length()`: that is the length of the body, and HEAD has none.
         let length = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
         length.ok_or_else(|| operation.unreachable("the server doesn't say how long the file is".into()))
@@ -257,7 +259,7 @@ impl Store for RestStore {
         }
         let operation = Operation { location: &self.location, action: "list", file_type, name: "" };
         let request = self.request(Method::GET, &operation).header(ACCEPT, LISTING_V2);
-        let response = operation.send(&self.pause, request)?;
+        let response = operation.send(self, request)?;
         let has_sizes = response.headers().get(CONTENT_TYPE).is_some_and(|value| value == LISTING_V2);
         let body = self.read_body(&operation, response, None, LISTING_BYTES_MAX)?;
         let unreadable = |error: serde_json::Error| operation.unreachable(format!("the listing is not valid: {error}"));
@@ -284,7 +286,7 @@ impl Store for RestStore {
     fn remove(&self, file_type: FileType, name: &str) -> Result<()> {
         let operation = self.operation("remove", file_type, name)?;
         let request = self.request(Method::DELETE, &operation).timeout(ANSWER_TIMEOUT);
-        operation.send(&self.pause, request).map(drop)
+        operation.send(self, request).map(drop)
     }
 
     fn location(&self) -> String {

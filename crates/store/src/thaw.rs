@@ -12,7 +12,7 @@ pub enum Temperature {
 }
 
 /// How soon a file is wanted, which is what it costs. How long each takes is the service's affair: for S3's
-/// `GLACIER` minutes, hours and half a day.
+/// `GLACIER` minutes, hours and half a day. Azure has no `Bulk`, and takes it for `Standard`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ThawSpeed {
     Expedited,
@@ -24,7 +24,7 @@ pub enum ThawSpeed {
 /// How to bring files back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ThawRequest {
-    /// How long they stay readable.
+    /// How long they stay readable, at S3. At Azure a file leaves the archive for good.
     pub days: u16,
     pub speed: ThawSpeed,
 }

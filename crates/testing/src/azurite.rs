@@ -1,12 +1,14 @@
 //! Azure Blob Storage as Azurite serves it from memory, with one account and one container.
 
+pub mod archive;
+
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::process::{run, try_run};
-use crate::{Child, TempSite, cache, emulator, free_port, tools};
+use crate::{Child, TempSite, cache, emulator, free_port, front, tools};
 
 /// Of the npm package. It runs on the node of Debian 12, which is 18.
 const VERSION: &str = "3.33.0";
@@ -82,6 +84,12 @@ impl Azurite {
         let mut curl = curl();
         curl.args(["-X", "PUT", "-H", "x-ms-blob-type: BlockBlob", "--data-binary", content]);
         run(curl.arg(self.blob_url(name)));
+    }
+
+    /// The access tier of a blob.
+    pub fn tier(&self, name: &str) -> String {
+        let head = run(curl().arg("-I").arg(self.blob_url(name)));
+        front::header(&head, "x-ms-access-tier").unwrap_or_default().to_string()
     }
 
     /// Brings every blob of the container into a folder, by plain HTTP.

@@ -66,7 +66,7 @@ impl Request {
         target.split_once('?').unwrap_or((target, ""))
     }
 
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+    pub fn header(&self, name: &str) -> Option<&str> {
         header(&self.head, name)
     }
 

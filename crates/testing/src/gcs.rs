@@ -82,13 +82,34 @@ impl Gcs {
         self.post(&target, "application/octet-stream", content);
     }
 
+    /// The storage class of an object.
+    pub fn class(&self, name: &str) -> String {
+        let target = format!("/storage/v1/b/{BUCKET}/o/{}", name.replace('/', "%2F"));
+        let told = run(curl().arg(format!("{}{target}", self.endpoint())));
+        let class = told.split_once("\"storageClass\": \"").and_then(|(_, rest)| rest.split_once('"'));
+        class.unwrap_or_else(|| panic!("no storage class in {told}")).0.to_string()
+    }
+
+    /// The names of all objects below a folder.
+    pub fn names(&self, folder: &str) -> Vec<String> {
+        let target = format!("/storage/v1/b/{BUCKET}/o?prefix={}", folder.replace('/', "%2F"));
+        let told = run(curl().arg(format!("{}{target}", self.endpoint())));
+        let named = told.split("\"name\": \"").skip(1).filter_map(|rest| rest.split_once('"'));
+        named.map(|(name, _)| name.to_string()).collect()
+    }
+
     fn post(&self, target: &str, content_type: &str, body: &str) {
-        let mut curl = Command::new(tools::required("curl"));
-        // A proxy that the machine's environment names does not reach an emulator here.
-        curl.args(["-s", "-S", "--fail", "--noproxy", "*"]);
+        let mut curl = curl();
         curl.args(["-X", "POST", "-H", &format!("content-type: {content_type}")]);
         run(curl.args(["--data-binary", body]).arg(format!("{}{target}", self.endpoint())));
     }
+}
+
+fn curl() -> Command {
+    let mut curl = Command::new(tools::required("curl"));
+    // A proxy that the machine's environment names does not reach an emulator here.
+    curl.args(["-s", "-S", "--fail", "--noproxy", "*"]);
+    curl
 }
 
 fn answer(request: &Request, emulator: SocketAddr, token: &str) -> io::Result<Vec<u8>> {

@@ -12,6 +12,20 @@ use crate::{Address, AppName, AssetName, InvalidAddress, SiteName, Timetable};
 const DAY_MS: u64 = 24 * 3600 * 1000;
 /// Ten years: a mistake in compliance mode can be undone by nobody.
 const LOCKED_DAYS_MAX: u64 = 3660;
+/// Amazon's storage classes. Other services that speak S3 have names of their own.
+const S3_CLASSES: [&str; 8] = [
+    "STANDARD",
+    "STANDARD_IA",
+    "ONEZONE_IA",
+    "INTELLIGENT_TIERING",
+    "GLACIER_IR",
+    "GLACIER",
+    "DEEP_ARCHIVE",
+    "REDUCED_REDUNDANCY",
+];
+const GOOGLE_CLASSES: [&str; 4] = ["STANDARD", "NEARLINE", "COLDLINE", "ARCHIVE"];
+/// Azure calls them access tiers.
+const AZURE_CLASSES: [&str; 4] = ["Hot", "Cool", "Cold", "Archive"];
 
 /// A further vault, to which recovery sites copy what they keep.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,7 +52,8 @@ pub struct VaultSpec {
     /// places reading costs money.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verify_within: Option<Period>,
-    /// The storage class of file contents at S3, such as `STANDARD_IA`; all else stays in the usual one.
+    /// The storage class of file contents: at S3 such as `STANDARD_IA`, at Azure `Cool`, at Google `NEARLINE`; all else
+    /// stays in the usual one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_class: Option<String>,
     /// For how long what is in use there can be removed by nobody, at S3 with object lock; whole days.
@@ -83,7 +98,7 @@ impl VaultSpec {
     /// What it shares with others, its host aside.
     pub fn place(&self) -> SiteSpec {
         let VaultSpec { disk, fault_domain, zone, region, provider, .. } = self.clone();
-        SiteSpec { disk, fault_domain, zone, region, provider }
+        SiteSpec { disk, host: None, fault_domain, zone, region, provider }
     }
 
     /// What makes no sense, and where it stands.
@@ -104,12 +119,14 @@ impl VaultSpec {
             return at("bandwidth", "this is for vaults that are reached over the network, and not for folders".into());
         }
         if let Some(class) = &self.data_class {
-            let is_class = |class: &str| class.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
-            if !matches!(self.address.parsed, Address::S3(_)) {
-                return at("data_class", "this is for vaults at s3:…".into());
-            }
-            if class.is_empty() || !is_class(class) {
-                return at("data_class", format!("{class:?} is no storage class of S3; one is STANDARD_IA"));
+            let is_name = class.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_') && !class.is_empty();
+            let problem = match &self.address.parsed {
+                // It would come to light only at the sites.
+                Address::S3(_) if !is_name => Some(no_class(class, "S3", "STANDARD_IA")),
+                address => address.data_class_problem(class),
+            };
+            if let Some(problem) = problem {
+                return at("data_class", problem);
             }
         }
         if let Some(locked_for) = self.locked_for {
@@ -145,6 +162,35 @@ impl VaultSpec {
         }
         None
     }
+}
+
+impl Address {
+    /// Whether file contents can have a storage class of their own there.
+    pub fn has_data_classes(&self) -> bool {
+        matches!(self, Address::S3(_) | Address::Azure(_) | Address::Gcs(_))
+    }
+
+    /// Why file contents there cannot have this storage class. Those of S3 are left to the service, which refuses what it
+    /// doesn't know.
+    pub fn data_class_problem(&self, class: &str) -> Option<String> {
+        match self {
+            Address::S3(_) => None,
+            Address::Azure(_) if AZURE_CLASSES.contains(&class) => None,
+            Address::Azure(_) => Some(no_class(class, "Azure", "Cool")),
+            Address::Gcs(_) if GOOGLE_CLASSES.contains(&class) => None,
+            Address::Gcs(_) => Some(no_class(class, "Google", "NEARLINE")),
+            _ => Some("this is for vaults at s3:…, azure:… and gs:…".into()),
+        }
+    }
+
+    /// Whether Amazon, Azure or Google has a storage class of that name.
+    pub fn is_any_data_class(class: &str) -> bool {
+        [&S3_CLASSES[..], &AZURE_CLASSES[..], &GOOGLE_CLASSES[..]].iter().any(|classes| classes.contains(&class))
+    }
+}
+
+fn no_class(class: &str, service: &str, example: &str) -> String {
+    format!("{class:?} is no storage class of {service}; one is {example}")
 }
 
 /// Where a further vault lies, as `--vault` names it, and without any password.
@@ -252,6 +298,22 @@ at.west.path = "/srv/west/documents"
     }
 
     #[test]
+    fn each_store_has_storage_classes_of_its_own() {
+        for (address, classes) in [
+            ("s3:https://host/box", &S3_CLASSES[..]),
+            ("azure:box:/", &AZURE_CLASSES[..]),
+            ("gs:box:/", &GOOGLE_CLASSES[..]),
+        ] {
+            for class in classes {
+                let file = with_vault(&format!("address = \"{address}\"\ndata_class = \"{class}\"")).unwrap();
+                assert_eq!(file.vault[&"far".parse().unwrap()].data_class.as_deref(), Some(*class), "{address}");
+                assert!(Address::is_any_data_class(class), "{class}");
+            }
+        }
+        assert!(!Address::is_any_data_class("NEARLNE"));
+    }
+
+    #[test]
     fn what_is_wrong_about_a_further_vault_is_named() {
         let check = |lines: &str, expected: &str| {
             let message = with_vault(lines).unwrap_err().to_string();
@@ -286,6 +348,16 @@ at.west.path = "/srv/west/documents"
             "address = \"/mnt/nas\"\ndata_class = \"STANDARD_IA\"",
             "vault.far.data_class: this is for vaults at s3:",
         );
+        let azure = |class: &str| format!("address = \"azure:box:/\"\ndata_class = \"{class}\"");
+        let google = |class: &str| format!("address = \"gs:box:/\"\ndata_class = \"{class}\"");
+        check(&azure("cool"), "vault.far.data_class: \"cool\" is no storage class of Azure; one is Cool");
+        check(&azure("NEARLINE"), "vault.far.data_class: \"NEARLINE\" is no storage class of Azure");
+        check(
+            &google("STANDARD_IA"),
+            "vault.far.data_class: \"STANDARD_IA\" is no storage class of Google; one is NEARLINE",
+        );
+        check(&google(""), "vault.far.data_class: \"\" is no storage class of Google");
+        check("address = \"sftp:host:/x\"\ndata_class = \"Cool\"", "vault.far.data_class: this is for vaults at s3:");
         check(&s3("locked_for = \"36h\""), "vault.far.locked_for: say whole days, from 1d to 3660d");
         check(&s3("locked_for = \"4000d\""), "vault.far.locked_for: say whole days");
         check("address = \"/mnt/nas\"\nlocked_for = \"30d\"", "vault.far.locked_for: this is for vaults at s3:");

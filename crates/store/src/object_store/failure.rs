@@ -52,8 +52,6 @@ const NO_BUCKET_MESSAGES: [&str; 3] =
     ["ContainerNotFound", "The specified bucket does not exist", "code: \"NoSuchBucket\""];
 /// Objects in an archive class, which has to be asked to bring them back before they are read.
 const ARCHIVED_CODES: [&str; 2] = ["InvalidObjectState", "BlobArchived"];
-/// What `transport` says of the statuses by which the service, or a proxy before it, asks for credentials.
-const UNAUTHORIZED_MESSAGES: [&str; 2] = [transport::UNAUTHORIZED, transport::PROXY_UNAUTHORIZED];
 
 /// Whether it is the container or the bucket that is not there. By the kind of the error alone it looks like a vault
 /// that is empty.
@@ -72,7 +70,7 @@ impl Operation<'_> {
         let (location, file_type, name) = (self.location.to_string(), self.file_type, self.name.to_string());
         let signing_failed = error.kind() != ErrorKind::NotFound && error.message().contains("credential");
         match error.kind() {
-            _ if UNAUTHORIZED_MESSAGES.contains(&error.message()) || says(&IDENTITY_CODES) => {
+            _ if error.message() == transport::UNAUTHORIZED || says(&IDENTITY_CODES) => {
                 self.refused_credentials(&reason)
             }
             _ if error.message() == transport::FULL || says(&FULL_CODES) => Error::Full { location, file_type, name },
@@ -157,7 +155,8 @@ mod tests {
         check(ErrorKind::Unexpected, transport::FULL, "Full");
         check(ErrorKind::RateLimited, transport::TOO_MUCH, "Unreachable");
         check(ErrorKind::Unexpected, transport::UNAUTHORIZED, "Unauthorized");
-        check(ErrorKind::PermissionDenied, transport::PROXY_UNAUTHORIZED, "Unauthorized");
+        // As `transport` says it of a proxy.
+        check(ErrorKind::ConfigInvalid, "the proxy http://proxy:80 asks for a user and a password", "Unauthorized");
         let temporary = operation.failure(&wrong_size(3, 4));
         assert!(matches!(temporary, Error::Unreachable { .. }), "{temporary:?}");
     }

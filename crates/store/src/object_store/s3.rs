@@ -63,25 +63,6 @@ impl S3 {
         self.requests.on_file(Method::PUT, path, "", &headers, content).await?.succeeded().map(drop)
     }
 
-    /// Keeps a file that is there until so many days from now. Retention can only grow, so one that is longer stays.
-    pub(super) async fn retain(&self, path: &str, days: u16) -> opendal::Result<()> {
-        let wanted = match lock_of(&self.headers(path).await?) {
-            Some(Lock { until: locked_until, is_compliance: true }) if locked_until >= until(days) => return Ok(()),
-            // One that can be lifted is made one that can't, for no shorter time.
-            Some(lock) => lock.until.max(until(days)),
-            None => until(days),
-        };
-        let body = format!(
-            "<Retention xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Mode>COMPLIANCE</Mode>\
-             <RetainUntilDate>{}</RetainUntilDate></Retention>",
-            date(wanted)
-        );
-        let headers =
-            [("x-amz-checksum-sha256", base64(&Sha256::digest(&body))), ("content-type", "application/xml".into())];
-        let answer = self.requests.on_file(Method::PUT, path, "?retention", &headers, body.into()).await?;
-        answer.succeeded().map(drop)
-    }
-
     /// As restic does: makes the bucket unless it is there.
     pub(super) async fn create_bucket(&self) -> opendal::Result<()> {
         let found = self.requests.on_bucket(Method::HEAD, "", &[], Bytes::new()).await?;
@@ -142,13 +123,15 @@ pub struct FileState {
     pub locked_until: Option<Timestamp>,
 }
 
-fn until(days: u16) -> Timestamp {
+/// Until when a lock of so many days holds. It goes by this host's clock: services refuse a request that was signed by one that
+/// is a quarter of an hour off, so a clock that is years ahead locks nothing.
+pub(super) fn until(days: u16) -> Timestamp {
     let length = SignedDuration::from_hours(24 * i64::from(days.min(LOCKED_DAYS_MAX)));
     Timestamp::now().checked_add(length).unwrap_or(Timestamp::MAX)
 }
 
 /// As S3 writes dates: to the second, in UTC.
-fn date(time: Timestamp) -> String {
+pub(super) fn date(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
@@ -158,13 +141,13 @@ fn base64(bytes: &[u8]) -> String {
 }
 
 /// How a file is locked.
-struct Lock {
-    until: Timestamp,
+pub(super) struct Lock {
+    pub(super) until: Timestamp,
     /// Nobody can lift it.
-    is_compliance: bool,
+    pub(super) is_compliance: bool,
 }
 
-fn lock_of(headers: &HeaderMap) -> Option<Lock> {
+pub(super) fn lock_of(headers: &HeaderMap) -> Option<Lock> {
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let until = header("x-amz-object-lock-retain-until-date")?.parse().ok()?;
     Some(Lock { until, is_compliance: header("x-amz-object-lock-mode") == Some("COMPLIANCE") })

@@ -78,6 +78,15 @@ pub struct AzureOptions {
     pub account: String,
     pub key: Option<String>,
     pub sas_token: Option<String>,
+    /// The access tier of packs of data: `Hot`, `Cool`, `Cold` or `Archive`. Everything else stays in the account's own.
+    pub data_class: Option<String>,
+}
+
+impl AzureOptions {
+    pub(super) fn endpoint(&self) -> String {
+        let own = || format!("https://{}.blob.core.windows.net", self.account);
+        self.endpoint.clone().unwrap_or_else(own)
+    }
 }
 
 #[derive(Clone)]
@@ -89,6 +98,9 @@ pub struct GcsOptions {
     /// A service account's JSON file. Without it and a token, what the machine itself has.
     pub credential_file: Option<PathBuf>,
     pub access_token: Option<String>,
+    /// The storage class of packs of data: `STANDARD`, `NEARLINE`, `COLDLINE` or `ARCHIVE`. Everything else stays in the
+    /// bucket's own.
+    pub data_class: Option<String>,
 }
 
 #[derive(Clone)]
@@ -220,8 +232,19 @@ impl Service {
                 )
             }
         };
-        built.map_err(|error| Error::Unauthorized { location: location.into(), reason: error.message().into() })
+        built.map_err(|error| cannot_be_built(&error, location))
     }
+
+    /// What writes packs of data, where they have a class that opendal can only say for all uploads of an operator.
+    pub(super) fn data_operator(&self, location: &str) -> Result<Option<Operator>> {
+        let Service::Gcs(options @ GcsOptions { data_class: Some(class), .. }) = self else { return Ok(None) };
+        let built = Operator::new(gcs(options).default_storage_class(class));
+        built.map(Some).map_err(|error| cannot_be_built(&error, location))
+    }
+}
+
+fn cannot_be_built(error: &opendal::Error, location: &str) -> Error {
+    Error::Unauthorized { location: location.into(), reason: error.message().into() }
 }
 
 /// Hosts of services that take the bucket only as a part of the host's name.
@@ -258,11 +281,10 @@ fn region_of(endpoint: &str) -> &str {
 }
 
 fn azure(options: &AzureOptions) -> services::Azblob {
-    let own = || format!("https://{}.blob.core.windows.net", options.account);
     let mut builder = services::Azblob::default()
         .root(&root(&options.address.path))
         .container(&options.address.container)
-        .endpoint(&options.endpoint.clone().unwrap_or_else(own))
+        .endpoint(&options.endpoint())
         .account_name(&options.account);
     if let Some(key) = &options.key {
         builder = builder.account_key(key);

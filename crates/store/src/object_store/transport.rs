@@ -18,15 +18,13 @@ use crate::extent;
 use crate::limit::{Bandwidth, Throttle};
 use crate::link::{ANSWER_SILENCE_MAX, CONNECT_TIMEOUT, FILE_BYTES_MAX, IDLE_CONNECTIONS_MAX, SILENCE_MAX, time_for};
 use crate::pause::Pause;
+use crate::proxies::Hindrance;
 use crate::{Error, Proxies, Result, trust};
 
 /// What an error says whose answer had status 401; `failure` knows it by this.
 pub(super) const UNAUTHORIZED: &str = "status 401";
 /// The same for status 507.
 pub(super) const FULL: &str = "the service has no space left";
-/// Without TLS a proxy's own answer comes in the place of the service's.
-pub(super) const PROXY_UNAUTHORIZED: &str =
-    "the proxy asks for a user and a password: http_proxy=http://USER:PASSWORD@HOST:PORT";
 /// What an error says whose answer had status 429.
 pub(super) const TOO_MUCH: &str = "the service says that it gets too many requests (status 429)";
 /// Services redirect to the region of a bucket; more than a few is a loop.
@@ -51,6 +49,7 @@ pub(super) struct Transport {
     client: Client,
     /// Where opendal doesn't sign.
     signing: Option<OssSigning>,
+    proxies: Proxies,
     bandwidth: Bandwidth,
     pause: Pause,
     silence_max: Duration,
@@ -90,6 +89,7 @@ impl Transport {
         Ok(Self {
             client,
             signing,
+            proxies: options.proxies,
             bandwidth: options.bandwidth,
             pause: Pause::default(),
             silence_max: ANSWER_SILENCE_MAX,
@@ -123,6 +123,36 @@ impl Transport {
             _ => *sent.body_mut() = Some(Body::from(body.to_bytes())),
         }
         Ok(sent)
+    }
+
+    /// Asks; and once more where the connection breaks before the answer to what changes nothing. A service may close a
+    /// connection while the next request is on its way: so does one that has refused an upload without having read it,
+    /// and whoever then asks what stands there meets that end.
+    async fn ask(&self, request: reqwest::Request) -> reqwest::Result<reqwest::Response> {
+        let again = match request.method().as_str() {
+            "GET" | "HEAD" | "PROPFIND" => request.try_clone(),
+            _ => None,
+        };
+        match self.client.execute(request).await {
+            Err(error) if is_cut_off(&error) => match again {
+                Some(again) => self.client.execute(again).await,
+                None => Err(error),
+            },
+            answered => answered,
+        }
+    }
+
+    /// The connection broke, or there was none, which may be a proxy's doing.
+    fn unanswered(&self, error: reqwest::Error) -> opendal::Error {
+        match self.proxies.hindrance(&error) {
+            None => broken(error),
+            Some(Hindrance::Unauthorized(reason)) => opendal::Error::new(ErrorKind::ConfigInvalid, reason),
+            Some(Hindrance::Refused(reason)) => opendal::Error::new(ErrorKind::Unexpected, reason).set_temporary(),
+            Some(Hindrance::Broken(what)) => {
+                let failed = opendal::Error::new(ErrorKind::Unexpected, what);
+                failed.set_source(error.without_url()).set_temporary()
+            }
+        }
     }
 }
 
@@ -170,6 +200,11 @@ impl LastStep {
     }
 }
 
+/// The connection stood, and broke before the answer began.
+fn is_cut_off(error: &reqwest::Error) -> bool {
+    error.is_request() && !error.is_connect() && !error.is_timeout()
+}
+
 /// The connection broke, or could not be made; trying again may help.
 fn broken(error: reqwest::Error) -> opendal::Error {
     // The URL may hold a signature.
@@ -207,17 +242,19 @@ impl HttpTransport for Transport {
         let request = self.request(request, &step)?;
         self.pause.wait_async().await;
         step.take();
-        let answer = self.client.execute(request);
+        let answer = self.ask(request);
         let answer = match is_whole_upload {
             true => Some(answer.await),
             false => step.or_silence(self.silence_max, answer).await,
         };
-        let response = answer.ok_or_else(|| silent(self.silence_max))?.map_err(broken)?;
+        let response = answer.ok_or_else(|| silent(self.silence_max))?.map_err(|error| self.unanswered(error))?;
         self.pause.note(response.status(), response.headers());
         match response.status() {
             StatusCode::UNAUTHORIZED => return Err(opendal::Error::new(ErrorKind::PermissionDenied, UNAUTHORIZED)),
+            // Without TLS a proxy's own answer comes in the place of the service's.
             StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
-                return Err(opendal::Error::new(ErrorKind::PermissionDenied, PROXY_UNAUTHORIZED));
+                let reason = self.proxies.unauthorized(response.url());
+                return Err(opendal::Error::new(ErrorKind::ConfigInvalid, reason));
             }
             // WebDAV servers say it in words of their own, which nobody could tell from a refusal.
             StatusCode::RANGE_NOT_SATISFIABLE => {

@@ -6,22 +6,40 @@ use std::io::{self, Read};
 use reqwest::StatusCode;
 use reqwest::blocking::{RequestBuilder, Response};
 
-use super::REASON_BYTES_MAX;
+use super::{REASON_BYTES_MAX, RestStore};
 use crate::operation::Operation;
-use crate::pause::Pause;
+use crate::proxies::Hindrance;
 use crate::{Error, Result};
 
 impl Operation<'_> {
     /// Sends the request when the server has been left alone for as long as it wants; every answer but success is an error.
-    pub(super) fn send(&self, pause: &Pause, request: RequestBuilder) -> Result<Response> {
-        pause.wait();
+    pub(super) fn send(&self, store: &RestStore, request: RequestBuilder) -> Result<Response> {
+        store.pause.wait();
         let response = request.send().map_err(|error| {
+            let hindrance = store.proxies.hindrance(&error);
             // The URL may hold a password, and the location says where it was.
-            let error = error.without_url();
-            if is_refused_identity(&error) { self.unauthorized(chain(&error)) } else { self.unreachable(chain(&error)) }
+            self.unanswered(hindrance, &error.without_url())
         })?;
-        pause.note(response.status(), response.headers());
-        if response.status().is_success() { Ok(response) } else { Err(self.refusal(response)) }
+        store.pause.note(response.status(), response.headers());
+        match response.status() {
+            status if status.is_success() => Ok(response),
+            // Without TLS a proxy's own answer comes in the place of the server's.
+            StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+                Err(self.unauthorized(store.proxies.unauthorized(response.url())))
+            }
+            _ => Err(self.refusal(response)),
+        }
+    }
+
+    /// The connection broke, or there was none.
+    fn unanswered(&self, hindrance: Option<Hindrance>, error: &reqwest::Error) -> Error {
+        let reason = match hindrance {
+            Some(Hindrance::Unauthorized(reason)) => return self.unauthorized(reason),
+            Some(Hindrance::Refused(reason)) => return self.unreachable(reason),
+            Some(Hindrance::Broken(what)) => format!("{what}: {}", chain(error)),
+            None => chain(error),
+        };
+        if is_refused_identity(error) { self.unauthorized(reason) } else { self.unreachable(reason) }
     }
 
     fn refusal(&self, response: Response) -> Error {
@@ -34,7 +52,7 @@ impl Operation<'_> {
         let (location, name, file_type) = (self.location.to_string(), self.name.to_string(), self.file_type);
         match status {
             StatusCode::NOT_FOUND => Error::NotFound { location, file_type, name },
-            StatusCode::UNAUTHORIZED | StatusCode::PROXY_AUTHENTICATION_REQUIRED => self.refused_credentials(&reason),
+            StatusCode::UNAUTHORIZED => self.refused_credentials(&reason),
             StatusCode::INSUFFICIENT_STORAGE => Error::Full { location, file_type, name },
             StatusCode::RANGE_NOT_SATISFIABLE => self.damaged("it is shorter than it should be".into()),
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS | StatusCode::TOO_EARLY => {

@@ -21,24 +21,29 @@ pub enum Cut {
 /// Listens in front of `upstream`; `schedule` says what becomes of the n-th connection.
 pub fn start(upstream: SocketAddr, schedule: fn(u64) -> Cut) -> Server {
     Server::listen(move |client, connections| {
-        let (upwards_max, downwards_max) = match schedule(connections.fetch_add(1, Ordering::Relaxed)) {
-            Cut::Never => (u64::MAX, u64::MAX),
-            Cut::Upwards(bytes) => (bytes, u64::MAX),
-            Cut::Downwards(bytes) => (u64::MAX, bytes),
-        };
-        let server = TcpStream::connect(upstream)?;
-        let ends = Arc::new([client.try_clone()?, server.try_clone()?]);
-        let (server_reads, client_writes, both) = (server.try_clone()?, client.try_clone()?, ends.clone());
-        let downwards = thread::spawn(move || {
-            let passed = pass(server_reads, client_writes, downwards_max);
-            end(&both);
-            passed
-        });
-        let upwards = pass(client, server, upwards_max);
-        end(&ends);
-        let _ = downwards.join();
-        upwards
+        let cut = schedule(connections.fetch_add(1, Ordering::Relaxed));
+        join(client, TcpStream::connect(upstream)?, cut)
     })
+}
+
+/// Passes on what each side says, until one of them ends.
+pub fn join(client: TcpStream, server: TcpStream, cut: Cut) -> io::Result<()> {
+    let (upwards_max, downwards_max) = match cut {
+        Cut::Never => (u64::MAX, u64::MAX),
+        Cut::Upwards(bytes) => (bytes, u64::MAX),
+        Cut::Downwards(bytes) => (u64::MAX, bytes),
+    };
+    let ends = Arc::new([client.try_clone()?, server.try_clone()?]);
+    let (server_reads, client_writes, both) = (server.try_clone()?, client.try_clone()?, ends.clone());
+    let downwards = thread::spawn(move || {
+        let passed = pass(server_reads, client_writes, downwards_max);
+        end(&both);
+        passed
+    });
+    let upwards = pass(client, server, upwards_max);
+    end(&ends);
+    let _ = downwards.join();
+    upwards
 }
 
 fn pass(mut from: TcpStream, mut to: TcpStream, bytes_max: u64) -> io::Result<()> {

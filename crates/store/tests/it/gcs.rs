@@ -7,7 +7,9 @@
 use std::net::SocketAddr;
 
 use levee_store::object_store::{GcsOptions, Service, TransportOptions};
-use levee_store::{ContainerAddress, Error, FileType, ObjectStore, RetryStore, Store, conformance, content_name};
+use levee_store::{
+    ContainerAddress, Error, FileType, ObjectStore, RetryStore, Store, Temperature, conformance, content_name,
+};
 use levee_testing::gcs::{BUCKET, Gcs, TOKEN};
 
 use crate::lies::Lie;
@@ -20,6 +22,7 @@ fn options(address: SocketAddr, path: &str) -> GcsOptions {
         endpoint: Some(format!("http://{address}")),
         credential_file: None,
         access_token: Some(TOKEN.into()),
+        data_class: None,
     }
 }
 
@@ -31,6 +34,32 @@ fn open(options: GcsOptions) -> ObjectStore {
 fn conforms() {
     let Some(server) = Gcs::start() else { return };
     conformance::check(&open(options(server.address(), "a/b c")));
+    let cold = GcsOptions { data_class: Some("COLDLINE".into()), ..options(server.address(), "cold/b c") };
+    conformance::check(&open(cold));
+}
+
+#[test]
+fn only_packs_of_contents_go_to_the_class() {
+    let Some(server) = Gcs::start() else { return };
+    let archive = GcsOptions { data_class: Some("ARCHIVE".into()), ..options(server.address(), "classes") };
+    let store = open(archive);
+    let (contents, trees) = (content_name(b"contents"), content_name(b"trees"));
+    store.write(FileType::Data, &contents, b"contents").unwrap();
+    store.write_tree_pack(&trees, b"trees").unwrap();
+    store.write(FileType::Index, &trees, b"trees").unwrap();
+    let path = |name: &str| format!("classes/data/{}/{name}", &name[..2]);
+    assert_eq!(server.class(&path(&contents)), "ARCHIVE");
+    assert_eq!(server.class(&path(&trees)), "STANDARD");
+    assert_eq!(server.class(&format!("classes/index/{trees}")), "STANDARD");
+    // Written over, by the other kind of upload.
+    server.overwrite(&path(&contents), "garbage!");
+    assert_eq!(server.class(&path(&contents)), "STANDARD");
+    store.write(FileType::Data, &contents, b"contents").unwrap();
+    assert_eq!(server.class(&path(&contents)), "ARCHIVE");
+    // Google's archive is read at once.
+    assert_eq!(store.read(FileType::Data, &contents).unwrap(), b"contents");
+    assert_eq!(store.temperature(FileType::Data, &contents).unwrap(), Temperature::Readable);
+    assert_eq!(store.archived(FileType::Data).unwrap(), []);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! A proxy in front of a real HTTP server, at which requests and answers break as networks and services do.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +26,8 @@ pub enum Fault {
     None,
     /// The server gets half of the body, and then the connection breaks on both sides.
     TornUpload,
+    /// The connection breaks while the client is still sending, and the server is never asked.
+    Unheard,
     /// The server answers, and the connection breaks before the client hears it.
     LostAnswer,
     /// The client gets half of the answer.
@@ -61,8 +63,15 @@ pub fn sometimes(request: u64) -> Fault {
 }
 
 fn every(nth: u64, request: u64) -> Fault {
-    const BROKEN: [Fault; 6] =
-        [Fault::TornUpload, Fault::LostAnswer, Fault::TornAnswer, Fault::Refused, Fault::SlowDown, Fault::TooMany(0)];
+    const BROKEN: [Fault; 7] = [
+        Fault::TornUpload,
+        Fault::Unheard,
+        Fault::LostAnswer,
+        Fault::TornAnswer,
+        Fault::Refused,
+        Fault::SlowDown,
+        Fault::TooMany(0),
+    ];
     if request % nth != nth - 1 {
         return Fault::None;
     }
@@ -75,6 +84,11 @@ fn every(nth: u64, request: u64) -> Fault {
 
 /// Passes one request on, and ends the connection.
 fn pass(client: TcpStream, upstream: SocketAddr, fault: Fault) -> io::Result<()> {
+    if fault == Fault::Unheard {
+        // Less than any request has. A connection that is dropped with something unread breaks at once on the other
+        // side, and what is still being sent fails.
+        return (&client).read_exact(&mut [0; 64]);
+    }
     let Some(request) = Request::read(&client)? else { return Ok(()) };
     match fault {
         Fault::Refused => return refuse(&client, 500, "", "out of order"),

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::process::Command;
 
-use levee_store::object_store::{BroughtBack, KeyPair, S3Options, Service, TransportOptions};
+use levee_store::object_store::{BroughtBack, FileVersion, KeyPair, S3Options, Service, TransportOptions};
 use levee_store::{
     BucketAddress, Entry, Error, FileType, ObjectStore, RetryStore, Store, Temperature, ThawRequest, ThawSpeed,
     conformance, content_name,
@@ -45,6 +45,8 @@ fn on_ceph() {
     locked_files_cannot_be_removed_for_good(&ceph);
     what_a_removal_hides_is_listed_and_brought_back(&ceph);
     more_versions_than_a_page_holds_are_listed(&ceph);
+    a_lock_is_renewed_on_the_file_and_not_on_what_lies_above_it(&ceph);
+    a_clock_that_is_years_off_locks_nothing(&ceph);
     an_archive_is_thawed_before_it_is_read(&ceph);
 }
 
@@ -227,6 +229,60 @@ fn more_versions_than_a_page_holds_are_listed(ceph: &Ceph) {
         let by_pages = store.histories_by_pages(FileType::Index, versions_per_page).unwrap();
         assert_eq!(by_pages, whole, "{versions_per_page} versions a page");
     }
+}
+
+/// In the bucket of `locked_files_cannot_be_removed_for_good`.
+fn a_lock_is_renewed_on_the_file_and_not_on_what_lies_above_it(ceph: &Ceph) {
+    let locking = S3Options { locked_for_days: Some(1), ..options(ceph.endpoint(), "locked", "covered") };
+    let store = store(locking);
+    let name = content_name(b"pack");
+    store.write(FileType::Data, &name, b"pack").unwrap();
+    let path = format!("locked/covered/data/{}/{name}", &name[..2]);
+    let days = || -> Vec<Option<f64>> {
+        let history = store.histories(FileType::Data).unwrap().into_iter().find(|history| history.name == name);
+        let of_version = |version: &FileVersion| {
+            let told = request(ceph, "GET", &format!("{path}?retention=&versionId={}", version.id));
+            let until = told.split("<RetainUntilDate>").nth(1)?.split('<').next()?.to_string();
+            let until: jiff::Timestamp = until.parse().unwrap();
+            Some((until.duration_since(jiff::Timestamp::now()).as_hours() as f64 / 24.0).round())
+        };
+        history.unwrap().versions.iter().map(of_version).collect()
+    };
+    // The same once more is the file as well.
+    overwrite(ceph, &path, "pack");
+    assert!(store.retain(FileType::Data, &name, 3).unwrap());
+    assert_eq!(days(), [Some(3.0), Some(1.0)]);
+    // As long as the file, and not the file.
+    overwrite(ceph, &path, "junk");
+    for _ in 0..2 {
+        let refused = store.retain(FileType::Data, &name, 5).unwrap_err();
+        assert!(matches!(&refused, Error::Damaged { reason, .. } if reason.contains("is locked anew")), "{refused:?}");
+        assert_eq!(days(), [None, Some(5.0), Some(1.0)]);
+    }
+    // Nothing is left of the file.
+    let other = content_name(b"other");
+    for junk in ["junk", "more junk"] {
+        overwrite(ceph, &format!("locked/covered/data/{}/{other}", &other[..2]), junk);
+    }
+    let refused = store.retain(FileType::Data, &other, 5).unwrap_err();
+    assert!(matches!(&refused, Error::Damaged { reason, .. } if reason.contains("no version")), "{refused:?}");
+}
+
+/// Until when a file is locked goes by this host's clock, which the service holds against its own at each request.
+fn a_clock_that_is_years_off_locks_nothing(ceph: &Ceph) {
+    for date in ["20460101T000000Z", "20100101T000000Z"] {
+        let answer = request_with(ceph, "GET", "locked?versioning=", &["-H", &format!("x-amz-date: {date}")]);
+        assert!(answer.contains("RequestTimeTooSkewed"), "{answer}");
+    }
+}
+
+/// Writes over a file, as Levee never does.
+fn overwrite(ceph: &Ceph, path: &str, content: &str) {
+    let mut curl = Command::new("curl");
+    curl.args(["-s", "-S", "--fail", "-X", "PUT", "--aws-sigv4", "aws:amz:us-east-1:s3", "-u"]);
+    curl.arg(format!("{ACCESS_KEY}:{SECRET_KEY}"));
+    curl.args(["-H", &format!("x-amz-content-sha256: {}", content_name(content.as_bytes()))]);
+    run(curl.args(["--data-binary", content]).arg(format!("{}/{path}", ceph.endpoint())));
 }
 
 /// A request of somebody who has the account's keys, and what is answered.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use levee_store::object_store::{Service, TransportOptions};
-use levee_store::{ObjectStore, RetryStore, Store, conformance};
+use levee_store::{FileType, ObjectStore, RetryStore, Store, conformance, content_name};
 use levee_testing::ceph::{ACCESS_KEY, SECRET_KEY};
 use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
@@ -15,9 +15,10 @@ use s3s_fs::FileSystem;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
+use crate::kept;
 use crate::late::LateListings;
 use crate::limits;
-use crate::proxy::{self, QUICK};
+use crate::proxy::{self, Fault, QUICK};
 use crate::s3::{self, BUCKET};
 
 /// Serves until it is dropped.
@@ -77,6 +78,24 @@ fn a_bad_network_is_not_noticed() {
     let server = S3sFs::start();
     let proxy = proxy::start(server.address, proxy::often);
     conformance::check_through_faults(&RetryStore::new(store(proxy.address, "faults"), QUICK));
+}
+
+#[test]
+fn an_upload_that_breaks_off_while_it_is_sent_is_sent_again() {
+    let server = S3sFs::start();
+    let proxy = proxy::start(server.address, |request| if request == 0 { Fault::Unheard } else { Fault::None });
+    let store = RetryStore::new(store(proxy.address, "cut"), QUICK);
+    // More than any buffer on the way takes.
+    let content = vec![7u8; 16 << 20];
+    let name = content_name(&content);
+    store.write(FileType::Data, &name, &content).unwrap();
+    assert!(store.read(FileType::Data, &name).unwrap() == content);
+}
+
+#[test]
+fn a_connection_that_ends_when_something_is_asked_on_it_is_not_noticed() {
+    let server = S3sFs::start();
+    kept::check(server.address, |address| store(address, "kept"));
 }
 
 #[test]

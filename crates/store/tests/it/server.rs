@@ -104,6 +104,7 @@ fn read_head(reader: &mut impl BufRead) -> io::Result<Option<Head>> {
             "range" => head.range = Some(value.into()),
             "accept" => head.accept = Some(value.into()),
             "authorization" => head.authorization = value.into(),
+            "proxy-authorization" => return Err(io::Error::other("what opens a proxy has come to a server")),
             "connection" => head.is_last = value.eq_ignore_ascii_case("close"),
             "content-length" => head.length = value.parse().map_err(io::Error::other)?,
             _ => {}

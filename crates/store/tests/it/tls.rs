@@ -11,12 +11,12 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use crate::server::Server;
 
-const HOST: &str = "a1.agent.levee.internal";
+pub const HOST: &str = "a1.agent.levee.internal";
 
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
@@ -34,7 +34,7 @@ impl Authority {
         (vec![certificate.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
     }
 
-    fn server_config(&self) -> Arc<ServerConfig> {
+    pub fn server_config(&self) -> Arc<ServerConfig> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(self.roots()), provider.clone());
         let (chain, key) = self.issue(HOST);
@@ -47,7 +47,7 @@ impl Authority {
         Arc::new(config)
     }
 
-    fn client_config(&self, shown: Option<&Authority>) -> Arc<ClientConfig> {
+    pub fn client_config(&self, shown: Option<&Authority>) -> Arc<ClientConfig> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
