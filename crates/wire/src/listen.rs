@@ -1,7 +1,10 @@
 //! Accepting TLS connections and serving requests on them, each with the identity of who sent it.
 
+mod patient;
+
 use std::convert::Infallible;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +25,7 @@ use tracing::{debug, warn};
 use crate::credentials::Protocol;
 use crate::explain;
 use crate::identity::{CertificateFacts, PeerIdentity, Subject};
+use patient::Patient;
 
 /// A log stream over a long line needs this much under way: 16 MiB in 30 ms are 500 MB/s.
 pub(crate) const WINDOW_BYTES: u32 = 16 << 20;
@@ -32,6 +36,9 @@ pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 pub(crate) const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Somebody who connects and says nothing does not keep a place for longer.
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Somebody who takes nothing of an answer does not keep what waits to be sent for longer. Of a large buffer the kernel
+/// wakes its writer only when a third is free, which at 12 KB/s takes as long.
+const WRITE_STALL_MAX: Duration = Duration::from_secs(120);
 /// Far above the agents of one Levee; bounds what strangers can hold open.
 const CONNECTIONS_MAX: usize = 4096;
 /// Where each connection has a thread: far above the databases and peers of one agent.
@@ -42,6 +49,10 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// Who sent a request; none where the listener does not ask for a certificate.
 #[derive(Clone, Debug)]
 pub(crate) struct Sender(pub Option<PeerIdentity>);
+
+/// Where a request came from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin(pub Option<IpAddr>);
 
 /// Keeps the thread of its connection going, also when the connection has ended.
 #[derive(Clone, Debug)]
@@ -159,10 +170,13 @@ async fn connection<S, B>(
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    let from = stream.peer_addr().map(|address| address.to_string()).unwrap_or_default();
+    let address = stream.peer_addr().ok();
+    let from = address.map(|address| address.to_string()).unwrap_or_default();
+    let origin = Origin(address.map(|address| address.ip()));
     if let Err(error) = stream.set_nodelay(true) {
         debug!(%from, %error, "TCP_NODELAY could not be set");
     }
+    let stream = Patient::new(stream, WRITE_STALL_MAX);
     let stream = match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return warn!(%from, error = explain::chain(&error), "refused a connection"),
@@ -171,6 +185,7 @@ async fn connection<S, B>(
     let sender = Sender(peer_of(&stream));
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(sender.clone());
+        request.extensions_mut().insert(origin);
         prepare(&mut request);
         let mut service = service.clone();
         async move {
@@ -205,7 +220,7 @@ async fn connection<S, B>(
     drop(place);
 }
 
-fn peer_of(stream: &TlsStream<TcpStream>) -> Option<PeerIdentity> {
+fn peer_of(stream: &TlsStream<Patient<TcpStream>>) -> Option<PeerIdentity> {
     let certificate = stream.get_ref().1.peer_certificates()?.first()?;
     // The handshake has already read it once, and refused what does not read.
     match CertificateFacts::read(certificate).ok()?.subject {

@@ -387,6 +387,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_command_is_read_with_and_without_the_revision_that_it_rests_on() {
+        for (text, revision) in [("", 0), (r#""revision":7,"#, 7)] {
+            let body = format!(r#"{{"id":"c1","run":"r1","app":"shop","epoch":1,{text}"action":{{"action":"seal"}}}}"#);
+            let text = format!(r#"{{"kind":"command","body":{body}}}"#);
+            let FromServer::Command(command) = serde_json::from_str(&text).unwrap() else { panic!("{text}") };
+            assert_eq!(command.revision, revision);
+            assert_eq!(serde_json::to_string(&FromServer::Command(command)).unwrap(), text);
+        }
+    }
+
+    #[test]
     fn a_clock_that_is_off_is_named_with_its_difference() {
         let server_now = Timestamp::from_second(1_800_000_000).unwrap();
         let check = |difference_s: i64| {

@@ -18,14 +18,14 @@ use hyper::http::request::Parts;
 use hyper::{Request, Response, StatusCode};
 use levee_store::LocalStore;
 use levee_store::rest_server::Access;
-use levee_wire::https::{Guarded, serve_guarded};
+use levee_wire::https::{Admission, Guarded, serve_guarded};
 use serde_json::json;
 
 use crate::control_command::service::serve;
 use crate::exit::Exit;
 use crate::output::Output;
 use place::Asked;
-use quota::{Counted, Quotas};
+use quota::Quotas;
 use users::{Presented, Users};
 
 #[derive(Debug, Args)]
@@ -115,34 +115,23 @@ struct Repositories {
 }
 
 impl Guarded for Repositories {
-    fn refusal(&self, head: &Parts) -> Option<Response<Bytes>> {
-        let users = self.users.as_ref()?;
-        let presented = head.headers.get(AUTHORIZATION).and_then(|value| Presented::parse(value.to_str().ok()?));
-        let Some(presented) = presented.filter(|presented| users.admits(presented)) else {
-            let mut refusal = text(StatusCode::UNAUTHORIZED, "a user and a password are needed, or they are wrong");
-            refusal
-                .headers_mut()
-                .insert(WWW_AUTHENTICATE, hyper::header::HeaderValue::from_static("Basic realm=\"vaults\""));
-            return Some(refusal);
-        };
-        let is_own =
-            || Asked::parse(head.uri.path()).is_some_and(|asked| asked.first_folder() == Some(&presented.user));
-        if self.private_repos && !is_own() {
-            return Some(text(StatusCode::FORBIDDEN, "this user may reach the folder of its own name alone"));
+    fn recognise(&self, head: &Parts) -> Option<Admission> {
+        let Some(users) = &self.users else { return Some(Admission::Admitted { user: None }) };
+        let Some(presented) = presented(head) else { return Some(stranger()) };
+        users.remembers(&presented).then(|| self.admission_of(presented.user, head))
+    }
+
+    fn admit(&self, head: &Parts) -> Admission {
+        match (&self.users, presented(head)) {
+            (None, _) => Admission::Admitted { user: None },
+            (Some(users), Some(presented)) if users.admits(&presented) => self.admission_of(presented.user, head),
+            (Some(_), _) => stranger(),
         }
-        None
     }
 
     fn handle(&self, request: Request<Bytes>) -> Response<Bytes> {
         let Some(asked) = Asked::parse(request.uri().path()) else {
             return text(StatusCode::NOT_FOUND, "there is no such repository");
-        };
-        let quotas = match self.quotas.for_repository(asked.first_folder()) {
-            Ok(quotas) => quotas,
-            Err(error) => {
-                tracing::error!("{error:#}");
-                return text(StatusCode::INTERNAL_SERVER_ERROR, "the server's own store failed; its log says why");
-            }
         };
         let repository = match self.repository(&asked) {
             Ok(repository) => repository,
@@ -151,7 +140,13 @@ impl Guarded for Repositories {
                 return text(StatusCode::BAD_GATEWAY, "the repository behind this server is not where it was");
             }
         };
-        let store = Counted::new(repository.clone(), quotas);
+        let store = match self.quotas.counted(repository.clone(), asked.first_folder()) {
+            Ok(store) => store,
+            Err(error) => {
+                tracing::error!("{error:#}");
+                return text(StatusCode::INTERNAL_SERVER_ERROR, "the server's own store failed; its log says why");
+            }
+        };
         let mut answer = levee_agent::rest::answer(&store, self.access, asked.inside, &request);
         if let Some(refusal) = store.refusal() {
             *answer.body_mut() = refusal.into();
@@ -164,6 +159,16 @@ impl Guarded for Repositories {
 }
 
 impl Repositories {
+    /// For a user whose password was right.
+    fn admission_of(&self, user: String, head: &Parts) -> Admission {
+        let is_own = || Asked::parse(head.uri.path()).is_some_and(|asked| asked.first_folder() == Some(&user));
+        if self.private_repos && !is_own() {
+            let refusal = text(StatusCode::FORBIDDEN, "this user may reach the folder of its own name alone");
+            return Admission::Refused(refusal);
+        }
+        Admission::Admitted { user: Some(user) }
+    }
+
     fn opened(&self) -> MutexGuard<'_, HashMap<PathBuf, LocalStore>> {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -182,6 +187,16 @@ impl Repositories {
         }
         Ok(known)
     }
+}
+
+fn presented(head: &Parts) -> Option<Presented> {
+    head.headers.get(AUTHORIZATION).and_then(|value| Presented::parse(value.to_str().ok()?))
+}
+
+fn stranger() -> Admission {
+    let mut refusal = text(StatusCode::UNAUTHORIZED, "a user and a password are needed, or they are wrong");
+    refusal.headers_mut().insert(WWW_AUTHENTICATE, hyper::header::HeaderValue::from_static("Basic realm=\"vaults\""));
+    Admission::Refused(refusal)
 }
 
 fn text(status: StatusCode, message: &'static str) -> Response<Bytes> {

@@ -1,13 +1,24 @@
 //! How much all repositories may take together, and how much those of each user.
 
+mod counted;
+mod taken;
+
 use std::collections::HashMap;
 use std::fs;
-use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use levee_store::{Error, FileType, LocalStore, Result, Store};
+use levee_store::LocalStore;
+
+use counted::{Counted, Names};
+use taken::bytes_in;
+
+/// The files are not counted again sooner. Clients that are refused try again and again.
+const RECOUNT_INTERVAL: Duration = Duration::from_secs(60);
+/// Nor is more of the time spent with that, where there are many: one part in so many.
+const RECOUNT_PART: u32 = 10;
 
 /// The bounds of a server.
 #[derive(Debug)]
@@ -17,6 +28,7 @@ pub(super) struct Quotas {
     bytes_max_per_user: Option<u64>,
     /// By the folder that is a user's own. Users make no folders but theirs, so there are no more than users.
     by_user: Mutex<HashMap<String, Arc<Quota>>>,
+    names: Arc<Names>,
 }
 
 impl Quotas {
@@ -24,7 +36,8 @@ impl Quotas {
     pub(super) fn of(served: &Path, bytes_max: Option<u64>, bytes_max_per_user: Option<u64>) -> anyhow::Result<Self> {
         let all =
             bytes_max.map(|bytes_max| Quota::of("all users".into(), served, bytes_max)).transpose()?.map(Arc::new);
-        let quotas = Self { served: served.into(), all, bytes_max_per_user, by_user: Mutex::default() };
+        let quotas =
+            Self { served: served.into(), all, bytes_max_per_user, by_user: Mutex::default(), names: Arc::default() };
         // Now rather than at a user's first request, which would wait for it.
         if bytes_max_per_user.is_some() {
             let unreadable = || format!("cannot read the folder {}", served.display());
@@ -39,10 +52,11 @@ impl Quotas {
         Ok(quotas)
     }
 
-    /// Those that hold for a repository in a user's folder, or outside of all of them.
-    pub(super) fn for_repository(&self, user: Option<&str>) -> anyhow::Result<Vec<Arc<Quota>>> {
+    /// A repository in a user's folder, or outside of all of them, with the quotas that hold for it.
+    pub(super) fn counted(&self, repository: LocalStore, user: Option<&str>) -> anyhow::Result<Counted> {
         let own = user.map(|user| self.of_user(user)).transpose()?.flatten();
-        Ok(own.into_iter().chain(self.all.clone()).collect())
+        let quotas = own.into_iter().chain(self.all.clone()).collect();
+        Ok(Counted::new(repository, quotas, self.names.clone()))
     }
 
     fn of_user(&self, user: &str) -> anyhow::Result<Option<Arc<Quota>>> {
@@ -59,8 +73,9 @@ impl Quotas {
 
 /// A bound, and what counts towards it.
 #[derive(Debug)]
-pub(super) struct Quota {
+struct Quota {
     whose: String,
+    folder: PathBuf,
     bytes_max: u64,
     used: Mutex<Used>,
 }
@@ -69,192 +84,162 @@ pub(super) struct Quota {
 struct Used {
     /// Of stored files and uploads under way.
     bytes: u64,
+    /// Of these, what is under way.
+    under_way: u64,
+    /// All that was ever reserved; it wraps.
+    reserved: u64,
     /// Whether the log says that it is used up. Clients try again and again.
     is_told: bool,
+    counting: Counting,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Counting {
+    /// At the start, as far as anybody is refused.
+    Never,
+    Now,
+    Ended {
+        at: Instant,
+        took: Duration,
+    },
+}
+
+impl Counting {
+    fn is_due(self, now: Instant) -> bool {
+        match self {
+            Self::Never => true,
+            Self::Now => false,
+            Self::Ended { at, took } => now.saturating_duration_since(at) >= RECOUNT_INTERVAL.max(took * RECOUNT_PART),
+        }
+    }
 }
 
 impl Quota {
     fn of(whose: String, folder: &Path, bytes_max: u64) -> anyhow::Result<Self> {
         let bytes = bytes_in(folder).with_context(|| format!("cannot measure what {} holds", folder.display()))?;
-        Ok(Self { whose, bytes_max, used: Mutex::new(Used { bytes, is_told: false }) })
+        let used = Used { bytes, under_way: 0, reserved: 0, is_told: false, counting: Counting::Never };
+        Ok(Self { whose, folder: folder.into(), bytes_max, used: Mutex::new(used) })
     }
 
+    fn used(&self) -> MutexGuard<'_, Used> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes this much for an upload, which has to be settled, or nothing. Before it says no it looks whether somebody
+    /// has made room without this server.
     fn reserve(&self, bytes: u64) -> bool {
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        match used.bytes.checked_add(bytes).filter(|sum| *sum <= self.bytes_max) {
-            Some(sum) => {
-                used.bytes = sum;
+        if self.try_reserve(bytes) || (self.recount_when_due() && self.try_reserve(bytes)) {
+            return true;
+        }
+        let mut used = self.used();
+        if !std::mem::replace(&mut used.is_told, true) {
+            tracing::warn!(
+                "the quota of {} is used up: {} of {} bytes are taken, and {bytes} more were refused",
+                self.whose,
+                used.bytes,
+                self.bytes_max
+            );
+        }
+        false
+    }
+
+    fn try_reserve(&self, bytes: u64) -> bool {
+        let mut used = self.used();
+        let Some(sum) = used.bytes.checked_add(bytes).filter(|sum| *sum <= self.bytes_max) else { return false };
+        used.bytes = sum;
+        used.under_way += bytes;
+        used.reserved = used.reserved.wrapping_add(bytes);
+        true
+    }
+
+    /// The upload is over, and has taken this much of what was reserved.
+    fn settle(&self, reserved: u64, taken: u64) {
+        let mut used = self.used();
+        used.under_way = used.under_way.saturating_sub(reserved);
+        used.release(reserved.saturating_sub(taken));
+    }
+
+    fn release(&self, bytes: u64) {
+        self.used().release(bytes);
+    }
+
+    /// Whether it was counted again. Uploads go on meanwhile: what was under way when it began counts in full, as what
+    /// came since, though some of it may have been seen. It may be too much for that, and never too little.
+    fn recount_when_due(&self) -> bool {
+        let begun = Instant::now();
+        let (under_way, reserved) = {
+            let mut used = self.used();
+            if !used.counting.is_due(begun) {
+                return false;
+            }
+            used.counting = Counting::Now;
+            (used.under_way, used.reserved)
+        };
+        let counted = bytes_in(&self.folder);
+        let mut used = self.used();
+        used.counting = Counting::Ended { at: Instant::now(), took: begun.elapsed() };
+        match counted {
+            Ok(bytes) => {
+                let since = used.reserved.wrapping_sub(reserved);
+                used.bytes = bytes.saturating_add(under_way).saturating_add(since);
                 true
             }
-            None => {
-                if !std::mem::replace(&mut used.is_told, true) {
-                    tracing::warn!(
-                        "the quota of {} is used up: {} of {} bytes are taken, and {bytes} more were refused",
-                        self.whose,
-                        used.bytes,
-                        self.bytes_max
-                    );
-                }
+            Err(error) => {
+                tracing::warn!(%error, "cannot measure what {} holds; it counts as before", self.folder.display());
                 false
             }
         }
     }
-
-    fn release(&self, bytes: u64) {
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        used.bytes = used.bytes.saturating_sub(bytes);
-        used.is_told = false;
-    }
 }
 
-/// What a folder takes; nothing when there is none.
-fn bytes_in(folder: &Path) -> io::Result<u64> {
-    let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
-        other => other?,
-    };
-    let mut bytes = 0;
-    for entry in entries {
-        let entry = entry?;
-        bytes += match entry.metadata() {
-            Ok(metadata) if metadata.is_dir() => bytes_in(&entry.path())?,
-            Ok(metadata) => metadata.len(),
-            // What goes while it is counted takes nothing.
-            Err(error) if error.kind() == ErrorKind::NotFound => 0,
-            Err(error) => return Err(error),
-        };
-    }
-    Ok(bytes)
-}
-
-/// A repository that takes no more than every quota on it leaves.
-pub(super) struct Counted {
-    inner: LocalStore,
-    quotas: Vec<Arc<Quota>>,
-    /// Whose quota has refused something.
-    refused_by: OnceLock<String>,
-}
-
-impl Counted {
-    pub(super) fn new(inner: LocalStore, quotas: Vec<Arc<Quota>>) -> Self {
-        Self { inner, quotas, refused_by: OnceLock::new() }
-    }
-
-    /// What to say to a client when something was refused for a quota; how much others take is no affair of theirs.
-    pub(super) fn refusal(&self) -> Option<String> {
-        self.refused_by.get().map(|whose| format!("no space left in the repository: the quota of {whose} is used up"))
-    }
-
-    /// All or none of them.
-    fn reserve(&self, bytes: u64) -> bool {
-        let reserved = self.quotas.iter().take_while(|quota| quota.reserve(bytes)).count();
-        let Some(refusing) = self.quotas.get(reserved) else { return true };
-        self.quotas[..reserved].iter().for_each(|quota| quota.release(bytes));
-        self.refused_by.get_or_init(|| refusing.whose.clone());
-        false
-    }
-
-    fn release(&self, bytes: u64) {
-        self.quotas.iter().for_each(|quota| quota.release(bytes));
-    }
-}
-
-impl Store for Counted {
-    levee_store::forward!(inner: create, read, read_range, size_bytes, list, location);
-
-    fn write(&self, file_type: FileType, name: &str, content: &[u8]) -> Result<()> {
-        if self.inner.size_bytes(file_type, name).is_ok() {
-            // The same again takes nothing, and anything else is refused below.
-            return self.inner.write(file_type, name, content);
+impl Used {
+    fn release(&mut self, bytes: u64) {
+        if bytes > 0 {
+            self.bytes = self.bytes.saturating_sub(bytes);
+            self.is_told = false;
         }
-        let length = content.len() as u64;
-        if !self.reserve(length) {
-            return Err(Error::Full { location: self.location(), file_type, name: name.into() });
-        }
-        let written = self.inner.write(file_type, name, content);
-        if written.is_err() {
-            self.release(length);
-        }
-        written
-    }
-
-    fn remove(&self, file_type: FileType, name: &str) -> Result<()> {
-        let size = self.inner.size_bytes(file_type, name)?;
-        self.inner.remove(file_type, name)?;
-        self.release(size);
-        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use levee_store::{conformance, content_name};
-
     use super::*;
 
-    fn store(quotas: &Quotas, user: &str) -> Counted {
-        let store = Counted::new(LocalStore::new(quotas.served.join(user)), quotas.for_repository(Some(user)).unwrap());
-        store.create().unwrap();
-        store
-    }
-
-    fn write(store: &Counted, content: &[u8]) -> Result<()> {
-        store.write(FileType::Data, &content_name(content), content)
-    }
-
-    #[track_caller]
-    fn assert_full(written: Result<()>) {
-        assert!(matches!(written, Err(Error::Full { .. })), "{written:?}");
-    }
-
     fn used(quota: &Quota) -> u64 {
-        quota.used.lock().unwrap().bytes
+        quota.used().bytes
     }
 
     #[test]
-    fn what_is_removed_makes_room_again() {
+    fn it_is_counted_again_when_something_was_removed_behind_its_back() {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("other"), [0; 40]).unwrap();
-        let quotas = Quotas::of(folder.path(), Some(100), None).unwrap();
-        let store = store(&quotas, "a");
-        write(&store, &[1; 50]).unwrap();
-        // The same again costs nothing.
-        write(&store, &[1; 50]).unwrap();
-        assert_full(write(&store, &[2; 11]));
-        write(&store, &[3; 10]).unwrap();
-        store.remove(FileType::Data, &content_name(&[1; 50])).unwrap();
-        write(&store, &[2; 11]).unwrap();
-        assert_eq!(used(quotas.all.as_ref().unwrap()), bytes_in(folder.path()).unwrap());
+        let file = folder.path().join("file");
+        fs::write(&file, [0; 8000]).unwrap();
+        let quota = Quota::of("all".into(), folder.path(), 5 * 4096).unwrap();
+        assert_eq!(used(&quota), 3 * 4096);
+        assert!(quota.reserve(4096) && !quota.try_reserve(2 * 4096));
+        fs::remove_file(&file).unwrap();
+        // What is under way is on no disk yet, and counts.
+        assert!(quota.reserve(3 * 4096));
+        assert_eq!(used(&quota), 5 * 4096);
+        quota.settle(3 * 4096, 0);
+        quota.settle(4096, 0);
+        assert_eq!((used(&quota), quota.used().under_way), (4096, 0));
     }
 
     #[test]
-    fn a_user_who_has_used_up_theirs_takes_nothing_from_the_others() {
+    fn who_tries_again_and_again_does_not_keep_the_disk_busy() {
         let folder = tempfile::tempdir().unwrap();
-        fs::create_dir(folder.path().join("mia")).unwrap();
-        fs::write(folder.path().join("mia/before"), [0; 30]).unwrap();
-        let quotas = Quotas::of(folder.path(), Some(200), Some(100)).unwrap();
-        let (mia, ben, eve) = (store(&quotas, "mia"), store(&quotas, "ben"), store(&quotas, "eve"));
-        write(&mia, &[1; 70]).unwrap();
-        assert_full(write(&mia, &[2; 1]));
-        write(&ben, &[3; 90]).unwrap();
-        // What one quota refuses is counted by none.
-        assert_full(write(&ben, &[4; 11]));
-        write(&eve, &[5; 10]).unwrap();
-        assert_full(write(&eve, &[6; 1]));
-        let refused = |store: &Counted, whose: &str| store.refusal().is_some_and(|text| text.contains(whose));
-        assert!(refused(&mia, "the quota of mia is") && refused(&eve, "the quota of all users is"));
-        let counted = |user: &str| used(&quotas.of_user(user).unwrap().unwrap());
-        assert_eq!((counted("mia"), counted("ben"), counted("eve")), (100, 90, 10));
-        assert_eq!(used(quotas.all.as_ref().unwrap()), 200);
-        mia.remove(FileType::Data, &content_name(&[1; 70])).unwrap();
-        write(&eve, &[6; 1]).unwrap();
-    }
-
-    #[test]
-    fn conforms() {
-        let folder = tempfile::tempdir().unwrap();
-        let quotas = Quotas::of(folder.path(), Some(1 << 30), Some(1 << 30)).unwrap();
-        let quotas_of_mia = quotas.for_repository(Some("mia")).unwrap();
-        conformance::check(&Counted::new(LocalStore::new(folder.path().join("mia")), quotas_of_mia));
+        let quota = Quota::of("all".into(), folder.path(), 4096).unwrap();
+        assert!(quota.recount_when_due() && !quota.recount_when_due());
+        let at = Instant::now();
+        let check = |took: u64, after: u64, expected: bool| {
+            let ended = Counting::Ended { at, took: Duration::from_secs(took) };
+            assert_eq!(ended.is_due(at + Duration::from_secs(after)), expected, "{took} {after}");
+        };
+        check(0, 59, false);
+        check(0, 60, true);
+        check(30, 299, false);
+        check(30, 300, true);
+        assert!(!Counting::Now.is_due(at));
     }
 }

@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use levee_store::{RestOptions, RestStore, conformance, trust};
+use levee_store::{FileType, RestOptions, RestStore, Store, conformance, trust};
 use levee_testing::disk::SmallDisk;
 use levee_testing::levee::Binary;
 use levee_testing::restic::{self, Restic};
@@ -189,7 +190,8 @@ fn a_user_whose_quota_is_used_up_stops_no_other() {
 #[test]
 fn stock_restic_says_that_a_quota_is_used_up() {
     let case = Case::new();
-    let served = Served::start(&case, &["--no-auth", "--max-size", "3000000"]);
+    // The folders of each repository take a megabyte.
+    let served = Served::start(&case, &["--no-auth", "--max-size", "5000000"]);
     let source = case.path("source");
     fs::create_dir(&source).unwrap();
     fs::write(source.join("large"), noise(5, 8_000_000)).unwrap();
@@ -207,6 +209,88 @@ fn stock_restic_says_that_a_quota_is_used_up() {
     }
     let log = served.child.log_text();
     assert!(log.contains("the quota of all users is used up"), "{log}");
+}
+
+#[test]
+fn room_that_is_made_on_the_server_itself_counts() {
+    let case = Case::new();
+    let restic = Restic::distribution();
+    let repository = case.path("served/host");
+    fs::create_dir(case.path("served")).unwrap();
+    restic.run(&repository, PASSWORD, &["init"]);
+    let served = Served::start(&case, &["--append-only", "--max-size", "4000000", "--no-auth"]);
+    let url = format!("rest:https://127.0.0.1:{}/host/", served.port);
+    let source = case.path("source");
+    fs::create_dir(&source).unwrap();
+    // There is room for one of these, but not for two.
+    let back_up = |seed: u64| {
+        fs::write(source.join("file"), noise(seed, 1_800_000)).unwrap();
+        let mut command = served.levee(&url);
+        command.args(["backup", as_text(&source)]);
+        command
+    };
+    succeed(&mut back_up(1));
+    // By the owner, as is advised for append-only.
+    restic.run(&repository, PASSWORD, &["forget", "latest", "--prune", "--max-unused", "0"]);
+    succeed(&mut back_up(2));
+    let message = fail(1, &mut back_up(3));
+    assert!(message.contains("no space left"), "{message}");
+}
+
+/// The beginning of an upload of unknown length, which goes no further for as long as it lives.
+fn stuck_upload(served: &Served, user: &str, log: &Path) -> Child {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "sleep 600 | exec curl \"$@\"", "curl", "-s", "-X", "POST", "-T", "-"]);
+    shell.args(["-u", &format!("{user}:{user}'s"), "--cacert"]).arg(served.certificate());
+    shell.arg(format!("https://127.0.0.1:{}/{user}/data/{}", served.port, "0".repeat(64)));
+    Child::spawn("curl", &mut shell, log)
+}
+
+#[test]
+fn a_user_whose_uploads_hang_stops_no_other() {
+    let case = Case::new();
+    let served = Served::start(&case, &["--private-repos"]);
+    let [mia, ben] = ["mia", "ben"].map(|user| {
+        let url = served.url(user, &format!("{user}'s"), &format!("{user}/"));
+        succeed(served.levee(&url).arg("init"));
+        url
+    });
+    let stuck: Vec<_> =
+        (0..20).map(|number| stuck_upload(&served, "mia", &case.path(&format!("curl-{number}.log")))).collect();
+    // They have begun by then, and go on for half a minute.
+    thread::sleep(Duration::from_secs(2));
+    let source = case.path("source");
+    tree::make(&source);
+    let begun = Instant::now();
+    succeed(served.levee(&ben).args(["backup", as_text(&source)]));
+    // Reading has a share of its own.
+    let tls = trust::client_config(&served.certificate(), None).unwrap();
+    let base_url = mia.strip_prefix("rest:").unwrap().to_string();
+    let reader = RestStore::new(RestOptions { base_url, tls: Some(tls), resolve: None }).unwrap();
+    assert_eq!(reader.list(FileType::Key).unwrap().len(), 1);
+    assert!(!reader.read(FileType::Config, "").unwrap().is_empty());
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    drop(stuck);
+}
+
+#[test]
+fn strangers_who_guess_keep_no_user_out_and_a_broken_file_is_told_once() {
+    let case = Case::new();
+    let served = Served::start(&case, &["--private-repos"]);
+    let ask = |users: &str, password: &str| {
+        let mut curl = Command::new("curl");
+        curl.args(["-s", "-o", "/dev/null", "-w", "%{http_code} ", "-u", &format!("{users}:{password}"), "--cacert"]);
+        curl.arg(served.certificate()).arg(format!("https://127.0.0.1:{}/mia/config?[1-100]", served.port));
+        text(&curl.output().unwrap())
+    };
+    assert_eq!(ask("mia", "mia's"), "404 ".repeat(100));
+    assert_eq!(ask("eve", "x"), "401 ".repeat(100));
+    fs::write(served.folder.join(".htpasswd"), "mia:plain\n").unwrap();
+    // Whatever else is written at the same moment would be seen: it is told once all the same.
+    assert_eq!(ask("mia", "mia's"), "404 ".repeat(100));
+    assert_eq!(ask("mia", "ben's"), "401 ".repeat(100));
+    let log = served.child.log_text();
+    assert_eq!(log.matches("stay as they were").count(), 1, "{log}");
 }
 
 /// A certificate for 127.0.0.1 in the two files.
