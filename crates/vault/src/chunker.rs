@@ -1,9 +1,11 @@
 //! Cutting content into blobs.
 
 use std::io::{self, Read};
+use std::sync::OnceLock;
 
 use fastcdc::v2020::FastCDC;
 
+use crate::Id;
 use crate::room::empty_with_room;
 
 /// Bounds of a content-defined chunk. The average is what the cut condition is tuned for.
@@ -113,6 +115,12 @@ fn is_zero(bytes: &[u8]) -> bool {
     // Word by word: the compiler makes wide comparisons of it, and other data end it at once.
     let (words, rest) = bytes.as_chunks::<32>();
     words.iter().all(|word| *word == [0; 32]) && rest.iter().all(|byte| *byte == 0)
+}
+
+/// The blob that runs of zeros are cut into, by Levee and by restic.
+pub(crate) fn zero_chunk_id() -> Id {
+    static ID: OnceLock<Id> = OnceLock::new();
+    *ID.get_or_init(|| Id::of(&[0; ZERO_CHUNK_BYTES]))
 }
 
 /// Whether a blob is nothing but zeros, so that it may become a hole.

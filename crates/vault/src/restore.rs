@@ -13,6 +13,7 @@ mod owners;
 mod place;
 mod prepare;
 mod target;
+mod unfinished;
 mod walk;
 
 use std::collections::BTreeSet;
@@ -21,7 +22,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-pub use options::{Overwrite, RestoreLock, RestoreOptions, RestoreSummary};
+pub use options::{Holes, Overwrite, RestoreLock, RestoreOptions, RestoreSummary};
 pub use owners::{OwnerMap, Owners};
 
 use crate::pattern::Patterns;

@@ -6,9 +6,9 @@ use std::sync::atomic::Ordering;
 
 use rustix::fs::{FallocateFlags, OFlags};
 
-use super::Context;
 use super::direct::{DIRECT_FROM_BYTES, DirectWriter};
 use super::prepare::{FileState, PreparedFile, finish_file, take_back};
+use super::{Context, Holes, unfinished};
 use crate::chunker::is_hole;
 use crate::pack::PackedBlob;
 use crate::parallel::parallel_map_with;
@@ -150,7 +150,7 @@ impl Way<'_> {
 
 impl<'a> Writer<'a> {
     fn write_all(&mut self, places: &[Destination], plaintext: &[u8]) {
-        let hole = self.context.options.sparse && is_hole(plaintext);
+        let hole = self.context.options.holes != Holes::Never && is_hole(plaintext);
         for place in places {
             if let Err(error) = self.write(place, plaintext, hole) {
                 self.fail(std::slice::from_ref(place), &error);
@@ -193,6 +193,7 @@ impl<'a> Writer<'a> {
         let Some(open) = &mut self.open else { return Ok(()) };
         let failed = |source| context.target.error("write", &file.path, source);
         let length = plaintext.len() as u64;
+        let hole = hole && (context.options.holes == Holes::Everywhere || file.state.is_new());
         match (&mut open.way, hole) {
             (_, true) if file.state == FileState::Fresh => {}
             (_, true) if file.state == FileState::ToBeMade => {
@@ -217,17 +218,17 @@ impl<'a> Writer<'a> {
     }
 
     fn open_file(&self, file: &PreparedFile) -> Result<Way<'a>> {
-        let target = self.context.target;
+        let context = self.context;
         if file.state == FileState::ToBeMade {
-            return target.create_file(&file.path).map(Way::Buffered);
+            return unfinished::create(context, &file.path).map(Way::Buffered);
         }
-        let opened = target.open_file(&file.path, OFlags::RDWR)?;
+        let opened = unfinished::open(context, &file.path, OFlags::RDWR)?;
         if file.node.size < DIRECT_FROM_BYTES {
             return Ok(Way::Buffered(opened));
         }
         // File systems without O_DIRECT refuse it here.
-        let direct = target.open_file(&file.path, OFlags::WRONLY | OFlags::DIRECT).ok();
-        Ok(Way::Direct(DirectWriter::new(&self.context.buffers, opened, direct)))
+        let direct = unfinished::open(context, &file.path, OFlags::WRONLY | OFlags::DIRECT).ok();
+        Ok(Way::Direct(DirectWriter::new(&context.buffers, opened, direct)))
     }
 
     /// Writes what is still in memory and, when the file is complete, sets its metadata.
@@ -239,8 +240,11 @@ impl<'a> Writer<'a> {
         {
             return self.fail_file(number, &self.context.target.error("write", &file.path, source));
         }
-        if file.remaining.fetch_sub(written, Ordering::AcqRel) == written && !file.has_failed.load(Ordering::Relaxed) {
-            finish_file(self.context, &file.path, &file.node, way.file());
+        if file.remaining.fetch_sub(written, Ordering::AcqRel) == written
+            && !file.has_failed.load(Ordering::Relaxed)
+            && let Err(error) = finish_file(self.context, &file.path, &file.node, way.file())
+        {
+            self.fail_file(number, &error);
         }
     }
 }

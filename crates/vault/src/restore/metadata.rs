@@ -1,15 +1,15 @@
 //! Owners, modes, extended attributes and times.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::Context;
-use crate::{Node, NodeKind};
+use crate::{ExtendedAttribute, FileTime, Node, NodeKind};
 
 fn owner_of(context: &Context<'_>, node: &Node) -> Option<(Uid, Gid)> {
     let (uid, gid) = context.owners.owner_of(node)?;
@@ -18,8 +18,14 @@ fn owner_of(context: &Context<'_>, node: &Node) -> Option<(Uid, Gid)> {
 }
 
 fn times_of(node: &Node) -> Timestamps {
-    let time = |time: crate::FileTime| Timespec { tv_sec: time.seconds, tv_nsec: i64::from(time.nanoseconds) };
+    let time = |time: FileTime| Timespec { tv_sec: time.seconds, tv_nsec: i64::from(time.nanoseconds) };
     Timestamps { last_access: time(node.atime), last_modification: time(node.mtime) }
+}
+
+fn has_times(current: &Stat, node: &Node) -> bool {
+    let modified = FileTime::new(current.st_mtime, current.st_mtime_nsec as u32);
+    let accessed = FileTime::new(current.st_atime, current.st_atime_nsec as u32);
+    (modified, accessed) == (node.mtime, node.atime)
 }
 
 fn mode_of(node: &Node) -> Mode {
@@ -41,20 +47,29 @@ pub(super) fn apply(context: &Context<'_>, path: &Path, file: &impl AsFd, node: 
     {
         failed("set the owner of", errno);
     }
-    let has_mode = current.is_some_and(|current| Mode::from_raw_mode(current.st_mode & 0o7777) == mode_of(node));
+    let has_mode =
+        current.as_ref().is_some_and(|current| Mode::from_raw_mode(current.st_mode & 0o7777) == mode_of(node));
     if (new_owner.is_some() || !has_mode)
         && let Err(errno) = rustix::fs::fchmod(file, mode_of(node))
     {
         failed("set the mode of", errno);
     }
-    remove_other_attributes(file, node);
-    for attribute in node.extended_attributes.iter().filter(|attribute| context.wants_attribute(&attribute.name)) {
+    let names = attribute_names(file);
+    let is_there = |attribute: &ExtendedAttribute| {
+        names.split(|byte| *byte == 0).any(|name| name == attribute.name.as_bytes()) && has_value(file, attribute)
+    };
+    remove_other_attributes(file, &names, node);
+    let wanted = node.extended_attributes.iter().filter(|attribute| context.wants_attribute(&attribute.name));
+    for attribute in wanted.filter(|attribute| !is_there(attribute)) {
         let set = rustix::fs::fsetxattr(file, attribute.name.as_os_str(), &attribute.value, XattrFlags::empty());
         if let Err(errno) = set {
             failed("set an extended attribute of", errno);
         }
     }
-    if let Err(errno) = rustix::fs::futimens(file, &times_of(node)) {
+    // None of this changes the times.
+    if current.is_none_or(|current| !has_times(&current, node))
+        && let Err(errno) = rustix::fs::futimens(file, &times_of(node))
+    {
         failed("set the times of", errno);
     }
 }
@@ -66,27 +81,36 @@ fn is_of_the_file(name: &[u8]) -> bool {
         || [&b"system.posix_acl_access"[..], b"system.posix_acl_default", b"security.capability"].contains(&name)
 }
 
-/// Takes away attributes that the snapshot doesn't have.
-fn remove_other_attributes(file: &impl AsFd, node: &Node) {
+/// The names of a file's attributes, each with a zero byte behind it. None where they cannot be listed.
+fn attribute_names(file: &impl AsFd) -> Vec<u8> {
     // The kernel makes as large a buffer as is asked for, and most files have few attributes or none.
     let mut few = [0_u8; 1024];
-    let mut many = Vec::new();
-    let names = match rustix::fs::flistxattr(file, &mut few) {
-        Ok(length) => &few[..length],
+    match rustix::fs::flistxattr(file, &mut few) {
+        Ok(length) => few[..length].to_vec(),
         Err(Errno::RANGE) => {
-            many.reserve(LIST_BYTES_MAX);
-            match rustix::fs::flistxattr(file, rustix::buffer::spare_capacity(&mut many)) {
-                Ok(_) => &many[..],
-                Err(_) => return,
-            }
+            let mut many = vec![0_u8; LIST_BYTES_MAX];
+            let length = rustix::fs::flistxattr(file, &mut many).unwrap_or(0);
+            many.truncate(length);
+            many
         }
-        Err(_) => return,
-    };
-    for name in names.split(|byte| *byte == 0).filter(|name| is_of_the_file(name)) {
-        let name: OsString = OsString::from_vec(name.to_vec());
+        Err(_) => Vec::new(),
+    }
+}
+
+/// Whether an attribute has the value that it has in the snapshot.
+fn has_value(file: &impl AsFd, attribute: &ExtendedAttribute) -> bool {
+    // With room for one byte more, so that the beginning of a longer one is not taken for it.
+    let mut current = vec![0_u8; attribute.value.len() + 1];
+    let read = rustix::fs::fgetxattr(file, attribute.name.as_os_str(), &mut current);
+    read.is_ok_and(|length| current.get(..length) == Some(&attribute.value[..]))
+}
+
+/// Takes away attributes that the snapshot doesn't have.
+fn remove_other_attributes(file: &impl AsFd, names: &[u8], node: &Node) {
+    for name in names.split(|byte| *byte == 0).filter(|name| is_of_the_file(name)).map(OsStr::from_bytes) {
         if !node.extended_attributes.iter().any(|attribute| attribute.name == name) {
             // It stays where it may not be removed; the content is right all the same.
-            let _ = rustix::fs::fremovexattr(file, &name);
+            let _ = rustix::fs::fremovexattr(file, name);
         }
     }
 }
@@ -127,7 +151,7 @@ fn apply_through_proc(context: &Context<'_>, parent: &OwnedFd, name: &OsStr, pat
         Ok(handle) => handle,
         Err(errno) => return failed("open", errno),
     };
-    let is_link = |stat: rustix::fs::Stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
+    let is_link = |stat: Stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
     if rustix::fs::fstat(&handle).is_ok_and(is_link) {
         return failed("set the mode of", Errno::LOOP);
     }

@@ -21,6 +21,19 @@ pub enum Overwrite {
     Never,
 }
 
+/// Which files get holes instead of blocks full of zeros. A snapshot says what a file holds, not where the disk had
+/// nothing: a file that was written full of zeros cannot be told from one that was never written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Holes {
+    /// Those that are made anew. With its zeros written out, a sparse file may be larger than the disk.
+    #[default]
+    InNew,
+    /// Also those that are there: what differs and is to hold zeros is given back to the disk.
+    Everywhere,
+    /// None, for what must have its blocks, such as swap files.
+    Never,
+}
+
 /// What to restore, and how.
 #[derive(Clone, Debug, Default)]
 pub struct RestoreOptions {
@@ -39,8 +52,7 @@ pub struct RestoreOptions {
     pub include_attributes: Vec<String>,
     pub exclude_attributes: Vec<String>,
     pub overwrite: Overwrite,
-    /// Make holes of zeros.
-    pub sparse: bool,
+    pub holes: Holes,
     /// Read everything again in the end and compare.
     pub verify: bool,
     /// Remove what the snapshot doesn't have, within what the patterns choose.

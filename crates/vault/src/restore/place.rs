@@ -19,21 +19,35 @@ fn file_type(stat: &Stat) -> FileType {
     FileType::from_raw_mode(stat.st_mode)
 }
 
-/// Makes a directory unless it is there, and says whether it did. Anything else in its place is removed.
-pub(super) fn make_directory(context: &Context<'_>, path: &Path) -> Result<bool> {
+/// What has become of a directory of the snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MadeDirectory {
+    Anew,
+    WasThere,
+    /// It was not made: something else is there, and is to be left as it is.
+    Kept,
+}
+
+/// Makes a directory unless it is there. Anything else in its place is removed, unless it is to be kept.
+pub(super) fn make_directory(context: &Context<'_>, path: &Path, node: &Node) -> Result<MadeDirectory> {
     let target = context.target;
     if context.options.dry_run {
-        return Ok(target.stat(path)?.is_none_or(|stat| file_type(&stat) != FileType::Directory));
+        return Ok(match target.stat(path)? {
+            Some(current) if file_type(&current) == FileType::Directory => MadeDirectory::WasThere,
+            Some(current) if keeps(context, &current, node) => MadeDirectory::Kept,
+            _ => MadeDirectory::Anew,
+        });
     }
     let (parent, name) = target.parent_of(path)?;
     let failed = |errno: Errno| target.error("create the directory", path, errno.into());
     match stat(&parent, name).map_err(failed)? {
-        Some(stat) if file_type(&stat) == FileType::Directory => return Ok(false),
+        Some(current) if file_type(&current) == FileType::Directory => return Ok(MadeDirectory::WasThere),
+        Some(current) if keeps(context, &current, node) => return Ok(MadeDirectory::Kept),
         Some(_) => rustix::fs::unlinkat(&parent, name, AtFlags::empty()).map_err(failed)?,
         None => {}
     }
     rustix::fs::mkdirat(&parent, name, DIRECTORY_MODE).map_err(failed)?;
-    Ok(true)
+    Ok(MadeDirectory::Anew)
 }
 
 /// Makes room for something that isn't a directory.

@@ -1,19 +1,23 @@
 //! Getting files ready to be written: made or opened, compared with what is there, given their size.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs::File;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::SystemTime;
 
-use rustix::fs::{AtFlags, FallocateFlags, FileType, OFlags, Stat};
+use rustix::fs::{AtFlags, FallocateFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::target::stat;
 use super::walk::Chosen;
-use super::{Context, Overwrite, metadata, place};
+use super::{Context, Holes, Overwrite, metadata, place, unfinished};
+use crate::chunker::{is_hole, zero_chunk_id};
 use crate::parallel::{compute_threads, parallel_map};
 use crate::vault::BLOB_BYTES_MAX;
 use crate::{BlobKind, Event, FileTime, Id, ItemChange, Node, Result};
@@ -44,6 +48,12 @@ impl PreparedFile {
 /// Takes back what was begun of a file for which there is no room: what lacks its content must not look whole, and must not
 /// be passed over as newer when the restore is run again.
 pub(super) fn take_back(context: &Context<'_>, file: &PreparedFile) {
+    if unfinished::are_apart(context) {
+        if let Err(error) = unfinished::discard(context, &file.path) {
+            context.problem(&file.path, &error);
+        }
+        return;
+    }
     let target = context.target;
     let taken_back = match file.state {
         FileState::ToBeMade | FileState::Fresh => target.parent_of(&file.path).map(|(parent, name)| {
@@ -81,6 +91,12 @@ pub(super) enum FileState {
     Fresh,
     /// It was there before, and this long.
     Old { bytes: u64 },
+}
+
+impl FileState {
+    pub fn is_new(self) -> bool {
+        matches!(self, FileState::ToBeMade | FileState::Fresh)
+    }
 }
 
 /// A blob that the file lacks.
@@ -125,41 +141,144 @@ fn prepare_file(context: &Context<'_>, chosen: &Chosen) -> Result<Prepared> {
     if context.options.dry_run {
         return compare_only(context, path, node, &blobs, size);
     }
-    if !directory_is_fresh && let Some(outcome) = prepare_existing(context, path, node, &blobs, size)? {
-        return Ok(outcome);
+    if !directory_is_fresh {
+        if let Some(outcome) = prepare_existing(context, path, node, &blobs, size)? {
+            return Ok(outcome);
+        }
+        if unfinished::are_apart(context) {
+            return prepare_apart(context, path, node, &blobs, size, None);
+        }
     }
-    let needed: Vec<_> = blobs.into_iter().map(|(needed, _)| needed).collect();
+    prepare_new(context, path, node, &blobs, size)
+}
+
+/// Begins a file where there is nothing.
+fn prepare_new(
+    context: &Context<'_>,
+    path: &Path,
+    node: &Node,
+    blobs: &[(NeededBlob, u64)],
+    size: u64,
+) -> Result<Prepared> {
+    let needed = all_of(blobs);
     if needed.len() == 1 {
         return Ok(Prepared::Write(needed, FileState::ToBeMade));
     }
-    let file = context.target.create_file(path)?;
+    let file = unfinished::create(context, path)?;
     if needed.is_empty() {
-        finish_file(context, path, node, &file);
+        finish_file(context, path, node, &file)?;
         return Ok(Prepared::Done);
     }
-    get_room(context, path, &file, size)?;
+    get_room(context, path, &file, &needed, size)?;
     Ok(Prepared::Write(needed, FileState::Fresh))
 }
 
-/// Gives a new file its length and, unless holes are wanted, its blocks.
-pub(super) fn get_room(context: &Context<'_>, path: &Path, file: &File, size: u64) -> Result<()> {
-    let target = context.target;
-    file.set_len(size).map_err(|source| target.error("set the length of", path, source))?;
-    if size < PREALLOCATE_FROM_BYTES || context.options.sparse {
-        return Ok(());
-    }
-    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, size) {
-        // Not every file system can.
-        Ok(()) | Err(Errno::NOTSUP | Errno::NOSYS) => Ok(()),
-        Err(errno) => {
-            // What was got so far must not fill the disk.
-            let _ = file.set_len(0);
-            Err(target.error("get room for", path, errno.into()))
+/// Begins a file beside its place, or goes on with what an earlier run has begun there. What the `current` file in its
+/// place has of it is copied, since that one stays as it is until this one is whole.
+fn prepare_apart(
+    context: &Context<'_>,
+    path: &Path,
+    node: &Node,
+    blobs: &[(NeededBlob, u64)],
+    size: u64,
+    current: Option<&File>,
+) -> Result<Prepared> {
+    let failed = |source| context.target.error("write", path, source);
+    let (file, state, mut needed) = match (unfinished::take_up(context, path)?, current) {
+        (None, None) => return prepare_new(context, path, node, blobs, size),
+        (None, Some(_)) => {
+            let (file, needed) = (unfinished::create(context, path)?, all_of(blobs));
+            get_room(context, path, &file, &needed, size)?;
+            (file, FileState::Fresh, needed)
         }
+        (Some(left), _) => {
+            let bytes = left.metadata().map_err(failed)?.len();
+            let needed = differing(&left, blobs).map_err(failed)?;
+            left.set_len(size).map_err(failed)?;
+            (left, FileState::Old { bytes }, needed)
+        }
+    };
+    if let Some(current) = current {
+        let still_needed = copy_known(context, current, &file, state, blobs, &needed);
+        needed = still_needed.map_err(|source| {
+            // What it takes of a full disk is given back.
+            let _ = unfinished::discard(context, path);
+            failed(source)
+        })?;
     }
+    if needed.is_empty() {
+        finish_file(context, path, node, &file)?;
+        return Ok(Prepared::Done);
+    }
+    Ok(Prepared::Write(needed, state))
 }
 
-/// Looks at what is at the file's place. `None` when the file is to be made anew, and nothing is in the way.
+/// Copies the needed blobs that another file has, and says which are needed still.
+fn copy_known(
+    context: &Context<'_>,
+    from: &File,
+    into: &File,
+    state: FileState,
+    blobs: &[(NeededBlob, u64)],
+    needed: &[NeededBlob],
+) -> std::io::Result<Vec<NeededBlob>> {
+    let leaves_holes = state.is_new() && context.options.holes != Holes::Never;
+    let offsets: HashSet<u64> = needed.iter().map(|blob| blob.offset).collect();
+    let mut still_needed = Vec::new();
+    let mut buffer = Vec::new();
+    for (blob, length) in blobs.iter().filter(|(blob, _)| offsets.contains(&blob.offset)) {
+        buffer.resize(*length as usize, 0);
+        // It is hashed once more, since somebody may be writing to it.
+        if from.read_exact_at(&mut buffer, blob.offset).is_err() || Id::of(&buffer) != blob.id {
+            still_needed.push(*blob);
+        } else if !(leaves_holes && is_hole(&buffer)) {
+            into.write_all_at(&buffer, blob.offset)?;
+        }
+    }
+    Ok(still_needed)
+}
+
+fn all_of(blobs: &[(NeededBlob, u64)]) -> Vec<NeededBlob> {
+    blobs.iter().map(|(blob, _)| *blob).collect()
+}
+
+/// Gives a new file its length and, unless it is to have holes, its blocks.
+fn get_room(context: &Context<'_>, path: &Path, file: &File, needed: &[NeededBlob], size: u64) -> Result<()> {
+    let target = context.target;
+    file.set_len(size).map_err(|source| target.error("set the length of", path, source))?;
+    if size < PREALLOCATE_FROM_BYTES {
+        return Ok(());
+    }
+    let hole = (context.options.holes != Holes::Never).then(zero_chunk_id);
+    for Range { start, end } in filled(needed, size, hole) {
+        match rustix::fs::fallocate(file, FallocateFlags::empty(), start, end - start) {
+            Ok(()) => {}
+            // Not every file system can.
+            Err(Errno::NOTSUP | Errno::NOSYS) => break,
+            Err(errno) => {
+                // What was got so far must not fill the disk.
+                let _ = file.set_len(0);
+                return Err(target.error("get room for", path, errno.into()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What of a file is no hole, neighbours joined.
+fn filled(blobs: &[NeededBlob], size: u64, hole: Option<Id>) -> Vec<Range<u64>> {
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    let ends = blobs.iter().skip(1).map(|next| next.offset).chain([size]);
+    for (blob, end) in blobs.iter().zip(ends).filter(|(blob, _)| Some(blob.id) != hole) {
+        match ranges.last_mut() {
+            Some(before) if before.end == blob.offset => before.end = end,
+            _ => ranges.push(blob.offset..end),
+        }
+    }
+    ranges
+}
+
+/// Looks at what is at the file's place. `None` when the file is to be made anew, and nothing is in its way.
 fn prepare_existing(
     context: &Context<'_>,
     path: &Path,
@@ -172,6 +291,12 @@ fn prepare_existing(
     let existing = stat(&parent, name).map_err(|errno| target.error("look at", path, errno.into()))?;
     let Some(existing) = existing else { return Ok(None) };
     if keeps(context, &existing, node, size) {
+        if context.options.overwrite == Overwrite::IfChanged {
+            apply_to_alike(context, &parent, name, path, node);
+        } else {
+            // What an earlier run has begun of it is of no use any more.
+            unfinished::remove(context, &parent, name, path)?;
+        }
         report_unchanged(context, path, node);
         return Ok(Some(kept(&existing, node, size)));
     }
@@ -180,27 +305,49 @@ fn prepare_existing(
         let current = file.metadata().map_err(|source| target.error("look at", path, source))?;
         let needed = differing(&file, blobs).map_err(|source| target.error("read", path, source))?;
         if needed.is_empty() && current.len() == size {
+            if unfinished::are_apart(context) {
+                unfinished::remove(context, &parent, name, path)?;
+            }
             metadata::apply(context, path, &file, node);
             report_unchanged(context, path, node);
             return Ok(Some(Prepared::Done));
+        }
+        if unfinished::are_apart(context) {
+            let useful = (needed.len() < blobs.len()).then_some(&file);
+            return prepare_apart(context, path, node, blobs, size, useful).map(Some);
         }
         // Other names of it may lie outside of the target: what they see must not change.
         if current.nlink() == 1 {
             let file = target.open_file(path, OFlags::RDWR)?;
             file.set_len(size).map_err(|source| target.error("set the length of", path, source))?;
             if needed.is_empty() {
-                finish_file(context, path, node, &file);
+                finish_file(context, path, node, &file)?;
                 return Ok(Some(Prepared::Done));
             }
             return Ok(Some(Prepared::Write(needed, FileState::Old { bytes: current.len() })));
         }
     }
-    place::clear(context, &parent, name, path)?;
+    // What is no directory gives way when the file beside it is whole, and not before.
+    if !unfinished::are_apart(context) || FileType::from_raw_mode(existing.st_mode) == FileType::Directory {
+        place::clear(context, &parent, name, path)?;
+    }
     Ok(None)
 }
 
+/// Gives a file that looks alike all but its content. Its size and time of change say nothing of that: another mode,
+/// owner or ACL leaves both as they are. What is so already is not set again.
+fn apply_to_alike(context: &Context<'_>, parent: &OwnedFd, name: &OsStr, path: &Path, node: &Node) {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    match rustix::fs::openat(parent, name, flags, Mode::empty()) {
+        Ok(file) => metadata::apply(context, path, &file, node),
+        // Its owner may not read it, and may change all this.
+        Err(Errno::ACCESS) => metadata::apply_to_other(context, parent, name, path, node),
+        Err(errno) => context.problem(path, &context.target.error("open", path, errno.into())),
+    }
+}
+
 /// Whether what is there is to be left as it is.
-fn keeps(context: &Context<'_>, existing: &Stat, node: &Node, size: u64) -> bool {
+pub(super) fn keeps(context: &Context<'_>, existing: &Stat, node: &Node, size: u64) -> bool {
     let mtime = FileTime::new(existing.st_mtime, existing.st_mtime_nsec as u32);
     match context.options.overwrite {
         Overwrite::Always => false,
@@ -250,7 +397,7 @@ fn compare_only(
             missing = Some(needed);
         }
     }
-    note_packs(context, missing.unwrap_or_else(|| blobs.iter().map(|(blob, _)| *blob).collect()))?;
+    note_packs(context, missing.unwrap_or_else(|| all_of(blobs)))?;
     context.bytes_written.fetch_add(to_write, Ordering::Relaxed);
     context.progress.report(Event::Bytes(node.size));
     report_restored(context, path);
@@ -306,10 +453,14 @@ fn report_unchanged(context: &Context<'_>, path: &Path, node: &Node) {
     context.progress.report(Event::Item { path, change: ItemChange::Unmodified });
 }
 
-/// Sets the metadata of a file whose content is complete.
-pub(super) fn finish_file(context: &Context<'_>, path: &Path, node: &Node, file: &File) {
+/// Sets the metadata of a file whose content is complete, and gives it its name where it has another until then.
+pub(super) fn finish_file(context: &Context<'_>, path: &Path, node: &Node, file: &File) -> Result<()> {
     metadata::apply(context, path, file, node);
+    if unfinished::are_apart(context) {
+        unfinished::put_in_place(context, path, node)?;
+    }
     report_restored(context, path);
+    Ok(())
 }
 
 fn report_restored(context: &Context<'_>, path: &Path) {

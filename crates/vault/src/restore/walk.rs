@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::{Context, RestoreSummary, content, metadata, place, prepare};
+use super::place::MadeDirectory;
+use super::{Context, RestoreSummary, content, metadata, place, prepare, unfinished};
 use crate::pattern::Patterns;
 use crate::{Error, Event, Id, ItemChange, Node, NodeKind, Result, Tree};
 
@@ -171,12 +172,11 @@ impl Walk<'_> {
                     continue;
                 };
                 self.pending.push((path.clone(), node.clone()));
-                if included {
-                    self.make_directories();
+                if included && !self.make_directories() {
+                    continue;
                 }
                 self.enter(&mut open, &subtree, path, source, included);
-            } else if included {
-                self.make_directories();
+            } else if included && self.make_directories() {
                 self.leaf(path, node)?;
             }
         }
@@ -202,21 +202,32 @@ impl Walk<'_> {
         // Still there when nothing in it was chosen.
         self.pending.pop_if(|(last, _)| *last == directory.path);
         if self.context.options.delete && !self.fresh.contains(&directory.path) {
+            let unfinished = unfinished::names_in(self.context, &directory.tree);
             let wanted = |name: &OsStr| {
                 let source = directory.source.join(name);
                 let chosen = directory.included || self.is_included(&source);
-                directory.tree.find(name).is_some() || !chosen || self.excludes.matches(&source)
+                directory.tree.find(name).is_some()
+                    || unfinished.contains(name)
+                    || !chosen
+                    || self.excludes.matches(&source)
             };
             self.summary.files_deleted += place::remove_unwanted(self.context, &directory.path, &wanted);
         }
     }
 
-    fn make_directories(&mut self) {
+    /// Makes the directories above the current place. `false` when something else is kept in the place of one, so that
+    /// nothing can be restored below.
+    fn make_directories(&mut self) -> bool {
         for (path, node) in std::mem::take(&mut self.pending) {
-            match place::make_directory(self.context, &path) {
-                Ok(is_fresh) => {
+            match place::make_directory(self.context, &path, &node) {
+                Ok(MadeDirectory::Kept) => {
+                    let message = "what is there is no directory and was kept: nothing was restored below it";
+                    self.context.problems.add(&path, message.into());
+                    return false;
+                }
+                Ok(made) => {
                     self.summary.directories += 1;
-                    if is_fresh {
+                    if made == MadeDirectory::Anew {
                         self.fresh.insert(path.clone());
                     }
                     self.directories.push((path, node));
@@ -224,6 +235,7 @@ impl Walk<'_> {
                 Err(error) => self.context.problem(&path, &error),
             }
         }
+        true
     }
 
     /// Anything but a directory.

@@ -92,7 +92,7 @@ fn holes_stay_holes_with_either_program() {
     let summary = backup(&vault, &source);
     assert!(summary.data_added_bytes < 8 << 20, "{summary:?}");
     let ours = scratch.path("ours");
-    let options = RestoreOptions { sparse: true, verify: true, ..Default::default() };
+    let options = RestoreOptions { verify: true, ..Default::default() };
     restore_with(&vault, summary.snapshot_id.unwrap(), &source, &ours, options);
     assert_same(&source, &ours);
     let mut targets = vec![ours];

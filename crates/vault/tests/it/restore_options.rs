@@ -5,7 +5,9 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use levee_vault::{Error, Event, Lock, LockMode, Overwrite, OwnerMap, Owners, Progress, RestoreLock, RestoreOptions};
+use levee_vault::{
+    Error, Event, Holes, Lock, LockMode, Overwrite, OwnerMap, Owners, Progress, RestoreLock, RestoreOptions,
+};
 use rustix::fs::OFlags;
 
 use crate::support::*;
@@ -54,6 +56,34 @@ fn acls_and_capabilities_come_along_and_stray_ones_go() {
     restore_with(&vault, id, &source, &without, options);
     assert_eq!(xattr::get(without.join("capability"), "security.capability").unwrap(), None);
     assert_eq!(xattr::get(without.join("acl"), "system.posix_acl_access").unwrap().as_deref(), Some(ACL));
+}
+
+#[test]
+fn files_that_look_alike_get_all_else_that_they_lack() {
+    let Saved { scratch: _scratch, source, vault, id, target } = Saved::zoo();
+    restore(&vault, id, &source, &target);
+    let names = ["plain", "empty", "large", "setuid", "unreadable", "deep/er/est/file", "hard link one"];
+    // Changes whenever something is set.
+    let changed = || {
+        let changed = |name: &str| std::fs::metadata(target.join(name)).unwrap();
+        names.map(changed).map(|metadata| (metadata.ctime(), metadata.ctime_nsec()))
+    };
+    let alike = || RestoreOptions { overwrite: Overwrite::IfChanged, ..Default::default() };
+    let before = changed();
+    restore_with(&vault, id, &source, &target, alike());
+    assert_eq!(changed(), before, "what is so already is not set again");
+
+    // As after chmod, chown and setfacl at the source, which leave size and time of change as they are.
+    for name in names {
+        let path = target.join(name);
+        std::os::unix::fs::chown(&path, Some(77), Some(88)).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
+        xattr::set(&path, "system.posix_acl_access", ACL).unwrap();
+    }
+    xattr::set(target.join("plain"), "user.note", b"another").unwrap();
+    let done = restore_with(&vault, id, &source, &target, alike());
+    assert_same(&source, &target);
+    assert_eq!((done.files_restored, done.bytes_written), (0, 0), "{done:?}");
 }
 
 #[test]
@@ -168,11 +198,35 @@ fn holes_are_made_in_files_that_are_there_too() {
     let target = scratch.path("target");
     std::fs::create_dir(&target).unwrap();
     std::fs::write(target.join("sparse"), noise(32 << 20, 8)).unwrap();
-    let options = || RestoreOptions { sparse: true, verify: true, ..Default::default() };
+    let options = || RestoreOptions { holes: Holes::Everywhere, verify: true, ..Default::default() };
     restore_with(&vault, id, &source, &target, options());
     assert_same(&source, &target);
     let allocated = |name: &str| std::fs::metadata(target.join(name)).unwrap().blocks() * 512;
     assert!(allocated("sparse") < 4 << 20 && allocated("one hole") < 100_000, "{}", allocated("sparse"));
+}
+
+#[test]
+fn new_files_get_holes_unless_none_are_wished_and_those_that_are_there_keep_their_blocks() {
+    let scratch = Scratch::new();
+    let source = scratch.path("source");
+    std::fs::create_dir(&source).unwrap();
+    let file = std::fs::File::create(source.join("sparse")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &noise(1 << 20, 7), 10 << 20).unwrap();
+    file.set_len(32 << 20).unwrap();
+    let vault = scratch.init();
+    let id = backup(&vault, &source).snapshot_id.unwrap();
+    let allocated_bytes = |target: &str, holes: Holes| {
+        let target = scratch.path(target);
+        restore_with(&vault, id, &source, &target, RestoreOptions { holes, verify: true, ..Default::default() });
+        assert_same(&source, &target);
+        std::fs::metadata(target.join("sparse")).unwrap().blocks() * 512
+    };
+    assert!(allocated_bytes("new", Holes::default()) < 4 << 20);
+    assert!(allocated_bytes("full", Holes::Never) >= 32 << 20);
+    // What is there and differs is written, not given back.
+    std::fs::create_dir(scratch.path("there")).unwrap();
+    std::fs::write(scratch.path("there").join("sparse"), noise(32 << 20, 8)).unwrap();
+    assert!(allocated_bytes("there", Holes::default()) >= 32 << 20);
 }
 
 #[test]
@@ -277,4 +331,36 @@ fn large_files_are_written_past_the_page_cache() {
     let seen = open.seen.into_inner().unwrap();
     assert!(seen.contains(&folder.join("large")), "{seen:?}");
     assert_same(&source, &target);
+}
+
+#[test]
+fn a_file_that_is_kept_gives_way_to_no_directory() {
+    let Saved { scratch, source, vault, id, .. } = Saved::zoo();
+    let check = |overwrite: Overwrite, seconds: i64, is_kept: bool| {
+        let target = scratch.path(&format!("{overwrite:?} {seconds}"));
+        std::fs::create_dir(&target).unwrap();
+        std::fs::write(target.join("deep"), b"mine").unwrap();
+        set_times(&target.join("deep"), seconds, 0);
+        let subfolder = Some(source.clone());
+        let options = RestoreOptions { target: target.clone(), subfolder, overwrite, ..RestoreOptions::default() };
+        let dry = RestoreOptions { dry_run: true, ..options.clone() };
+        let foreseen = levee_vault::restore(&vault, &id, &dry, &()).unwrap().errors;
+        let errors = levee_vault::restore(&vault, &id, &options, &()).unwrap().errors;
+        assert_eq!(foreseen.first, errors.first, "{overwrite:?} {seconds}");
+        if is_kept {
+            assert_eq!(std::fs::read(target.join("deep")).unwrap(), b"mine");
+            // One problem, and not one for each that lies below.
+            assert_eq!((errors.count, errors.first[0].path.as_path()), (1, Path::new("deep")), "{errors:?}");
+            assert!(errors.first[0].message.contains("kept"), "{errors:?}");
+            assert!(target.join("plain").exists(), "the others are restored");
+        } else {
+            assert!(errors.is_empty(), "{errors:?}");
+            assert_same(&source, &target);
+        }
+    };
+    check(Overwrite::Never, 1, true);
+    check(Overwrite::IfNewer, 10_000_000_000, true);
+    check(Overwrite::IfNewer, 1, false);
+    check(Overwrite::IfChanged, 10_000_000_000, false);
+    check(Overwrite::Always, 10_000_000_000, false);
 }
