@@ -40,6 +40,10 @@ pub(crate) enum Flag {
     Claimed = 8,
     /// A copy stands in a pack that stays.
     Kept = 16,
+    /// It is used and a copy stands in a pack that goes, where another one may be no copy at all.
+    Risked = 32,
+    /// A copy stands in a pack whose used blobs are read and written anew.
+    Rewritten = 64,
 }
 
 /// All blobs of an index, with flags.
@@ -162,12 +166,39 @@ impl BlobTable {
         is_new
     }
 
+    /// Takes a flag back from one blob.
+    pub fn clear_at(&mut self, place: Place, flag: Flag) {
+        let flags = match place {
+            Place::Sorted(position) => self.records.get_mut(position).map(|record| &mut record.flags),
+            Place::Late(prefix, kind) => self.late.get_mut(&(prefix, kind)),
+        };
+        if let Some(flags) = flags {
+            *flags &= !(flag as u8);
+        }
+    }
+
     /// Whether any blob has all of these flags.
     pub fn any(&self, flags: &[Flag]) -> bool {
-        let wanted = flags.iter().fold(0, |wanted, flag| wanted | *flag as u8);
-        let has = |found: u8| found & wanted == wanted;
+        self.any_without(flags, &[])
+    }
+
+    /// Whether any blob has all of the first flags and none of the others.
+    pub fn any_without(&self, flags: &[Flag], without: &[Flag]) -> bool {
+        let (wanted, looked_at) = (bits(flags), bits(flags) | bits(without));
+        let has = |found: u8| found & looked_at == wanted;
         self.records.iter().any(|record| has(record.flags)) || self.late.values().any(|flags| has(*flags))
     }
+
+    /// Takes flags back from every blob.
+    pub fn clear(&mut self, flags: &[Flag]) {
+        let left = !bits(flags);
+        self.records.iter_mut().for_each(|record| record.flags &= left);
+        self.late.values_mut().for_each(|found| *found &= left);
+    }
+}
+
+fn bits(flags: &[Flag]) -> u8 {
+    flags.iter().fold(0, |bits, flag| bits | *flag as u8)
 }
 
 fn bucket_bits(records: usize) -> u32 {

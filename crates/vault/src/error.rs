@@ -42,8 +42,15 @@ pub enum Error {
         "{location}: {packs} packs ({bytes} bytes) lie in an archive class and cannot be read: thaw them first with `levee vault thaw --all --wait`"
     )]
     PacksFrozen { location: String, packs: u64, bytes: u64 },
-    #[error("{location}: {kind} blob {id} is not in the index; run `levee vault check`")]
-    MissingBlob { location: String, kind: BlobKind, id: Id },
+    /// No index names it that can be read. `unread_index` is one that can't.
+    #[error(
+        "{location}: {kind} blob {id} is not in the index{}",
+        match unread_index {
+            None => "; run `levee vault check`".into(),
+            Some(file) => format!(", but may be in {file}: `levee vault repair index --apply` makes the index anew"),
+        }
+    )]
+    MissingBlob { location: String, kind: BlobKind, id: Id, unread_index: Option<String> },
     #[error(
         "{location}: locked{} by {by} since {since}{}",
         if *exclusive { " exclusively" } else { "" },

@@ -4,6 +4,10 @@
 //! `index_marks`). A record holds the snapshot's file as it stood in the store: brought back, it has its old name.
 //! When restic writes the indexes anew, the records go, and with them the way back; nothing else is lost by it.
 //!
+//! A record may be forged: whoever may only add to a repository can add an index file with one. It must never end the way
+//! back of a true one. So a record without the file that it is of means nothing, and of several records of a snapshot
+//! each time is the one that keeps them the longest. What stands beside packs no Levee has written.
+//!
 //! ```json
 //! {"packs":[],"levee_forgotten":{"version":1,"snapshots":[{"id":"SNAPSHOT","forgotten":"TIME","pruned":"TIME","file":"BASE64"}]}}
 //! ```
@@ -64,6 +68,18 @@ impl Record {
         Ok((sealed, snapshot))
     }
 
+    /// Whether it has the snapshot's file, as far as its name tells.
+    fn has_file(&self) -> bool {
+        STANDARD.decode(&self.file).is_ok_and(|sealed| Id::of(&sealed) == self.id)
+    }
+
+    /// Puts two records of one snapshot together, so that neither shortens what the other grants.
+    fn merge(&mut self, other: &Record) {
+        // Forgotten, brought back, and forgotten again: the last time counts.
+        self.forgotten = self.forgotten.max(other.forgotten);
+        self.pruned = self.pruned.zip(other.pruned).map(|(one, two)| one.max(two));
+    }
+
     /// Whether a prune may have deleted a part of the data by now.
     fn is_over(&self, grace: SignedDuration, now: Timestamp) -> bool {
         // A time from the future is of a clock that was wrong; the grace begins when it is there.
@@ -88,6 +104,8 @@ pub(crate) struct KnownForgotten {
     pub files: Vec<Id>,
     /// A record stands in several files.
     has_doubled: bool,
+    /// There is a record that can bring nothing back.
+    has_worthless: bool,
 }
 
 impl KnownForgotten {
@@ -95,20 +113,22 @@ impl KnownForgotten {
         let Some(forgotten) = content.forgotten.as_ref().filter(|forgotten| forgotten.version == VERSION) else {
             return;
         };
-        if content.packs.is_empty() && content.marks.is_none() {
-            self.files.push(*file);
+        if !content.packs.is_empty() || content.marks.is_some() {
+            return;
         }
+        self.files.push(*file);
         for record in &forgotten.snapshots {
+            if !record.has_file() {
+                self.has_worthless = true;
+                continue;
+            }
             match self.records.entry(record.id) {
                 std::collections::btree_map::Entry::Vacant(entry) => {
                     entry.insert(record.clone());
                 }
                 std::collections::btree_map::Entry::Occupied(mut entry) => {
                     self.has_doubled = true;
-                    // Forgotten, brought back, and forgotten again: the last time counts.
-                    if entry.get().forgotten < record.forgotten {
-                        entry.insert(record.clone());
-                    }
+                    entry.get_mut().merge(record);
                 }
             }
         }
@@ -130,7 +150,7 @@ impl KnownForgotten {
         // With no grace the data may go in this very prune.
         let wanted: Vec<Record> =
             self.records.values().filter(stays).map(seen).filter(|record| !record.is_over(grace, now)).collect();
-        let is_same = !self.has_doubled && wanted.iter().eq(self.records.values());
+        let is_same = !self.has_doubled && !self.has_worthless && wanted.iter().eq(self.records.values());
         (!is_same).then_some(wanted)
     }
 }
@@ -140,7 +160,8 @@ mod tests {
     use super::*;
 
     fn record(number: u8, forgotten: Timestamp, pruned: Option<Timestamp>) -> Record {
-        Record { id: Id::from_bytes([number; 32]), forgotten, pruned, file: "eA==".into() }
+        let file = [number];
+        Record { id: Id::of(&file), forgotten, pruned, file: STANDARD.encode(file) }
     }
 
     #[test]
@@ -148,11 +169,11 @@ mod tests {
         let time: Timestamp = "2026-11-26T01:02:03Z".parse().unwrap();
         let forgotten =
             Forgotten { version: VERSION, snapshots: vec![record(1, time, None), record(2, time, Some(time))] };
-        let (one, two) = ("01".repeat(32), "02".repeat(32));
+        let (one, two) = (Id::of(&[1]), Id::of(&[2]));
         let expected = format!(
             "{{\"packs\":[],\"levee_forgotten\":{{\"version\":1,\"snapshots\":[\
-             {{\"id\":\"{one}\",\"forgotten\":\"2026-11-26T01:02:03Z\",\"file\":\"eA==\"}},\
-             {{\"id\":\"{two}\",\"forgotten\":\"2026-11-26T01:02:03Z\",\"pruned\":\"2026-11-26T01:02:03Z\",\"file\":\"eA==\"}}]}}}}"
+             {{\"id\":\"{one}\",\"forgotten\":\"2026-11-26T01:02:03Z\",\"file\":\"AQ==\"}},\
+             {{\"id\":\"{two}\",\"forgotten\":\"2026-11-26T01:02:03Z\",\"pruned\":\"2026-11-26T01:02:03Z\",\"file\":\"Ag==\"}}]}}}}"
         );
         assert_eq!(String::from_utf8(index_file::encode_forgotten(&forgotten).unwrap()).unwrap(), expected);
         assert_eq!(index_file::decode(expected.as_bytes()).unwrap().forgotten, Some(forgotten));
@@ -179,5 +200,36 @@ mod tests {
         let forgotten = Some(Forgotten { version: VERSION, snapshots: wanted });
         next.take(&Id::of(b"next"), &IndexFile { forgotten, ..IndexFile::default() });
         assert_eq!(next.wanted(there, hours(24), now), None);
+    }
+
+    #[test]
+    fn no_forged_record_ends_the_way_back_earlier() {
+        let now: Timestamp = "2026-11-26T12:00:00Z".parse().unwrap();
+        let hours = SignedDuration::from_hours;
+        let later: Timestamp = "9999-01-01T00:00:00Z".parse().unwrap();
+        let file = |records: Vec<Record>, packs: index_file::Packs| {
+            let forgotten = Some(Forgotten { version: VERSION, snapshots: records });
+            IndexFile { packs, forgotten, ..IndexFile::default() }
+        };
+        let own = record(1, now - hours(90), Some(now - hours(2)));
+        let over = record(1, later, Some(now - hours(9000)));
+        let check = |forged: &IndexFile, of_the_own: bool| {
+            let own_file = file(vec![own.clone()], Vec::new());
+            for order in [[&own_file, forged], [forged, &own_file]] {
+                let mut known = KnownForgotten::default();
+                for (number, content) in order.into_iter().enumerate() {
+                    known.take(&Id::of(&[number as u8]), content);
+                }
+                let wanted = known.wanted(|_| false, hours(24), now);
+                let kept = wanted.unwrap_or_else(|| known.iter().cloned().collect());
+                assert_eq!(kept.len(), 1);
+                assert_eq!((kept[0].pruned, &kept[0].file), (own.pruned, &own.file));
+                assert_eq!(kept[0].forgotten == own.forgotten, of_the_own);
+            }
+        };
+        check(&file(vec![over.clone()], Vec::new()), false);
+        check(&file(vec![Record { file: "eA==".into(), ..over.clone() }], Vec::new()), true);
+        check(&file(vec![Record { file: "no base64".into(), ..over.clone() }], Vec::new()), true);
+        check(&file(vec![over], vec![(Id::of(b"pack"), Vec::new())]), true);
     }
 }

@@ -7,6 +7,7 @@ use levee_store::FileType;
 
 use crate::blob_table::Flag;
 use crate::parallel::parallel_map;
+use crate::problem::with_sources;
 use crate::reach::Reach;
 use crate::vault::{Patience, look_while_index_files_go};
 use crate::{BlobKind, Id, Result, Vault};
@@ -25,6 +26,12 @@ pub struct ToRetain {
     pub files: Vec<(FileType, String)>,
     /// Packs that no snapshot refers to: their retention runs out, and a prune can free them.
     pub packs_left: u64,
+    /// What keeps from knowing which packs are in use. Then all of them are among the files: the lock on what is in use must
+    /// not run out because somebody has added a file that can't be read. It is to be told once they are renewed.
+    pub damage: Option<String>,
+    /// Packs in use that are not there, by name: lost, or hidden in a bucket that keeps versions. By their names nothing can be
+    /// locked of them, and what lies hidden can be removed for good once its lock has run out.
+    pub missing: Vec<String>,
 }
 
 /// What came of renewing object lock on many files.
@@ -108,20 +115,59 @@ impl Renewing {
 }
 
 impl Vault {
-    /// Every file that this repository needs, lock files aside.
+    /// Every file that this repository needs, lock files aside; every file at all when damage hides which ones those are.
     pub fn files_to_retain(&self) -> Result<ToRetain> {
-        let in_use = self.packs_in_use()?;
-        let mut to_retain = ToRetain::default();
+        let (in_use, damage) = match self.packs_in_use() {
+            Ok(in_use) => (Some(in_use), None),
+            Err(error) if error.is_damage() => (None, Some(with_sources(&error))),
+            Err(error) => return Err(error),
+        };
+        let mut to_retain = ToRetain { damage, ..ToRetain::default() };
+        let is_in_use = |name: &str| match &in_use {
+            Some(in_use) => name.parse().is_ok_and(|id| in_use.contains(&id)),
+            None => true,
+        };
         for file_type in [FileType::Config, FileType::Key, FileType::Snapshot, FileType::Index, FileType::Data] {
             for entry in self.store().list(file_type)? {
-                let is_needed = file_type != FileType::Data || entry.name.parse().is_ok_and(|id| in_use.contains(&id));
-                match is_needed {
+                match file_type != FileType::Data || is_in_use(&entry.name) {
                     true => to_retain.files.push((file_type, entry.name)),
                     false => to_retain.packs_left += 1,
                 }
             }
         }
+        if let Some(in_use) = &in_use {
+            self.ask_for_unlisted(in_use, &mut to_retain)?;
+        }
         Ok(to_retain)
+    }
+
+    /// Asks by name for packs in use that no list names: what is hidden behind a marker is in none, and to go by the list
+    /// would be to let it go. One that is there was written since, or the list was late; it is retained as the others are.
+    fn ask_for_unlisted(&self, in_use: &BTreeSet<Id>, to_retain: &mut ToRetain) -> Result<()> {
+        let packs = to_retain.files.iter().filter(|(file_type, _)| *file_type == FileType::Data);
+        let listed: BTreeSet<Id> = packs.filter_map(|(_, name)| name.parse().ok()).collect();
+        let unlisted: Vec<Id> = in_use.difference(&listed).copied().collect();
+        let there: BTreeSet<Id> = self.stored_among(FileType::Data, &unlisted)?.into_iter().collect();
+        to_retain.files.extend(there.iter().map(|pack| (FileType::Data, pack.to_hex())));
+        let gone: BTreeSet<Id> = unlisted.into_iter().filter(|pack| !there.contains(pack)).collect();
+        // A prune may have taken some out of the index since.
+        to_retain.missing = self.indexed_among(&gone)?.iter().map(Id::to_hex).collect();
+        Ok(())
+    }
+
+    /// Those of some packs that an index file names now.
+    fn indexed_among(&self, packs: &BTreeSet<Id>) -> Result<BTreeSet<Id>> {
+        if packs.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        look_while_index_files_go(|| {
+            let mut found = BTreeSet::new();
+            self.scan_index(&self.list_index_files_to_rely_on()?, |_, file| {
+                found.extend(file.packs.iter().map(|(pack, _)| *pack).filter(|pack| packs.contains(pack)));
+                Ok(())
+            })?;
+            Ok(found)
+        })
     }
 
     /// The packs that hold a blob which a snapshot refers to; of a blob that stands in several, each of them.
@@ -160,16 +206,21 @@ impl Vault {
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    use levee_store::Error;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use jiff::Timestamp;
+    use levee_store::{Error, LocalStore, Store, content_name};
 
     use super::*;
+    use crate::{Chunking, NodeMeta, Password, SnapshotOptions, SnapshotWriter};
 
     const FILES: u64 = 1000;
 
     /// Renews on files that are called by their numbers, of which these fail.
     fn renew(failure: impl Fn(u64) -> Option<Error> + Sync) -> Renewed {
         let files = (0..FILES).map(|number| (FileType::Data, number.to_string())).collect();
-        ToRetain { files, packs_left: 0 }.renew(|file_type, name| {
+        ToRetain { files, ..ToRetain::default() }.renew(|file_type, name| {
             assert_eq!(file_type, FileType::Data);
             failure(name.parse().unwrap()).map_or(Ok(()), Err)
         })
@@ -215,11 +266,92 @@ mod tests {
     }
 
     #[test]
+    fn damage_has_all_packs_renewed_and_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(LocalStore::new(folder.path()));
+        let vault = Vault::init(store.clone(), &Password::new("password")).unwrap();
+        let back_up = |content: &[u8]| {
+            let mut writer = SnapshotWriter::begin(&vault, SnapshotOptions::default()).unwrap();
+            let meta = NodeMeta::new(0o600, Timestamp::UNIX_EPOCH);
+            writer.file(Path::new("file"), &meta, &mut &content[..], Chunking::Content).unwrap();
+            writer.finish().unwrap().snapshot_id.unwrap()
+        };
+        let gone = back_up(b"one");
+        back_up(b"two");
+        vault.remove_snapshot(&gone).unwrap();
+        let sound = vault.files_to_retain().unwrap();
+        assert_eq!((sound.packs_left, &sound.damage), (2, &None));
+        // Whoever may only add to the repository can add such files.
+        for file_type in [FileType::Snapshot, FileType::Index] {
+            let name = content_name(b"junk");
+            store.write(file_type, &name, b"junk").unwrap();
+            let all = vault.files_to_retain().unwrap();
+            assert_eq!(all.packs_left, 0);
+            assert!(sound.files.iter().all(|file| all.files.contains(file)));
+            // The two packs that were left, and the junk itself.
+            assert_eq!(all.files.len(), sound.files.len() + 3);
+            assert!(all.damage.is_some_and(|damage| damage.contains(&name)));
+            store.remove(file_type, &name).unwrap();
+        }
+        // An index entry of a snapshot in use is gone altogether.
+        for entry in store.list(FileType::Index).unwrap() {
+            store.remove(FileType::Index, &entry.name).unwrap();
+        }
+        let vault = Vault::open_with_master_key(store, vault.master_key().clone()).unwrap();
+        let all = vault.files_to_retain().unwrap();
+        assert!(all.packs_left == 0 && all.damage.is_some_and(|damage| damage.contains("is not in the index")));
+    }
+
+    #[test]
+    fn a_pack_in_use_that_no_list_names_is_asked_for_and_named() {
+        /// Whose listings lack packs.
+        struct Listing {
+            store: LocalStore,
+            late: Mutex<BTreeSet<String>>,
+        }
+
+        impl Store for Listing {
+            levee_store::forward!(store: create, write, read, read_range, size_bytes, remove, location);
+
+            fn list(&self, file_type: FileType) -> levee_store::Result<Vec<levee_store::Entry>> {
+                let mut listed = self.store.list(file_type)?;
+                listed.retain(|entry| !self.late.lock().unwrap().contains(&entry.name));
+                Ok(listed)
+            }
+        }
+
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(Listing { store: LocalStore::new(folder.path()), late: Mutex::default() });
+        let vault = Vault::init(store.clone(), &Password::new("password")).unwrap();
+        let mut writer = SnapshotWriter::begin(&vault, SnapshotOptions::default()).unwrap();
+        let meta = NodeMeta::new(0o600, Timestamp::UNIX_EPOCH);
+        writer.file(Path::new("file"), &meta, &mut &b"content"[..], Chunking::Content).unwrap();
+        let snapshot = writer.finish().unwrap().snapshot_id.unwrap();
+        let before = vault.files_to_retain().unwrap();
+        assert!(before.missing.is_empty());
+        let content = Id::of(b"content");
+        let pack = vault.blob_location(BlobKind::Data, &content).unwrap().pack.to_hex();
+        // The list is late.
+        store.late.lock().unwrap().insert(pack.clone());
+        let late = vault.files_to_retain().unwrap();
+        assert!(late.missing.is_empty() && late.files.len() == before.files.len());
+        assert!(late.files.contains(&(FileType::Data, pack.clone())));
+        // Somebody has hidden it: nothing else lacks its renewal for that.
+        store.remove(FileType::Data, &pack).unwrap();
+        let hidden = vault.files_to_retain().unwrap();
+        assert_eq!((hidden.missing, hidden.damage), (vec![pack], None));
+        assert_eq!(hidden.files.len(), before.files.len() - 1);
+        // Nothing refers to it.
+        vault.remove_snapshot(&snapshot).unwrap();
+        assert_eq!(vault.files_to_retain().unwrap().missing, [] as [&str; 0]);
+    }
+
+    #[test]
     fn it_ends_when_it_is_to_end_and_what_was_not_tried_is_counted() {
         const UNTIL: u64 = 100;
         let begun = AtomicU64::new(0);
         let files = (0..FILES).map(|number| (FileType::Data, number.to_string())).collect();
-        let renewed = ToRetain { files, packs_left: 0 }.renew_while(
+        let renewed = ToRetain { files, ..ToRetain::default() }.renew_while(
             || begun.load(Ordering::SeqCst) < UNTIL,
             |_, _| {
                 begun.fetch_add(1, Ordering::SeqCst);

@@ -3,7 +3,8 @@
 //! ```text
 //! look     list snapshots, packs and index; walk all snapshots; what is used but in no index, and stands in a
 //!          pack that an earlier prune took out of the index, is indexed again
-//! plan     which packs stay, which go, and which are rewritten because much of them is unused
+//! plan     which packs stay, which go, and which are rewritten because much of them is unused; of a blob with several
+//!          copies, one that stays is read before a pack with another one goes
 //! mark     say which packs will go, so that writers of Levee don't rely on them any more
 //! repack   used blobs of packs to be rewritten into new packs; then an index of those
 //! swap     under an exclusive lock: walk the snapshots that have come meanwhile, keep what they refer to,
@@ -16,6 +17,9 @@
 //! in between.
 
 mod adopt;
+mod copies;
+#[cfg(test)]
+mod forged;
 mod index_scan;
 #[cfg(test)]
 mod lost_lock;
@@ -50,6 +54,9 @@ pub use undelete::{ForgottenSnapshot, UndeleteOptions, UndeleteReport, list_forg
 /// A day: longer than any clock is wrong, and than a suspended machine sleeps as a rule.
 pub const GRACE_DEFAULT: SignedDuration = SignedDuration::from_hours(24);
 const DELETIONS_AT_ONCE: usize = 8;
+/// So often it is chosen anew which packs stay, after copies were found damaged in those that were to. Then all of what has
+/// no sound copy among what stays is kept: whoever adds one pack of noise after the other must not hold a prune up for ever.
+const CHOICES_MAX: usize = 8;
 
 /// How much unused data may stay.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -77,9 +84,11 @@ pub struct PruneOptions {
     /// Free space in a store that is full, without a grace and under an exclusive lock all the time. Nothing is rewritten,
     /// and nothing that was forgotten can be brought back.
     pub recover_space: bool,
+    /// Packs that are known to be damaged: where there is another copy of a blob, never theirs is the one to stay.
+    pub damaged_packs: HashSet<Id>,
     /// How long to wait for others' locks.
     pub patience: Duration,
-    /// Only say what would be done.
+    /// Only say what would be done. Copies are read for it as they are by the prune itself.
     pub dry_run: bool,
     /// In a dry run: snapshots that are taken for removed.
     pub without: Vec<SnapshotId>,
@@ -95,6 +104,7 @@ impl Default for PruneOptions {
             repack_smaller_than_bytes: None,
             grace: GRACE_DEFAULT,
             recover_space: false,
+            damaged_packs: HashSet::new(),
             patience: Duration::ZERO,
             dry_run: false,
             without: Vec::new(),
@@ -163,6 +173,10 @@ struct Prune<'a> {
     /// At the swap: what snapshots refer to that have come since the first look, and stands in no pack that
     /// stays.
     newly_used: HashSet<(BlobKind, Id)>,
+    /// Used blobs of which no copy could be read.
+    unsound: HashSet<(BlobKind, Id)>,
+    /// Whether any used blob has several copies, as the survey has found.
+    has_several: bool,
     /// Snapshots whose trees have been walked.
     walked: HashSet<Id>,
     /// With index files that are in no list yet, before anything counts as missing.
@@ -251,6 +265,8 @@ impl<'a> Prune<'a> {
             forgotten,
             adopted_unwritten: Vec::new(),
             newly_used: HashSet::new(),
+            unsound: HashSet::new(),
+            has_several: false,
             walked: HashSet::new(),
             patience: Patience::default(),
             progress,
@@ -282,10 +298,23 @@ impl<'a> Prune<'a> {
     }
 
     fn plan(&mut self) -> Result<Plan> {
-        plan::survey(self)?;
-        plan::refuse_missing(self)?;
         self.packs.note_archived(&self.vault.archived_packs()?);
-        let plan = Plan::make(&mut self.packs, self.options, self.vault.config().can_compress());
+        let options = self.options;
+        options.damaged_packs.iter().for_each(|pack| self.packs.doubt(pack));
+        let mut choices_left = CHOICES_MAX;
+        loop {
+            plan::survey(self)?;
+            plan::refuse_missing(self)?;
+            Plan::make(&mut self.packs, options, self.vault.config().can_compress());
+            choices_left -= 1;
+            let has_doubts = self.prove_copies()?;
+            if !has_doubts || choices_left == 0 {
+                break;
+            }
+            self.choose_anew();
+        }
+        self.keep_unproven()?;
+        let plan = Plan::of(&self.packs);
         self.report.figures = plan.figures.found_only();
         Ok(plan)
     }

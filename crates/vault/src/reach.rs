@@ -59,7 +59,7 @@ impl Missing {
     pub fn first(&self, vault: &Vault) -> Option<Error> {
         let data = self.data.iter().min().map(|id| (BlobKind::Data, *id));
         let (kind, id) = self.trees.iter().min().map(|id| (BlobKind::Tree, *id)).or(data)?;
-        Some(Error::MissingBlob { location: vault.location(), kind, id })
+        Some(vault.missing_blob(kind, &id))
     }
 }
 
@@ -70,6 +70,8 @@ pub(crate) struct Reach<'a> {
     trees: TreeShelf,
     /// The index files that have been read.
     pub index_files: HashSet<Id>,
+    /// Index files that are damaged are passed over.
+    is_for_reading: bool,
 }
 
 /// Where trees lie: every copy.
@@ -117,17 +119,41 @@ struct TreeRead {
 impl<'a> Reach<'a> {
     /// Reads the whole index. `visit` sees each file as it comes.
     pub fn load(vault: &'a Vault, mut visit: impl FnMut(&Id, &IndexFile)) -> Result<Self> {
-        let files = vault.list_index_files_to_rely_on()?;
-        let mut reach =
-            Self { vault, table: BlobTable::default(), trees: TreeShelf::default(), index_files: HashSet::new() };
-        vault.scan_index(&files, |id, file| {
-            reach.take(*id, &file);
-            visit(id, &file);
-            Ok(())
-        })?;
+        let mut reach = Self::empty(vault, false);
+        reach.scan(&vault.list_index_files_to_rely_on()?, &mut visit)?;
         reach.table.sort();
         reach.trees.sort();
         Ok(reach)
+    }
+
+    /// The same for who only reads: index files that are damaged are passed over, with a warning. What only they name is
+    /// missing then, and said by whoever needs it.
+    pub fn load_readable(vault: &'a Vault) -> Result<Self> {
+        let mut reach = Self::empty(vault, true);
+        reach.scan(&vault.list_index_files_to_rely_on()?, &mut |_, _| ())?;
+        reach.table.sort();
+        reach.trees.sort();
+        Ok(reach)
+    }
+
+    fn empty(vault: &'a Vault, is_for_reading: bool) -> Self {
+        let (table, trees) = (BlobTable::default(), TreeShelf::default());
+        Self { vault, table, trees, index_files: HashSet::new(), is_for_reading }
+    }
+
+    fn scan(&mut self, files: &[Id], visit: &mut dyn FnMut(&Id, &IndexFile)) -> Result<()> {
+        let (vault, is_for_reading) = (self.vault, self.is_for_reading);
+        let mut take = |id: &Id, file: &IndexFile| {
+            self.take(*id, file);
+            visit(id, file);
+        };
+        if is_for_reading {
+            return vault.scan_readable_index(files, take);
+        }
+        vault.scan_index(files, |id, file| {
+            take(id, &file);
+            Ok(())
+        })
     }
 
     fn take(&mut self, id: Id, file: &IndexFile) {
@@ -151,11 +177,7 @@ impl<'a> Reach<'a> {
         look_while_index_files_go(|| {
             let listed = vault.list_index_files_to_rely_on()?;
             let new: Vec<Id> = listed.into_iter().filter(|id| !self.index_files.contains(id)).collect();
-            vault.scan_index(&new, |id, file| {
-                self.take(*id, &file);
-                visit(id, &file);
-                Ok(())
-            })
+            self.scan(&new, &mut visit)
         })
     }
 
@@ -268,7 +290,7 @@ impl<'a> Reach<'a> {
     }
 
     fn missing_tree(&self, id: &Id) -> Error {
-        Error::MissingBlob { location: self.vault.location(), kind: BlobKind::Tree, id: *id }
+        self.vault.missing_blob(BlobKind::Tree, id)
     }
 
     fn parse(&self, id: &Id, json: &[u8]) -> Result<Tree> {

@@ -51,7 +51,7 @@ impl Vault {
         }
         let mut content = match self.store().read(FileType::Data, &name) {
             Ok(content) => content,
-            // A disk that can't read a sector any more.
+            // A disk that can't read a sector any more, or a file system that finds its own checksums wrong.
             Err(error @ levee_store::Error::Io { .. }) if is_medium_error(&error) => {
                 return Ok(Reread::Damaged { problems: vec![crate::problem::with_sources(&error)] });
             }
@@ -64,6 +64,31 @@ impl Vault {
 }
 
 fn is_medium_error(error: &levee_store::Error) -> bool {
+    use rustix::io::Errno;
+
     let levee_store::Error::Io { source, .. } = error else { return false };
-    source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+    let of_the_medium = [Errno::IO, Errno::UCLEAN, Errno::BADMSG];
+    of_the_medium.iter().any(|errno| source.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn the_disks_own_word_is_damage_and_a_refusal_is_not() {
+        let check = |errno: Errno, expected: bool| {
+            let source = std::io::Error::from_raw_os_error(errno.raw_os_error());
+            let (location, name) = (String::new(), String::new());
+            let error = levee_store::Error::Io { location, action: "read", file_type: FileType::Data, name, source };
+            assert_eq!(is_medium_error(&error), expected, "{errno}");
+        };
+        check(Errno::IO, true);
+        check(Errno::UCLEAN, true);
+        check(Errno::BADMSG, true);
+        check(Errno::ACCESS, false);
+        check(Errno::NOENT, false);
+    }
 }

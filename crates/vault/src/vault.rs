@@ -7,6 +7,8 @@ mod fields;
 mod hostile;
 mod indexing;
 mod opening;
+mod passed_over;
+mod received;
 mod snapshots;
 
 use std::collections::HashMap;
@@ -22,6 +24,7 @@ use asked::Asked;
 pub(crate) use blobs::{BLOB_BYTES_MAX, BlobOpener};
 pub(crate) use fields::{Fields, set_id, set_tags};
 pub(crate) use indexing::{Patience, look_while_index_files_go};
+use passed_over::PassedOver;
 pub use snapshots::{DamagedSnapshot, ListedSnapshots};
 
 use crate::cache::Cache;
@@ -59,6 +62,8 @@ struct Inner {
     /// Index files that were listed and then not there, and when that was seen first.
     gone_index_files: Mutex<HashMap<Id, Instant>>,
     asked_index_files: Mutex<Asked>,
+    /// Index files that can't be read.
+    damaged_index_files: Mutex<PassedOver>,
     /// When a blob was last waited for in vain. Held while one is waited for.
     waited_for_blob: Mutex<Option<Instant>>,
     /// Snapshots never change, so each is read once.
@@ -98,6 +103,7 @@ impl Vault {
             index_is_stale: AtomicBool::new(false),
             gone_index_files: Mutex::new(HashMap::new()),
             asked_index_files: Mutex::new(Asked::default()),
+            damaged_index_files: Mutex::new(PassedOver::default()),
             waited_for_blob: Mutex::new(None),
             snapshots: Mutex::new(HashMap::new()),
             trees: Mutex::new(TreeCache::default()),

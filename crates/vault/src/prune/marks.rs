@@ -1,4 +1,8 @@
 //! What earlier prunes have noted of packs that no index names.
+//!
+//! A mark may be forged: whoever may only add to a repository can add an index file with one. It must never have a pack
+//! deleted earlier than a prune's own mark allows. So of several marks the latest counts, and marks beside packs, which no
+//! prune writes and none would remove, mean nothing.
 
 use std::collections::HashMap;
 
@@ -11,7 +15,7 @@ use crate::index_marks::{Marks, Unindexed, VERSION};
 /// The marks of all index files together.
 #[derive(Default)]
 pub(super) struct KnownMarks {
-    /// The earliest time at which a prune saw a pack unindexed.
+    /// When a prune saw a pack unindexed first, by the mark that says the latest time.
     since: HashMap<Id, Timestamp>,
     has_leaving: bool,
     /// The index files that hold marks and nothing else.
@@ -21,14 +25,15 @@ pub(super) struct KnownMarks {
 impl KnownMarks {
     pub fn take(&mut self, file: &Id, content: &IndexFile) {
         let Some(marks) = content.marks.as_ref().filter(|marks| marks.version == VERSION) else { return };
-        if content.packs.is_empty() {
-            self.files.push(*file);
+        if !content.packs.is_empty() {
+            return;
         }
+        self.files.push(*file);
         self.has_leaving |= !marks.leaving.is_empty();
         for Unindexed { since, packs } in &marks.unindexed {
             for pack in packs {
                 let known = self.since.entry(*pack).or_insert(*since);
-                *known = (*known).min(*since);
+                *known = (*known).max(*since);
             }
         }
     }
@@ -89,6 +94,33 @@ impl KnownMarks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::index_file::Packs;
+
+    #[test]
+    fn no_forged_mark_makes_a_pack_due_earlier() {
+        let now: Timestamp = "2026-11-25T12:00:00Z".parse().unwrap();
+        let hours = SignedDuration::from_hours;
+        let pack = Id::of(b"pack");
+        let file = |since: Timestamp, packs: Packs| {
+            let unindexed = vec![Unindexed { since, packs: vec![pack] }];
+            let marks = Marks { version: VERSION, leaving: Vec::new(), unindexed };
+            IndexFile { packs, marks: Some(marks), ..IndexFile::default() }
+        };
+        let own = file(now - hours(2), Vec::new());
+        let check = |forged: &IndexFile, files: usize| {
+            for order in [[&own, forged], [forged, &own]] {
+                let mut known = KnownMarks::default();
+                for (number, content) in order.into_iter().enumerate() {
+                    known.take(&Id::of(&[number as u8]), content);
+                }
+                assert_eq!(known.split_due(&[pack], hours(24), now).1, [(pack, now - hours(2))]);
+                assert_eq!(known.files.len(), files);
+            }
+        };
+        // One that stands alone goes with the prune's own.
+        check(&file(Timestamp::UNIX_EPOCH, Vec::new()), 2);
+        check(&file(Timestamp::UNIX_EPOCH, vec![(Id::of(b"other"), Vec::new())]), 1);
+    }
 
     #[test]
     fn packs_are_due_after_the_grace_and_never_by_a_mark_from_the_future() {

@@ -37,6 +37,8 @@ pub(super) struct PackFacts {
     is_surveyed: bool,
     /// It lies in an archive class: reading it takes hours and money, rewriting it frees a few cents.
     is_archived: bool,
+    /// Something in it was found damaged, or could not be read: what has a copy elsewhere is never left to this one.
+    pub is_doubted: bool,
     pub fate: Fate,
 }
 
@@ -53,8 +55,15 @@ impl PackFacts {
             has_uncompressed: false,
             is_surveyed: false,
             is_archived: false,
+            is_doubted: false,
             fate: Fate::Keep,
         }
+    }
+
+    /// As before the survey, but for what is known of the pack as a whole.
+    fn forget_survey(&mut self) {
+        let Self { id, is_archived, is_doubted, .. } = *self;
+        *self = Self { is_archived, is_doubted, ..Self::new(id) };
     }
 
     /// Counts a blob as used when a snapshot refers to it and no other copy of it was chosen.
@@ -131,6 +140,18 @@ impl PackTable {
         }
     }
 
+    /// Notes that a copy in a pack is not to be relied on.
+    pub fn doubt(&mut self, pack: &Id) {
+        if let Some(facts) = self.find_mut(pack) {
+            facts.is_doubted = true;
+        }
+    }
+
+    /// Makes them ready for another survey.
+    pub fn forget_survey(&mut self) {
+        self.packs.iter_mut().for_each(PackFacts::forget_survey);
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &PackFacts> {
         self.packs.iter()
     }
@@ -142,13 +163,16 @@ impl PackTable {
 
 /// Looks into every pack. Of a blob with several copies one is chosen to count as used, in a pack that has
 /// nothing unused if there is one: then what an interrupted prune has written anew counts, and not what it
-/// was written from. Packs that are not as long as the index says come last: a copy in them may be none.
+/// was written from. Packs that are not as long as the index says come late: a copy in them may be none. Those that are
+/// known to be damaged come last. What is chosen here is read before another copy goes: see `copies`.
 pub(super) fn survey(prune: &mut Prune<'_>) -> Result<()> {
-    let several = prune.reach.table.any(&[Flag::Used, Flag::Several]);
-    // (only packs with nothing unused, only packs of the right size)
-    let rounds: &[(bool, bool)] =
-        if several { &[(true, true), (false, true), (false, false)] } else { &[(false, false)] };
-    for (only_whole, only_sized) in rounds {
+    prune.has_several = prune.reach.table.any(&[Flag::Used, Flag::Several]);
+    // (only packs with nothing unused, only packs of the right size, only packs that nothing speaks against)
+    let rounds: &[(bool, bool, bool)] = match prune.has_several {
+        true => &[(true, true, true), (false, true, true), (false, false, true), (false, false, false)],
+        false => &[(false, false, false)],
+    };
+    for (only_whole, only_sized, only_trusted) in rounds {
         if prune.packs.iter().all(|pack| pack.is_surveyed) {
             break;
         }
@@ -162,6 +186,9 @@ pub(super) fn survey(prune: &mut Prune<'_>) -> Result<()> {
                     let place = table.find(blob.kind, &blob.id);
                     place.filter(|place| table.is(*place, Flag::Used))
                 };
+                if *only_trusted && facts.is_doubted {
+                    continue;
+                }
                 if *only_sized && stored.size_bytes(id) != Some(pack_bytes(blobs)) {
                     continue;
                 }
@@ -229,7 +256,7 @@ impl Plan {
         self.figures.packs_removed > 0
     }
 
-    /// Decides every pack's fate.
+    /// Decides every pack's fate, as far as nothing was read for it.
     pub fn make(packs: &mut PackTable, options: &PruneOptions, can_compress: bool) -> Self {
         for pack in &mut packs.packs {
             pack.fate = if pack.used_blobs == 0 { Fate::Remove } else { Fate::Keep };
@@ -237,6 +264,11 @@ impl Plan {
         if !options.recover_space {
             choose_repacks(packs, options, can_compress);
         }
+        Self::of(packs)
+    }
+
+    /// What the packs' fates come to.
+    pub fn of(packs: &PackTable) -> Self {
         let mut figures = Figures::default();
         for pack in packs.iter() {
             figures.used_blobs += u64::from(pack.used_blobs);
@@ -300,7 +332,8 @@ fn choose_repacks(packs: &mut PackTable, options: &PruneOptions, can_compress: b
     }
 }
 
-/// Notes which blobs stay where they are, because their pack does. One that is too short may not have what it should.
+/// Notes which blobs stay where they are, because their pack does. One that is too short may not have what it should. Of a
+/// blob with several copies an index never decides that: it is noted when a copy that stays was read (`copies`).
 pub(super) fn mark_kept(
     reach: &mut Reach<'_>,
     packs: &PackTable,
@@ -312,7 +345,8 @@ pub(super) fn mark_kept(
     let stays = |(pack, blobs): &&(Id, Vec<PackedBlob>)| packs.fate(pack) == Fate::Keep && !is_short(pack, blobs);
     for (_, blobs) in file.iter().filter(stays) {
         for blob in blobs {
-            if let Some(place) = reach.table.find(blob.kind, &blob.id) {
+            let place = reach.table.find(blob.kind, &blob.id);
+            if let Some(place) = place.filter(|place| !reach.table.is(*place, Flag::Several)) {
                 reach.table.set(place, Flag::Kept);
             }
         }

@@ -62,7 +62,7 @@ impl Prune<'_> {
             Ok(())
         })?;
         self.reach.index_files.extend(output.finish()?);
-        Ok(())
+        self.keep_unsound()
     }
 
     /// Whether a blob is in use and nowhere among what stays; from now on it is.
@@ -103,7 +103,7 @@ impl Prune<'_> {
 
     /// Writes anew what was claimed from a pack that cannot be read and has another copy: the pack with that copy may go,
     /// and hold the only sound one.
-    fn write_other_copies(&self, claimed: &[PackedBlob], output: &mut NewPacks<'_>) -> Result<()> {
+    fn write_other_copies(&mut self, claimed: &[PackedBlob], output: &mut NewPacks<'_>) -> Result<()> {
         let vault = self.vault;
         let mut sealer = None;
         for PackedBlob { kind, id, .. } in claimed {
@@ -113,8 +113,11 @@ impl Prune<'_> {
             }
             let plaintext = match vault.read_blob(*kind, id) {
                 Ok(plaintext) => plaintext,
-                // No copy of it is sound, so that none that goes is missed.
-                Err(error) if error.is_damage() => continue,
+                // No copy of it can be read now. None may go for that: a disk may give back tomorrow what it does not today.
+                Err(error) if error.is_damage() => {
+                    self.unsound.insert((*kind, *id));
+                    continue;
+                }
                 Err(error) => return Err(error),
             };
             let sealer = match &mut sealer {

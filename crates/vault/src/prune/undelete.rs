@@ -65,7 +65,15 @@ pub fn list_forgotten(vault: &Vault) -> Result<Vec<ForgottenSnapshot>> {
     let there = vault.stored_among(FileType::Snapshot, &ids)?;
     let mut listed = Vec::new();
     for record in known.iter().filter(|record| !there.contains(&record.id)) {
-        let (sealed, snapshot) = record.open(vault)?;
+        // One that can't be read, as of a file that was no snapshot, hides no other.
+        let (sealed, snapshot) = match record.open(vault) {
+            Ok(opened) => opened,
+            Err(error) if error.is_damage() => {
+                tracing::warn!(snapshot = %record.id, "a forgotten snapshot is passed over: {}", with_sources(&error));
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         listed.push(ForgottenSnapshot {
             id: SnapshotId(record.id),
             snapshot,

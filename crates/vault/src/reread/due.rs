@@ -11,6 +11,9 @@ const EARLIEST_PERCENT: i64 = 60;
 const LATEST_PERCENT: i64 = 95;
 /// What is damaged is looked at again so soon: a cable may have been loose, and whoever mends it waits for the word.
 const DAMAGED_AGAIN_AFTER: SignedDuration = SignedDuration::from_mins(1);
+/// What never was sound came so, mostly, and nobody mends it: the wait doubles up to this, or whoever sends junk would have the
+/// disk read nothing else.
+const JUNK_AGAIN_AFTER_MAX: SignedDuration = SignedDuration::from_hours(1);
 
 /// What is known of a pack.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,20 +34,30 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// The packs to be read now, the most urgent first: what was never read, then what is due the longest.
+    /// The packs to be read now, the most urgent first: what was never read, then what is due the longest, and last what is
+    /// known to be damaged. However much of that there is, it keeps nothing else from being read in time.
     pub fn due<'a>(&self, packs: &'a [PackAge], now: Timestamp) -> Vec<&'a PackAge> {
-        let mut due: Vec<(bool, Timestamp, &PackAge)> = packs
+        let mut due: Vec<(bool, bool, Timestamp, &PackAge)> = packs
             .iter()
-            .map(|pack| (pack.verified_at.is_some(), self.due_at(pack, now), pack))
-            .filter(|(_, due_at, _)| *due_at <= now)
+            .map(|pack| (pack.damaged_at.is_some(), pack.verified_at.is_some(), self.due_at(pack, now), pack))
+            .filter(|(_, _, due_at, _)| *due_at <= now)
             .collect();
-        due.sort_by_key(|(was_read, due_at, pack)| (*was_read, *due_at, pack.id));
-        due.into_iter().map(|(_, _, pack)| pack).collect()
+        due.sort_by_key(|(is_damaged, was_read, due_at, pack)| (*is_damaged, *was_read, *due_at, pack.id));
+        due.into_iter().map(|(_, _, _, pack)| pack).collect()
     }
 
     fn due_at(&self, pack: &PackAge, now: Timestamp) -> Timestamp {
         if let Some(damaged_at) = pack.damaged_at {
-            return damaged_at.checked_add(DAMAGED_AGAIN_AFTER).unwrap_or(Timestamp::MAX);
+            let wait = match pack.verified_at {
+                Some(_) => DAMAGED_AGAIN_AFTER,
+                // As long again as it had been here at the last look.
+                None => {
+                    let been_here = damaged_at.duration_since(pack.stored_at);
+                    been_here.clamp(DAMAGED_AGAIN_AFTER, JUNK_AGAIN_AFTER_MAX)
+                }
+            };
+            // Found in the future: the clock was put back since.
+            return if damaged_at > now { now } else { damaged_at.checked_add(wait).unwrap_or(Timestamp::MAX) };
         }
         match pack.verified_at {
             None => Timestamp::MIN,
@@ -127,6 +140,35 @@ mod tests {
         // The clock was put back by a year.
         let from_the_future = PackAge { verified_at: Some(now + HOUR * 24 * 365), ..pack(5, now) };
         assert_eq!(PACE.due(&[from_the_future], now).len(), 1);
+    }
+
+    #[test]
+    fn junk_keeps_nothing_from_being_read_in_time() {
+        let now = start() + HOUR * 24 * 100;
+        let overdue = PackAge { verified_at: Some(start()), ..pack(1, start()) };
+        let minute = HOUR / 60;
+        let junk = (10..110).map(|number| PackAge { damaged_at: Some(now - minute), ..pack(number, now - minute * 2) });
+        let packs: Vec<PackAge> = junk.chain([overdue.clone()]).collect();
+        let due = PACE.due(&packs, now);
+        assert_eq!((due[0], due.len()), (&overdue, 101));
+        // It is looked at ever more seldom, and never given up.
+        let mut junk = pack(2, start());
+        let mut looks = Vec::new();
+        for minutes in 0..24 * 60 {
+            let now = start() + minute * minutes;
+            if !PACE.due(std::slice::from_ref(&junk), now).is_empty() {
+                looks.push(minutes);
+                junk.damaged_at = Some(now);
+            }
+        }
+        assert_eq!(&looks[..9], [0, 1, 2, 4, 8, 16, 32, 64, 124]);
+        assert_eq!(*looks.last().unwrap(), 124 + 21 * 60);
+        // What was sound before is being mended, perhaps.
+        let rotten = PackAge { verified_at: Some(start()), damaged_at: Some(now - minute), ..pack(3, start()) };
+        assert_eq!(PACE.due(std::slice::from_ref(&rotten), now).len(), 1);
+        // The clock was put back by a year.
+        let from_the_future = PackAge { damaged_at: Some(now + HOUR * 24 * 365), ..pack(4, start()) };
+        assert_eq!(PACE.due(std::slice::from_ref(&from_the_future), now).len(), 1);
     }
 
     #[test]

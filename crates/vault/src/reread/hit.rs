@@ -4,7 +4,7 @@ use crate::vault::look_while_index_files_go;
 use crate::{BlobKind, Error, Id, Result, SnapshotId, Vault};
 
 impl Vault {
-    /// Which of these snapshots have data in one of these packs, or can't be read for them.
+    /// Which of these snapshots have data in one of these packs, or can't be read for them, or are damaged themselves.
     pub fn snapshots_hit(&self, snapshots: &[SnapshotId], packs: &HashSet<Id>) -> Result<Vec<SnapshotId>> {
         self.refresh_index()?;
         let mut search = Search { vault: self, packs, trees: HashMap::new() };
@@ -13,6 +13,11 @@ impl Vault {
             let root = match self.root_of(snapshot) {
                 Ok(root) => root,
                 Err(Error::SnapshotNotFound { .. }) => continue,
+                // It can't be restored, and keeps nothing from being said of the others.
+                Err(error) if error.is_damage() => {
+                    hit.push(*snapshot);
+                    continue;
+                }
                 Err(error) => return Err(error),
             };
             if search.is_hit(&root)? {

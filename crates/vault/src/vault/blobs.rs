@@ -23,8 +23,9 @@ const TREES_PER_SHARE: usize = 32;
 impl Vault {
     /// Reads a blob and checks that it has the content that its id names.
     pub(crate) fn read_blob(&self, kind: BlobKind, id: &Id) -> Result<Vec<u8>> {
-        let mut failure = Error::MissingBlob { location: self.location(), kind, id: *id };
-        for Location { pack, blob } in self.with_index(|index| index.locations(kind, id))? {
+        let locations = self.with_index(|index| index.locations(kind, id))?;
+        let mut failure = self.missing_blob(kind, id);
+        for Location { pack, blob } in locations {
             let open = |mut sealed: Vec<u8>| {
                 let mut opener = BlobOpener::new(self)?;
                 opener.open(&pack, &blob, &mut sealed).map(<[u8]>::to_vec)
@@ -101,13 +102,17 @@ impl Vault {
         if let Some(tree) = locked(&self.inner.trees).get(id) {
             return Ok(tree);
         }
-        self.prefetch_trees(id)?;
-        if let Some(tree) = locked(&self.inner.trees).get(id) {
+        if let Some(tree) = self.prefetch_trees(id)? {
             return Ok(tree);
         }
         let json = self.read_blob(BlobKind::Tree, id)?;
         let tree = Tree::from_json(&json).map_err(|reason| self.bad_tree(id, reason))?;
         Ok(self.remember_tree(id, tree, json.len()))
+    }
+
+    /// Whether a directory would be had again without reading: not if it is old, or larger than what is kept.
+    pub(crate) fn keeps_tree(&self, id: &Id) -> bool {
+        locked(&self.inner.trees).contains(id)
     }
 
     pub(crate) fn bad_tree(&self, id: &Id, reason: String) -> Error {
@@ -121,8 +126,9 @@ impl Vault {
     }
 
     /// Reads a tree together with those before it in its pack: a directory is stored behind the
-    /// directories in it, so that a walk from the root finds most of what it asks for next.
-    fn prefetch_trees(&self, id: &Id) -> Result<()> {
+    /// directories in it, so that a walk from the root finds most of what it asks for next. `None` when the tree could not
+    /// be had this way: reading the one blob will say what is wrong.
+    fn prefetch_trees(&self, id: &Id) -> Result<Option<Arc<Tree>>> {
         let Location { pack, blob } = self.blob_location(BlobKind::Tree, id)?;
         let end = blob.end();
         let start = end.saturating_sub(u64::from(TREE_WINDOW_BYTES.max(blob.length)));
@@ -133,18 +139,18 @@ impl Vault {
             };
             index.trees_in(&pack).iter().filter(inside).copied().collect::<Vec<_>>()
         })?;
-        let Some(first) = neighbours.first() else { return Ok(()) };
+        let Some(first) = neighbours.first() else { return Ok(None) };
         let length = (end - u64::from(first.offset)) as usize;
         let offset = u64::from(first.offset);
         let bytes = self.cached_part(&pack, offset, length);
         let bytes = bytes.or_else(|| self.store().read_range(FileType::Data, &pack.to_hex(), offset, length).ok());
-        // Reading the one blob will say what is wrong.
-        let Some(bytes) = bytes else { return Ok(()) };
-        let open = |trees: &&[PackedBlob]| -> Result<()> {
+        let Some(bytes) = bytes else { return Ok(None) };
+        let open = |trees: &&[PackedBlob]| -> Result<Option<Arc<Tree>>> {
             let mut opener = BlobOpener::new(self)?;
             let mut scratch = Vec::new();
+            let mut wanted = None;
             for tree in *trees {
-                if locked(&self.inner.trees).contains(&tree.id) {
+                if tree.id != *id && self.keeps_tree(&tree.id) {
                     continue;
                 }
                 let from = (tree.offset - first.offset) as usize;
@@ -152,14 +158,17 @@ impl Vault {
                 scratch.clear();
                 scratch.extend_from_slice(sealed);
                 let Ok(json) = opener.open(&pack, tree, &mut scratch) else { continue };
-                if let Ok(parsed) = Tree::from_json(json) {
-                    self.remember_tree(&tree.id, parsed, json.len());
+                let Ok(parsed) = Tree::from_json(json) else { continue };
+                let parsed = self.remember_tree(&tree.id, parsed, json.len());
+                if tree.id == *id {
+                    wanted = Some(parsed);
                 }
             }
-            Ok(())
+            Ok(wanted)
         };
         let shares: Vec<&[PackedBlob]> = neighbours.chunks(TREES_PER_SHARE).collect();
-        parallel_map(compute_threads(), &shares, open).into_iter().collect()
+        let opened: Result<Vec<_>> = parallel_map(compute_threads(), &shares, open).into_iter().collect();
+        Ok(opened?.into_iter().flatten().next())
     }
 }
 

@@ -11,6 +11,7 @@ use super::{FETCHES_AT_ONCE, Vault, locked};
 use crate::index::{Index, Location};
 use crate::index_file::IndexFile;
 use crate::parallel::parallel_map;
+use crate::problem::with_sources;
 use crate::{BlobKind, Error, Id, Result, index_file};
 
 /// How often index files are listed anew because one of them had gone, and after how long.
@@ -67,6 +68,9 @@ pub(crate) fn look_while_index_files_go<T>(mut look: impl FnMut() -> Result<T>) 
 impl Vault {
     /// Takes in index files that others have written since. Happens by itself after snapshots of others
     /// have been read.
+    ///
+    /// An index file that can't be read is passed over with a warning: a reader may find everything without it, and a
+    /// writer stores again what it does not find. Nothing is ever removed, or taken for lost, by what is known so.
     pub fn refresh_index(&self) -> Result<()> {
         // Before the listing: a snapshot that is read meanwhile asks for another one.
         let was_stale = self.inner.index_is_stale.swap(false, Ordering::SeqCst);
@@ -75,6 +79,24 @@ impl Vault {
             self.inner.index_is_stale.store(true, Ordering::SeqCst);
         }
         refreshed
+    }
+
+    /// The same for whoever takes for lost what no index names: only what they all say together.
+    ///
+    /// # Errors
+    /// Also when an index file can't be read.
+    pub(crate) fn refresh_whole_index(&self) -> Result<()> {
+        locked(&self.inner.damaged_index_files).make_due();
+        self.refresh_index()?;
+        match self.damaged_index_files().into_iter().next() {
+            None => Ok(()),
+            Some((file, reason)) => Err(self.damaged(FileType::Index, &file.to_hex(), reason)),
+        }
+    }
+
+    /// The index files that could not be read when they were last looked at, each with what is wrong with it.
+    pub fn damaged_index_files(&self) -> Vec<(Id, String)> {
+        locked(&self.inner.damaged_index_files).list()
     }
 
     fn load_new_index_files(&self) -> Result<()> {
@@ -87,12 +109,10 @@ impl Vault {
         // Where index files have gone, packs may have gone: the index is made anew, beside the old one. So is the
         // first one, so that nobody takes a part of it for the whole.
         let mut renewed = (files_have_gone || is_first).then(Index::default);
-        let scanned = self.scan_index(&unknown, |id, file| {
-            match &mut renewed {
-                Some(index) => index.load(*id, &file),
-                None => self.index_mut().get_or_insert_default().load(*id, &file),
-            }
-            Ok(())
+        locked(&self.inner.damaged_index_files).keep_only(|id| listed.binary_search(id).is_ok());
+        let scanned = self.scan_readable_index(&unknown, |id, file| match &mut renewed {
+            Some(index) => index.load(*id, file),
+            None => self.index_mut().get_or_insert_default().load(*id, file),
         });
         match &mut renewed {
             Some(index) => index.settle(),
@@ -136,6 +156,41 @@ impl Vault {
     /// Reads index files and hands over one after the other, so that a large index is never in memory as JSON. Whoever
     /// has only listed them does so in `look_while_index_files_go`.
     pub(crate) fn scan_index(&self, files: &[Id], mut visit: impl FnMut(&Id, IndexFile) -> Result<()>) -> Result<()> {
+        self.scan_each(files, |id, file| visit(id, file?))
+    }
+
+    /// As `scan_index`, for readers alone: what is damaged is passed over, and not read again for a minute.
+    pub(crate) fn scan_readable_index(&self, files: &[Id], mut visit: impl FnMut(&Id, &IndexFile)) -> Result<()> {
+        let (now, mut files) = (Instant::now(), files.to_vec());
+        files.retain(|id| !locked(&self.inner.damaged_index_files).is_due_later(id, now));
+        self.scan_each(&files, |id, file| {
+            match file {
+                Ok(file) => {
+                    locked(&self.inner.damaged_index_files).forget(id);
+                    visit(id, &file);
+                }
+                Err(error) if error.is_damage() && !is_gone_index_file(&error) => self.pass_over(id, &error),
+                Err(error) => return Err(error),
+            }
+            Ok(())
+        })
+    }
+
+    fn pass_over(&self, file: &Id, error: &Error) {
+        let reason = match error {
+            Error::Damaged { reason, .. } => reason.clone(),
+            error => with_sources(error),
+        };
+        if locked(&self.inner.damaged_index_files).note(file, &reason, Instant::now()) {
+            tracing::warn!(
+                "{}: index file {file} is passed over: {reason}; no prune is possible until `levee vault repair index \
+                 --apply` has made the index anew",
+                self.location()
+            );
+        }
+    }
+
+    fn scan_each(&self, files: &[Id], mut visit: impl FnMut(&Id, Result<IndexFile>) -> Result<()>) -> Result<()> {
         let load = |id: &Id| {
             let json = self.read_file_json(FileType::Index, id)?;
             index_file::decode(&json).map_err(|reason| self.damaged(FileType::Index, &id.to_hex(), reason))
@@ -145,7 +200,7 @@ impl Vault {
                 if file.as_ref().is_err_and(is_gone_index_file) {
                     self.note_gone(files)?;
                 }
-                visit(id, file?)?;
+                visit(id, file)?;
             }
         }
         Ok(())
@@ -206,7 +261,9 @@ impl Vault {
     /// more: under a new lock each is asked for anew.
     fn list_index_files_beside(&self, known: &HashSet<Id>) -> Result<Vec<Id>> {
         let listed = self.list_ids(FileType::Index)?;
-        let is_had = |id: &Id| known.contains(id) || self.cache().is_some_and(|cache| cache.has(FileType::Index, id));
+        let is_passed_over = |id: &Id| locked(&self.inner.damaged_index_files).knows(id);
+        let is_cached = |id: &Id| self.cache().is_some_and(|cache| cache.has(FileType::Index, id));
+        let is_had = |id: &Id| known.contains(id) || is_passed_over(id) || is_cached(id);
         let (had, new): (Vec<Id>, Vec<Id>) = listed.iter().partition(|id| is_had(id));
         let unlisted = known.iter().filter(|id| listed.binary_search(id).is_err()).copied();
         let now = Instant::now();
@@ -293,7 +350,14 @@ impl Vault {
             None => self.wait_for_blob(kind, id)?,
             found => found,
         };
-        found.ok_or_else(|| Error::MissingBlob { location: self.location(), kind, id: *id })
+        found.ok_or_else(|| self.missing_blob(kind, id))
+    }
+
+    /// The error of a blob that no index names, with an index file that may name it and can't be read.
+    pub(crate) fn missing_blob(&self, kind: BlobKind, id: &Id) -> Error {
+        let unread = self.damaged_index_files().into_iter().next();
+        let unread_index = unread.map(|(file, reason)| format!("{}/{file} ({reason})", FileType::Index));
+        Error::MissingBlob { location: self.location(), kind, id: *id, unread_index }
     }
 
     /// A blob that a snapshot refers to was indexed before that: an index file that names it may be in no list yet, also one

@@ -142,15 +142,68 @@ impl Vault {
         Ok(keys)
     }
 
-    /// The key files as they stand in the store. Where one was removed, the one in its place is waited for: who takes them
-    /// along has no other way to open what they belong to.
+    /// The key file that the repository was opened with; `None` when it was opened with its master key, or has just been
+    /// made.
+    pub fn key_id(&self) -> Option<Id> {
+        self.inner.key_id
+    }
+
+    /// The key files whose names begin with these digits, whatever they hold: what is damaged must be removable.
+    pub fn find_keys(&self, prefix: &str) -> Result<Vec<Id>> {
+        if prefix.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ids = match prefix.parse::<Id>() {
+            // A whole id needs no listing, which may come late.
+            Ok(id) => vec![id],
+            Err(_) => {
+                let mut ids = self.list_ids(FileType::Key)?;
+                ids.retain(|id| id.to_hex().starts_with(prefix));
+                ids
+            }
+        };
+        self.stored_among(FileType::Key, &ids)
+    }
+
+    /// The key files that a password opens this repository with, among those that opening it would try.
+    pub fn keys_of(&self, password: &Password) -> Result<Vec<Id>> {
+        let mut ids = Vec::new();
+        for (name, content) in read_key_files(self.store(), KEY_FILES_MAX)?.read {
+            let opened = KeyFileJson::parse(&content).and_then(|key_file| key_file.open(password));
+            if let (Ok(id), Ok(Some(master_key))) = (name.parse::<Id>(), opened)
+                && *master_key.to_json() == *self.master_key().to_json()
+            {
+                ids.push(id);
+            }
+        }
+        Ok(ids)
+    }
+
+    /// The sound key files as they stand in the store, and always the one that the repository was opened with. Where one was
+    /// removed, the one in its place is waited for: who takes them along has no other way to open what they belong to.
     pub(crate) fn key_files(&self) -> Result<Vec<KeyFile>> {
+        let current = self.inner.key_id.map(|id| id.to_hex());
         let mut patience = Patience::default();
         loop {
-            let KeyFiles { read, have_gone } = read_key_files(self.store(), usize::MAX)?;
-            if !have_gone || !patience.wait() {
-                return Ok(read.into_iter().map(|(id, content)| KeyFile { id, content }).collect());
+            let KeyFiles { mut read, have_gone } = read_key_files(self.store(), usize::MAX)?;
+            if have_gone && patience.wait() {
+                continue;
             }
+            // A list may lack the one that a changed password has just made.
+            if let Some(current) = &current
+                && !read.iter().any(|(name, _)| name == current)
+            {
+                match self.store().read(FileType::Key, current) {
+                    Ok(content) => read.push((current.clone(), content)),
+                    Err(levee_store::Error::NotFound { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            let sound = read.into_iter().filter_map(|(name, content)| {
+                let is_current = current.as_ref() == Some(&name);
+                sound_key_file(&name, content, is_current)
+            });
+            return Ok(sound.collect());
         }
     }
 
@@ -174,6 +227,17 @@ impl Vault {
         self.require_other_key(id)?;
         Ok(self.store().remove(FileType::Key, &id.to_hex())?)
     }
+}
+
+/// A key file under the name that its content has; `None`, with a warning, when it is damaged. One that the repository was
+/// opened with opens it, whatever it is called.
+fn sound_key_file(name: &str, content: Vec<u8>, is_current: bool) -> Option<KeyFile> {
+    let id = Id::of(&content).to_hex();
+    if (id == name || is_current) && KeyFileJson::parse(&content).is_ok() {
+        return Some(KeyFile { id, content });
+    }
+    tracing::warn!("key file {name} is damaged and left out; `levee vault key remove {name}` removes it");
+    None
 }
 
 /// Key files with their names.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use levee_vault::repair::{RepairOptions, SnapshotRepairOptions, repair_index, repair_snapshots};
 use levee_vault::{
     Error, ForgetOptions, Id, Password, PruneOptions, RestoreOptions, SnapshotId, SnapshotSelection, Vault, forget,
     prune,
@@ -127,6 +128,40 @@ fn a_snapshot_that_cannot_be_read_hides_no_other_stops_a_prune_and_can_be_forgot
     assert_eq!(forgotten.removed, [SnapshotId(id)]);
     prune(&vault, &PruneOptions::default(), Timestamp::now(), &()).unwrap();
     assert_eq!(vault.snapshots().unwrap().len(), 1);
+}
+
+#[test]
+fn an_index_file_that_cannot_be_read_stops_no_reader_and_no_backup_but_whatever_removes() {
+    let scratch = Scratch::new();
+    let source = scratch.path("source");
+    small_tree(&source);
+    let first = backup(&scratch.init(), &source).snapshot_id.unwrap();
+    let content = b"no index at all";
+    let id = Id::of(content);
+    std::fs::write(scratch.path("repository/index").join(id.to_hex()), content).unwrap();
+
+    let vault = scratch.open();
+    try_opened(&vault, &source).unwrap();
+    vault.open_snapshot(&first).unwrap();
+    let damaged = || vault.damaged_index_files().iter().map(|(id, _)| *id).collect::<Vec<_>>();
+    assert_eq!(damaged(), [id]);
+    std::fs::write(source.join("file"), noise(40_000, 9)).unwrap();
+    backup(&vault, &source);
+    try_everything(&scratch, &source).unwrap();
+    let report = levee_vault::check(&vault, READ_ALL, &()).unwrap();
+    let named: Vec<_> = report.errors.iter().map(|finding| finding.file.clone()).collect();
+    assert_eq!(named, [format!("index/{id}")]);
+
+    let names_it = |error: Error| assert!(error.to_string().contains(&id.to_hex()), "{error}");
+    names_it(prune(&vault, &PruneOptions::default(), Timestamp::now(), &()).unwrap_err());
+    names_it(repair_snapshots(&vault, &SnapshotRepairOptions::default(), &()).unwrap_err());
+    let apply = RepairOptions { apply: true, ..RepairOptions::default() };
+    assert_eq!(repair_index(&vault, false, apply, &()).unwrap().unreadable_index_files, [id]);
+    vault.refresh_index().unwrap();
+    assert_eq!(damaged(), []);
+    prune(&vault, &PruneOptions::default(), Timestamp::now(), &()).unwrap();
+    repair_snapshots(&vault, &SnapshotRepairOptions::default(), &()).unwrap();
+    try_everything(&scratch, &source).unwrap();
 }
 
 #[test]

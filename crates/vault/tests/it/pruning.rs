@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use levee_vault::{
-    Chunking, Error, Lock, LockMode, MaxUnused, NodeMeta, PruneOptions, PruneReport, SnapshotId, SnapshotOptions,
+    Chunking, Error, Id, Lock, LockMode, MaxUnused, NodeMeta, PruneOptions, PruneReport, SnapshotId, SnapshotOptions,
     SnapshotWriter, Vault,
 };
 
@@ -327,6 +327,70 @@ fn a_pack_that_is_cut_short_and_stays_keeps_no_sound_copy_from_being_written_ane
         assert!(reads(1) && reads(2), "doubled: {doubled}");
     }
     assert_eq!(tried, 1);
+}
+
+/// A kept snapshot with one file whose copies stand in two packs: one of which all is used, so that it would be the one to
+/// stay, and one of which half is used.
+fn with_a_wholly_used_copy() -> (Scratch, SnapshotId, [PathBuf; 2]) {
+    let scratch = Scratch::new();
+    let vault = scratch.init();
+    let unaware = scratch.open();
+    let mut writer = SnapshotWriter::begin(&unaware, SnapshotOptions::default()).unwrap();
+    let largest = |packs: &mut dyn Iterator<Item = PathBuf>| {
+        packs.max_by_key(|pack| std::fs::metadata(pack).unwrap().len()).unwrap()
+    };
+    let kept = store(&vault, &[1]);
+    let before = scratch.files("data");
+    let whole = largest(&mut before.iter().cloned());
+    add(&mut writer, &[1, 5]);
+    vault.remove_snapshot(&writer.finish().unwrap().snapshot_id.unwrap()).unwrap();
+    let half = largest(&mut scratch.files("data").difference(&before).cloned());
+    (scratch, kept, [whole, half])
+}
+
+/// Lets a bit rot in the middle of each of the files of a pack, which is as long as it was.
+fn rot(pack: &Path, files: usize) {
+    let mut content = std::fs::read(pack).unwrap();
+    for file in 0..files {
+        content[file * FILE_BYTES + FILE_BYTES / 2] ^= 1;
+    }
+    std::fs::remove_file(pack).unwrap();
+    std::fs::write(pack, content).unwrap();
+}
+
+#[test]
+fn a_rotten_copy_in_a_pack_that_would_stay_has_no_sound_one_dropped() {
+    for is_known in [false, true] {
+        let (scratch, kept, [whole, half]) = with_a_wholly_used_copy();
+        rot(&whole, 1);
+        let name: Id = whole.file_name().unwrap().to_str().unwrap().parse().unwrap();
+        let damaged_packs = is_known.then_some(name).into_iter().collect();
+        let options = PruneOptions { damaged_packs, ..options() };
+        for hours in [0, 48] {
+            let now = Timestamp::now() + HOUR * hours;
+            let dry_run = PruneOptions { dry_run: true, ..options.clone() };
+            let foreseen = levee_vault::prune(&scratch.open(), &dry_run, now, &()).unwrap();
+            let report = levee_vault::prune(&scratch.open(), &options, now, &()).unwrap();
+            assert!(report.problems.is_empty(), "{report:?}");
+            let counts = |report: &PruneReport| (report.figures.packs_removed, report.figures.packs_repacked);
+            assert_eq!(counts(&foreseen), counts(&report), "{hours}");
+            assert_reads(&scratch.open(), kept, &[1]);
+        }
+        assert!(!whole.exists() && !half.exists());
+        assert_sound(&scratch);
+    }
+}
+
+#[test]
+fn where_no_copy_is_sound_each_stays() {
+    let (scratch, _, [whole, half]) = with_a_wholly_used_copy();
+    rot(&whole, 1);
+    rot(&half, 2);
+    for hours in [0, 48] {
+        let report = levee_vault::prune(&scratch.open(), &options(), Timestamp::now() + HOUR * hours, &()).unwrap();
+        assert!(!report.problems.is_empty(), "{report:?}");
+        assert!(whole.exists() && half.exists(), "{report:?}");
+    }
 }
 
 #[test]

@@ -58,3 +58,26 @@ fn damage_is_named_with_the_snapshots_that_it_hits() {
     assert_eq!(damaged.len(), 2);
     assert_eq!(scratch.open().snapshots_hit(&all, &damaged).unwrap(), [second]);
 }
+
+#[test]
+fn a_damaged_snapshot_is_hit_and_hides_nothing_of_the_others() {
+    let scratch = Scratch::new();
+    let vault = scratch.init();
+    let source = scratch.path("source");
+    fs::create_dir_all(&source).unwrap();
+    let take = |content: &str| {
+        fs::write(source.join("file"), content).unwrap();
+        let options = BackupOptions { paths: vec![source.clone()], ..BackupOptions::default() };
+        backup(&vault, &options, &()).unwrap().snapshot_id.unwrap()
+    };
+    let all = [take("the first"), take("the second one"), take("and another")];
+    let path = scratch.path("repository/snapshots").join(all[1].to_string());
+    let mut content = fs::read(&path).unwrap();
+    let middle = content.len() / 2;
+    content[middle] ^= 4;
+    fs::write(&path, content).unwrap();
+    let elsewhere = HashSet::from([Id::of(b"no pack of these")]);
+    assert_eq!(scratch.open().snapshots_hit(&all, &elsewhere).unwrap(), [all[1]]);
+    fs::remove_file(&path).unwrap();
+    assert_eq!(scratch.open().snapshots_hit(&all, &elsewhere).unwrap(), []);
+}
