@@ -13,14 +13,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use levee_store::Store;
+use levee_store::{FileType, Store};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
 pub use custody::{Custody, CustodyEvent, CustodySnapshot, CustodyVolume};
 pub use volume_store::VolumeStore;
 
-use crate::{CopyOptions, CopyReport, Error, Progress, Result, Vault, copy};
+use crate::{CopyOptions, CopyReport, Error, Id, Progress, Result, Vault, copy};
+use volume_store::volumes_in;
 
 /// Volumes are not made smaller than this: a pack must fit in.
 pub const VOLUME_BYTES_MIN: u64 = 64 << 20;
@@ -29,6 +30,16 @@ pub const VOLUME_BYTES_MIN: u64 = 64 << 20;
 #[cfg(any(test, fuzzing))]
 pub(crate) fn scan_volume(file: &File) -> std::io::Result<Option<u64>> {
     Ok(volume::scan(file)?.map(|(_, end)| end))
+}
+
+/// What an export has written.
+#[derive(Debug)]
+pub struct Exported {
+    pub report: CopyReport,
+    pub custody: Custody,
+    /// Key files in the volumes that are none of the vault's any more. Nothing is ever removed from volumes, so that the
+    /// passwords of these open them still.
+    pub old_keys: Vec<Id>,
 }
 
 /// Writes the chosen snapshots of a vault into a folder of volumes, none larger than `volume_bytes`, and
@@ -40,7 +51,7 @@ pub fn export(
     options: &CopyOptions,
     now: Timestamp,
     progress: &dyn Progress,
-) -> Result<(CopyReport, Custody)> {
+) -> Result<Exported> {
     let _claim = claim(folder)?;
     // Not to be trusted before its seal is verified, but whatever it vouches for is not cut off.
     let earlier = Custody::read_if_there(folder)?;
@@ -49,24 +60,30 @@ pub fn export(
     }
     let vouched = |name: &str| earlier.as_ref().map_or(0, |earlier| earlier.vouched_bytes(name));
     let store = Arc::new(VolumeStore::for_writing(folder, volume_bytes.max(VOLUME_BYTES_MIN), &vouched)?);
+    let key_files = vault.key_files()?;
     let transport = match Vault::open_with_master_key(store.clone(), vault.master_key().clone()) {
-        Err(Error::NoRepository { .. }) => {
-            Vault::init_with_keys(store.clone(), vault.master_key(), &vault.key_files()?)?
-        }
+        Err(Error::NoRepository { .. }) => Vault::init_with_keys(store.clone(), vault.master_key(), &key_files)?,
         other => other?,
     };
+    // Passwords may have changed since the set was begun, and today's must open it. What is there already is not written.
+    for key_file in &key_files {
+        store.write(FileType::Key, &key_file.id, &key_file.content)?;
+    }
+    let mut old_keys = transport.list_ids(FileType::Key)?;
+    old_keys.retain(|id| !key_files.iter().any(|key_file| key_file.id == id.to_hex()));
     let report = copy(vault, &transport, options, progress)?;
     let custody = Custody::write(vault, &transport, &store, folder, now)?;
-    Ok((report, custody))
+    Ok(Exported { report, custody, old_keys })
 }
 
 /// What an export into a folder would write there. Nothing is written, and no folder is made.
 pub fn plan_export(vault: &Vault, folder: &Path, options: &CopyOptions, progress: &dyn Progress) -> Result<CopyReport> {
-    let folders = if folder.is_dir() { vec![folder.to_path_buf()] } else { Vec::new() };
+    let list = |source| Error::Target { action: "list", path: folder.into(), source };
+    let volumes = if folder.is_dir() { volumes_in(folder).map_err(list)? } else { Vec::new() };
     if let Some(earlier) = Custody::read_if_there(folder)? {
         earlier.require_volumes(folder)?;
     }
-    let store: Arc<dyn Store> = Arc::new(VolumeStore::for_reading(&folders)?);
+    let store: Arc<dyn Store> = Arc::new(VolumeStore::for_reading(folder, &volumes)?);
     let transport = match Vault::open_with_master_key(store.clone(), vault.master_key().clone()) {
         Err(Error::NoRepository { .. }) => Vault::unstored(store, vault.master_key())?,
         other => other?,
@@ -91,11 +108,13 @@ fn claim(folder: &Path) -> Result<File> {
 }
 
 /// Verifies a set of volumes, which may lie in several folders, against its custody record, and gives the
-/// store to open the vault in it with.
+/// store to open the vault in it with. Of volumes that lie there more than once any sound copy does, and nothing that was
+/// not verified is in the store.
 pub fn open_volumes(folders: &[PathBuf], progress: &dyn Progress) -> Result<(Arc<dyn Store>, Custody)> {
     let custody = Custody::read(folders)?;
-    custody.verify_volumes(folders, progress)?;
-    Ok((Arc::new(VolumeStore::for_reading(folders)?), custody))
+    let volumes = custody.verify_volumes(folders, progress)?;
+    let first = folders.first().cloned().unwrap_or_default();
+    Ok((Arc::new(VolumeStore::for_reading(&first, &volumes)?), custody))
 }
 
 /// Copies everything from an opened set of volumes into a vault. The custody record must be the one that

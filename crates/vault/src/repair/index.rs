@@ -34,8 +34,8 @@ impl IndexRepair {
 
 /// Compares the index with the packs; with `read_all_packs` not only by name and size.
 ///
-/// Packs that a prune has taken out of the index are left out of it: the next prune takes back what is
-/// needed of them.
+/// Packs that a prune has taken out of the index, or a repair of damaged packs, are left out of it: the next prune takes
+/// back what is needed of them and sound.
 pub fn repair_index(
     vault: &Vault,
     read_all_packs: bool,
@@ -55,10 +55,12 @@ pub fn repair_index(
     for id in vault.list_index_files()? {
         // From the store, as a check does: what a check finds damaged there must be found here.
         let json = match vault.read_stored_json(FileType::Index, &id) {
-            Err(error @ crate::Error::Store(levee_store::Error::Unreachable { .. })) => return Err(error),
+            Ok(json) => Some(json),
             // Removed since it was listed: there is nothing in it to mend.
             Err(crate::Error::Store(levee_store::Error::NotFound { .. })) => continue,
-            other => other.ok(),
+            Err(error) if error.is_damage() => None,
+            // What may not be read, or cannot be reached, may be sound: it must not be removed, and what it knows with it.
+            Err(error) => return Err(error),
         };
         let Some(file) = json.and_then(|json| index_file::decode(&json).ok()) else {
             repair.unreadable_index_files.push(id);
@@ -98,6 +100,8 @@ pub fn repair_index(
                     }
                     continue;
                 }
+                // A disk that cannot read it any more gives as much as a header that makes no sense.
+                Err(error) if error.is_damage() => None,
                 blobs => blobs?,
             };
             match (blobs, indexed.get(pack)) {

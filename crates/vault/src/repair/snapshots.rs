@@ -64,18 +64,12 @@ impl Verdicts for Losses<'_> {
     }
 
     fn unreadable(&mut self, path: &Path, error: Error) -> Result<()> {
-        match error {
-            Error::MissingBlob { .. } | Error::Damaged { .. } => {
-                self.log.add_error(path, "all that this directory held is lost", &error);
-                Ok(())
-            }
-            Error::Store(levee_store::Error::NotFound { .. } | levee_store::Error::Damaged { .. }) => {
-                self.log.add_error(path, "all that this directory held is lost", &error);
-                Ok(())
-            }
-            // A store that cannot be reached has lost nothing.
-            error => Err(error),
+        // A store that cannot be reached has lost nothing.
+        if !error.is_damage() {
+            return Err(error);
         }
+        self.log.add_error(path, "all that this directory held is lost", &error);
+        Ok(())
     }
 }
 
@@ -90,7 +84,8 @@ pub fn repair_snapshots(
     let mut losses = Losses { vault, log: ProblemLog::new(progress) };
     let mut snapshots = Vec::new();
     let selected = vault.select(&options.selection)?;
-    vault.refresh_index()?;
+    // What no index names is taken for lost here.
+    vault.refresh_whole_index()?;
     for (old, snapshot) in selected {
         let change = Change {
             vault,

@@ -3,6 +3,7 @@
 //! It is plain JSON, for people and for customs. Its `seal` is the SHA-256 of the rest, sealed with the vault's
 //! key: nobody without the key can change the record or make another.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -13,13 +14,17 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::volume_store::{VolumeStore, volumes_in};
+use super::volume_store::{VolumeStore, is_volume_name, volumes_in};
 use crate::accounts::Whoami;
+use crate::copy::{Identity, by_identity};
+use crate::problem::with_sources;
 use crate::vault::to_json;
 use crate::{Error, Event, Id, Progress, Result, SnapshotId, Vault};
 
 const FILE_NAME: &str = "custody.json";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// In version 1 a snapshot's `id` was what is its `original` now.
+const VERSION_MIN: u32 = 1;
 /// A record for a million snapshots stays below this.
 const RECORD_BYTES_MAX: u64 = 1 << 30;
 const READ_BYTES: usize = 1 << 20;
@@ -42,8 +47,14 @@ pub struct Custody {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CustodySnapshot {
-    /// Its name in the vault that it comes from.
+    /// Its name in the vault that it comes from, when it was exported.
     pub id: SnapshotId,
+    /// The snapshot that it was made from, by tagging, rewriting or copying, where that is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub original: Option<Id>,
+    /// Its name in the volumes. `None` in records of version 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored_as: Option<SnapshotId>,
     #[serde(with = "crate::file_time::as_timestamp")]
     pub time: Timestamp,
     pub hostname: String,
@@ -90,17 +101,10 @@ impl Custody {
         if let Some(earlier) = &earlier {
             earlier.verify_seal(transport)?;
         }
-        let (mut events, vouched) = earlier.map(|earlier| (earlier.events, earlier.volumes)).unwrap_or_default();
+        let earlier = earlier.map(|earlier| (earlier.events, earlier.volumes, earlier.snapshots));
+        let (mut events, vouched, recorded) = earlier.unwrap_or_default();
         events.push(CustodyEvent::now("exported", now));
-        let mut snapshots = Vec::new();
-        for (id, snapshot) in transport.snapshots()? {
-            snapshots.push(CustodySnapshot {
-                id: SnapshotId(snapshot.original.unwrap_or(id.0)),
-                time: snapshot.time,
-                hostname: snapshot.hostname,
-                paths: snapshot.paths,
-            });
-        }
+        let snapshots = snapshots_of(vault, transport, &recorded)?;
         let mut volumes = Vec::new();
         for path in volumes_in(folder).map_err(failed(folder, "list"))? {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -150,22 +154,39 @@ impl Custody {
         self.volumes.iter().find(|known| known.name == volume).map_or(0, |known| known.bytes)
     }
 
-    /// Reads the record of a set of volumes from whichever of the folders has it.
+    /// Reads the record of a set of volumes from whichever of the folders has it. With two different ones nobody could say
+    /// which volumes belong to which.
     pub(super) fn read(folders: &[PathBuf]) -> Result<Self> {
-        let first = folders.first().cloned().unwrap_or_default();
-        let Some(path) = folders.iter().map(|folder| folder.join(FILE_NAME)).find(|path| path.exists()) else {
-            return Err(Error::NoCustody { folder: first });
-        };
+        let mut found: Option<(PathBuf, Self)> = None;
+        for path in folders.iter().map(|folder| folder.join(FILE_NAME)).filter(|path| path.exists()) {
+            let custody = Self::read_from(&path)?;
+            match &found {
+                None => found = Some((path, custody)),
+                Some((first, known)) => {
+                    if *known != custody {
+                        let reason = format!(
+                            "this record is not the same as {}: import one set of volumes at a time, and leave out older copies of it",
+                            first.display()
+                        );
+                        return Err(Error::Custody { path, reason });
+                    }
+                }
+            }
+        }
+        let none = || Error::NoCustody { folder: folders.first().cloned().unwrap_or_default() };
+        found.map(|(_, custody)| custody).ok_or_else(none)
+    }
+
+    fn read_from(path: &Path) -> Result<Self> {
+        let refused = |reason: String| Error::Custody { path: path.into(), reason };
         let mut json = Vec::new();
-        let file = File::open(&path).map_err(failed(&path, "open"))?;
-        file.take(RECORD_BYTES_MAX).read_to_end(&mut json).map_err(failed(&path, "read"))?;
-        let custody: Self = serde_json::from_slice(&json).map_err(|error| Error::Custody {
-            path: path.clone(),
-            reason: format!("it is no custody record: {error}"),
-        })?;
-        if custody.version != VERSION {
-            let reason = format!("version {} is not supported ({VERSION} is)", custody.version);
-            return Err(Error::Custody { path, reason });
+        let file = File::open(path).map_err(failed(path, "open"))?;
+        file.take(RECORD_BYTES_MAX).read_to_end(&mut json).map_err(failed(path, "read"))?;
+        let custody: Self =
+            serde_json::from_slice(&json).map_err(|error| refused(format!("it is no custody record: {error}")))?;
+        if !(VERSION_MIN..=VERSION).contains(&custody.version) {
+            let version = custody.version;
+            return Err(refused(format!("version {version} is not supported ({VERSION_MIN} to {VERSION} are)")));
         }
         Ok(custody)
     }
@@ -184,22 +205,82 @@ impl Custody {
         Err(Error::Custody { path: FILE_NAME.into(), reason })
     }
 
-    /// Reads every volume and compares it with the record. A volume that is missing or differs is named.
-    pub(super) fn verify_volumes(&self, folders: &[PathBuf], progress: &dyn Progress) -> Result<()> {
-        progress.report(Event::Total { items: self.volumes.len() as u64, bytes: self.bytes });
+    /// Reads every volume and compares it with the record, and gives the files that are as it says, one for each volume. A
+    /// volume that is missing, or of which every copy differs, is named.
+    pub(super) fn verify_volumes(&self, folders: &[PathBuf], progress: &dyn Progress) -> Result<Vec<PathBuf>> {
+        let mut bytes = self.bytes;
+        progress.report(Event::Total { items: self.volumes.len() as u64, bytes });
+        let mut verified = Vec::new();
         for volume in &self.volumes {
-            let path = folders.iter().map(|folder| folder.join(&volume.name)).find(|path| path.exists());
-            let path =
-                path.ok_or_else(|| Error::MissingVolume { name: volume.name.clone(), count: self.volumes.len() })?;
-            let hashed = hash_with_beginning(&path, 0, progress).map_err(failed(&path, "read"))?;
-            let Hashed { bytes, sha256, .. } = hashed;
-            if (bytes, sha256) != (volume.bytes, volume.sha256) {
-                let reason = "it is not the volume that the custody record names: copy it again".into();
-                return Err(Error::Custody { path, reason });
+            // The seal is not verified yet, and nothing but volumes is to be read on the record's word.
+            if !is_volume_name(&volume.name) {
+                let reason = format!("{:?} is no name of a volume", volume.name);
+                return Err(Error::Custody { path: FILE_NAME.into(), reason });
+            }
+            let mut failure = None;
+            let mut copies = folders.iter().map(|folder| folder.join(&volume.name)).filter(|path| path.exists());
+            let sound = copies.find(|path| match volume.verify(path, progress) {
+                Ok(()) => true,
+                Err(error) => {
+                    failure.get_or_insert(error);
+                    // Another copy may be sound, and is read as well.
+                    bytes = bytes.saturating_add(volume.bytes);
+                    progress.report(Event::Total { items: self.volumes.len() as u64, bytes });
+                    false
+                }
+            });
+            match (sound, failure) {
+                (Some(path), None) => verified.push(path),
+                (Some(path), Some(error)) => {
+                    tracing::warn!("{}; {} is used instead", with_sources(&error), path.display());
+                    verified.push(path);
+                }
+                (None, Some(error)) => return Err(error),
+                (None, None) => {
+                    return Err(Error::MissingVolume { name: volume.name.clone(), count: self.volumes.len() });
+                }
             }
         }
-        Ok(())
+        Ok(verified)
     }
+}
+
+impl CustodyVolume {
+    /// An error when a file is not this volume.
+    fn verify(&self, path: &Path, progress: &dyn Progress) -> Result<()> {
+        let Hashed { bytes, sha256, .. } = hash_with_beginning(path, 0, progress).map_err(failed(path, "read"))?;
+        if (bytes, sha256) == (self.bytes, self.sha256) {
+            return Ok(());
+        }
+        let reason = "it is not the volume that the custody record names: copy it again".into();
+        Err(Error::Custody { path: path.into(), reason })
+    }
+}
+
+/// What is said of the snapshots in the volumes. What they were called in the vault an earlier record knows of those that
+/// it names, and the vault of the others.
+fn snapshots_of(vault: &Vault, transport: &Vault, recorded: &[CustodySnapshot]) -> Result<Vec<CustodySnapshot>> {
+    let recorded = recorded.iter().filter_map(|snapshot| Some((snapshot.stored_as?, snapshot.id)));
+    let recorded: HashMap<SnapshotId, SnapshotId> = recorded.collect();
+    let in_vault = by_identity(vault.list_snapshots()?.readable)?;
+    let mut snapshots = Vec::new();
+    for (stored_as, snapshot) in transport.snapshots()? {
+        let original = snapshot.original.unwrap_or(stored_as.0);
+        let id = match recorded.get(&stored_as) {
+            Some(id) => *id,
+            // One that was forgotten meanwhile has no name there any more.
+            None => in_vault.get(&Identity::of(original, &snapshot)?).copied().unwrap_or(SnapshotId(original)),
+        };
+        snapshots.push(CustodySnapshot {
+            id,
+            original: (original != id.0).then_some(original),
+            stored_as: Some(stored_as),
+            time: snapshot.time,
+            hostname: snapshot.hostname,
+            paths: snapshot.paths,
+        });
+    }
+    Ok(snapshots)
 }
 
 /// A file's hash.

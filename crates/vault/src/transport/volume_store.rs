@@ -13,6 +13,8 @@ use super::volume::{MAGIC, Place, RECORD_HEADER_BYTES, encode_header, name_of, s
 use crate::Id;
 
 const SUFFIX: &str = ".volume";
+/// A volume's number has so many digits, or more when it needs them.
+const NUMBER_DIGITS: usize = 6;
 
 /// Volumes in one or several folders. Files are added and never removed.
 pub struct VolumeStore {
@@ -36,12 +38,19 @@ struct Volume {
     end: u64,
 }
 
+/// Whether a volume may be called so. Other computers that the disk was put into leave files of their own beside the
+/// volumes, such as `._000001.volume`.
+pub(super) fn is_volume_name(name: &str) -> bool {
+    let number = name.strip_suffix(SUFFIX);
+    number.is_some_and(|number| number.len() >= NUMBER_DIGITS && number.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
 /// The volumes in a folder, in the order of their numbers.
 pub(super) fn volumes_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut volumes = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        if path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.ends_with(SUFFIX)) {
+        if path.file_name().and_then(|name| name.to_str()).is_some_and(is_volume_name) {
             volumes.push(path);
         }
     }
@@ -55,18 +64,15 @@ impl VolumeStore {
     pub(super) fn for_writing(folder: &Path, volume_bytes: u64, vouched: &dyn Fn(&str) -> u64) -> Result<Self> {
         let store =
             Self { folder: folder.into(), volume_bytes: Some(volume_bytes), content: Mutex::new(Content::default()) };
-        let opened = store.take_in(folder, vouched);
+        let opened = volumes_in(folder).and_then(|volumes| store.take_in(&volumes, vouched));
         opened.map_err(|source| store.io_error("open", FileType::Config, "", source))?;
         Ok(store)
     }
 
-    /// Volumes as they are.
-    pub fn for_reading(folders: &[PathBuf]) -> Result<Self> {
-        let folder = folders.first().cloned().unwrap_or_default();
-        let store = Self { folder, volume_bytes: None, content: Mutex::new(Content::default()) };
-        for folder in folders {
-            store.take_in(folder, &|_| 0).map_err(|source| store.io_error("open", FileType::Config, "", source))?;
-        }
+    /// These volumes as they are, and no others. The folder is what they are called by together.
+    pub(super) fn for_reading(folder: &Path, volumes: &[PathBuf]) -> Result<Self> {
+        let store = Self { folder: folder.into(), volume_bytes: None, content: Mutex::new(Content::default()) };
+        store.take_in(volumes, &|_| 0).map_err(|source| store.io_error("open", FileType::Config, "", source))?;
         Ok(store)
     }
 
@@ -74,9 +80,8 @@ impl VolumeStore {
         self.content.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take_in(&self, folder: &Path, vouched: &dyn Fn(&str) -> u64) -> io::Result<()> {
+    fn take_in(&self, paths: &[PathBuf], vouched: &dyn Fn(&str) -> u64) -> io::Result<()> {
         let mut content = self.content();
-        let paths = volumes_in(folder)?;
         for (position, path) in paths.iter().enumerate() {
             let path = path.clone();
             let writable = self.volume_bytes.is_some();
@@ -143,7 +148,7 @@ impl VolumeStore {
         };
         let needed = RECORD_HEADER_BYTES + data.len() as u64;
         if content.volumes.last().is_none_or(|last| last.end + needed > volume_bytes) {
-            let path = self.folder.join(format!("{:06}{SUFFIX}", content.volumes.len() + 1));
+            let path = self.folder.join(format!("{:0NUMBER_DIGITS$}{SUFFIX}", content.volumes.len() + 1));
             let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
             file.write_all_at(MAGIC, 0)?;
             file.sync_all()?;

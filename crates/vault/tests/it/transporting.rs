@@ -6,19 +6,19 @@ use levee_vault::{CopyOptions, Error, Vault};
 
 use crate::support::*;
 
-fn volumes(folder: &Path) -> Vec<PathBuf> {
+pub fn volumes(folder: &Path) -> Vec<PathBuf> {
     let mut volumes: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     volumes.retain(|path| path.extension().is_some_and(|extension| extension == "volume"));
     volumes.sort();
     volumes
 }
 
-fn export_to(vault: &Vault, folder: &Path) -> levee_vault::CopyReport {
+pub fn export_to(vault: &Vault, folder: &Path) -> levee_vault::CopyReport {
     let options = CopyOptions::default();
-    export(vault, folder, VOLUME_BYTES_MIN, &options, Timestamp::now(), &()).unwrap().0
+    export(vault, folder, VOLUME_BYTES_MIN, &options, Timestamp::now(), &()).unwrap().report
 }
 
-fn import_from(folders: &[PathBuf], vault: &Vault) -> levee_vault::Result<levee_vault::CopyReport> {
+pub fn import_from(folders: &[PathBuf], vault: &Vault) -> levee_vault::Result<levee_vault::CopyReport> {
     let (store, custody) = open_volumes(folders, &())?;
     let transport = Vault::open(store, &password())?;
     import(&transport, &custody, vault, &CopyOptions::default(), &())
