@@ -1,9 +1,10 @@
 //! A directory of a snapshot as a tar or zip archive.
 
-use std::ffi::OsStr;
+mod zip_names;
+
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use tar::{EntryType, Header};
 use zip::write::{SimpleFileOptions, StreamWriter};
@@ -11,6 +12,7 @@ use zip::{CompressionMethod, DateTime, ZipWriter};
 
 use crate::content::output_error;
 use crate::{Error, FileTime, Id, Node, NodeKind, Result, Vault};
+use zip_names::ZipNames;
 
 /// The form of an archive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,7 +26,8 @@ pub enum ArchiveFormat {
 
 /// Writes what a directory holds as an archive. Names in it begin with `prefix`, without a leading slash.
 pub fn dump_archive(vault: &Vault, tree: &Id, prefix: &Path, format: ArchiveFormat, out: &mut dyn Write) -> Result<()> {
-    let prefix: PathBuf = prefix.strip_prefix("/").unwrap_or(prefix).to_path_buf();
+    // Nothing in an archive may lead out of where it is unpacked.
+    let prefix: PathBuf = prefix.components().filter(|part| matches!(part, Component::Normal(_))).collect();
     let entries = vault.walk(*tree, prefix)?;
     match format {
         ArchiveFormat::Tar => {
@@ -37,9 +40,11 @@ pub fn dump_archive(vault: &Vault, tree: &Id, prefix: &Path, format: ArchiveForm
         }
         ArchiveFormat::Zip => {
             let mut writer = ZipWriter::new_stream(out);
+            let mut names = ZipNames::default();
             for entry in entries {
                 let (path, node) = entry?;
-                add_to_zip(vault, &mut writer, &path, &node)?;
+                let name = names.name(&path, node.kind);
+                add_to_zip(vault, &mut writer, name, &node)?;
             }
             writer.finish().map_err(zip_error)?.into_inner().flush().map_err(output_error)
         }
@@ -82,11 +87,17 @@ fn add_to_tar<W: Write>(vault: &Vault, builder: &mut tar::Builder<W>, path: &Pat
         if !records.is_empty() {
             builder.append_pax_extensions(records.iter().map(|(name, value)| (name.as_str(), value.as_slice())))?;
         }
-        match node.kind {
-            NodeKind::Symlink => builder.append_link(&mut header, path, Path::new(&node.link_target)),
-            NodeKind::Dir => builder.append_data(&mut header, with_slash(path), io::empty()),
-            _ => builder.append_data(&mut header, path, vault.content(node).take(size)),
+        // As they are stored. The crate's own way would take `a//b` for `a/b`, and refuse long names that begin with what is
+        // not UTF-8.
+        let slash: &[u8] = if node.kind == NodeKind::Dir { b"/" } else { b"" };
+        let name = [path.as_os_str().as_bytes(), slash].concat();
+        set_text(builder, &mut header.as_old_mut().name, &name, EntryType::GNULongName)?;
+        if node.kind == NodeKind::Symlink {
+            let target = node.link_target.as_bytes();
+            set_text(builder, &mut header.as_old_mut().linkname, target, EntryType::GNULongLink)?;
         }
+        header.set_cksum();
+        builder.append(&header, vault.content(node).take(size))
     };
     added_or_named(added(), path)
 }
@@ -105,20 +116,38 @@ fn added_or_named(added: io::Result<()>, path: &Path) -> Result<()> {
     })
 }
 
-fn with_slash(path: &Path) -> PathBuf {
-    let mut bytes = path.as_os_str().as_bytes().to_vec();
-    bytes.push(b'/');
-    PathBuf::from(OsStr::from_bytes(&bytes))
+/// Puts a name into a header, or as much of it as there is room for, with all of it in an entry of GNU's before that.
+fn set_text<W: Write>(
+    builder: &mut tar::Builder<W>,
+    room: &mut [u8],
+    text: &[u8],
+    entry_type: EntryType,
+) -> io::Result<()> {
+    let fits = text.len().min(room.len());
+    room[..fits].copy_from_slice(&text[..fits]);
+    if fits == text.len() {
+        return Ok(());
+    }
+    const NAME: &[u8] = b"././@LongLink";
+    let mut header = Header::new_gnu();
+    header.as_old_mut().name[..NAME.len()].copy_from_slice(NAME);
+    header.set_entry_type(entry_type);
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    // With the NUL at the end.
+    header.set_size(text.len() as u64 + 1);
+    header.set_cksum();
+    builder.append(&header, text.chain(&[0_u8][..]))
 }
 
 fn add_to_zip<W: Write>(
     vault: &Vault,
     writer: &mut ZipWriter<StreamWriter<W>>,
-    path: &Path,
+    name: String,
     node: &Node,
 ) -> Result<()> {
-    // The format wants UTF-8 in names.
-    let name = path.to_string_lossy();
     let size = vault.content_bytes(node)?;
     let options = SimpleFileOptions::default()
         .compression_method(CompressionMethod::Deflated)
@@ -126,7 +155,8 @@ fn add_to_zip<W: Write>(
         .last_modified_time(dos_time(node))
         .large_file(size >= u64::from(u32::MAX));
     match node.kind {
-        NodeKind::Dir => writer.add_directory(name.into_owned(), options).map_err(zip_error),
+        // With the slash: a name that ends with a backslash is given none.
+        NodeKind::Dir => writer.add_directory(name + "/", options).map_err(zip_error),
         NodeKind::Symlink => writer.add_symlink(name, node.link_target.to_string_lossy(), options).map_err(zip_error),
         NodeKind::File => {
             writer.start_file(name, options).map_err(zip_error)?;

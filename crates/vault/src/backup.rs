@@ -48,6 +48,8 @@ pub struct BackupOptions {
     /// This machine's name when it is not given.
     pub host: Option<String>,
     pub tags: Vec<String>,
+    /// One more tag for a snapshot that lacks what could not be read: this, a colon, and how many sources that were.
+    pub incomplete_tag: Option<String>,
     /// Patterns as restic's `--exclude` has them.
     pub excludes: Vec<String>,
     /// The same without regard to capitals.
@@ -172,6 +174,9 @@ pub fn backup(vault: &Vault, options: &BackupOptions, progress: &dyn Progress) -
     let Some(lock) = lock.filter(|_| !(options.skip_if_unchanged && unchanged)) else { return Ok(summary) };
     lock.check()?;
     let time = options.time.unwrap_or(summary.started_at);
+    let mut tags = options.tags.clone();
+    let incomplete_tag = options.incomplete_tag.as_ref().filter(|_| !summary.errors.is_empty());
+    tags.extend(incomplete_tag.map(|tag| format!("{tag}:{}", summary.errors.count)));
     let snapshot = Snapshot {
         time,
         offset: LocalTime::offset_here(time),
@@ -183,7 +188,7 @@ pub fn backup(vault: &Vault, options: &BackupOptions, progress: &dyn Progress) -
         uid: whoami.uid,
         gid: whoami.gid,
         excludes: options.excludes.clone(),
-        tags: options.tags.clone(),
+        tags,
         original: None,
         program_version: crate::PROGRAM_VERSION.into(),
         summary: Some(summary.for_snapshot()),

@@ -7,6 +7,7 @@
 mod changes;
 mod compare;
 mod layout;
+mod needed;
 mod read;
 mod restore;
 mod store;

@@ -89,7 +89,7 @@ pub use check::{CheckOptions, CheckReport, check};
 pub use chunker::Chunking;
 pub use compress::Compression;
 pub use content::ContentReader;
-pub use copy::{Copied, CopyOptions, CopyReport, copy};
+pub use copy::{Copied, CopyOptions, CopyReport, NotCopied, copy};
 pub use diff::{DiffCounts, DiffSummary, diff};
 pub use error::{Error, Result};
 pub use file_time::{FileTime, InvalidTime};
@@ -112,7 +112,7 @@ pub use prune::{
     list_forgotten, prune, undelete,
 };
 pub use reader::TreeWalk;
-pub use restore::{Overwrite, OwnerMap, Owners, RestoreLock, RestoreOptions, RestoreSummary, restore};
+pub use restore::{Holes, Overwrite, OwnerMap, Owners, RestoreLock, RestoreOptions, RestoreSummary, restore};
 pub use rewrite::{RewriteOptions, Rewritten, rewrite};
 pub use selection::SnapshotSelection;
 pub use snapshot::{Snapshot, SnapshotSummary};

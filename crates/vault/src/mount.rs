@@ -7,13 +7,18 @@
 mod attributes;
 mod filesystem;
 mod inodes;
+mod large_trees;
 mod layout;
 mod time_template;
 
-use std::path::Path;
+use std::convert::Infallible;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use fuser::{BackgroundSession, Config, MountOption, SessionACL};
+use rustix::mount::UnmountFlags;
 
 use crate::{Error, Lock, LockMode, Result, SnapshotSelection, Vault};
 use filesystem::VaultFilesystem;
@@ -60,15 +65,21 @@ impl Default for MountOptions {
 /// A mounted vault. Dropping it unmounts it.
 pub struct Mounted {
     session: BackgroundSession,
+    at: PathBuf,
+    /// Ends when the last question has been answered.
+    serving: Receiver<Infallible>,
     _lock: Option<Lock>,
 }
 
 /// Mounts a vault at a directory.
 pub fn mount(vault: &Vault, at: &Path, options: &MountOptions) -> Result<Mounted> {
     let failed = |source| Error::Target { action: "mount the vault at", path: at.to_path_buf(), source };
+    // Where it is unmounted from, whatever becomes of links on the way there.
+    let at = std::fs::canonicalize(at).map_err(failed)?;
     let lock = if options.no_lock { None } else { Some(Lock::take(vault, LockMode::Shared)?) };
     vault.refresh_index()?;
-    let filesystem = VaultFilesystem::new(vault.clone(), options)?;
+    let (served, serving) = channel();
+    let filesystem = VaultFilesystem::new(vault.clone(), options, served)?;
     let mut config = Config::default();
     config.mount_options = vec![
         MountOption::RO,
@@ -85,24 +96,39 @@ pub fn mount(vault: &Vault, at: &Path, options: &MountOptions) -> Result<Mounted
         }
     }
     config.n_threads = Some(THREADS);
-    let session = fuser::spawn_mount(filesystem, at, &config).map_err(failed)?;
-    Ok(Mounted { session, _lock: lock })
+    let session = fuser::spawn_mount(filesystem, &at, &config).map_err(failed)?;
+    Ok(Mounted { session, at, serving, _lock: lock })
 }
 
 impl Mounted {
-    /// Waits until someone unmounts it, or `is_over` says that it is enough, and then unmounts it.
-    pub fn wait(self, is_over: impl Fn() -> bool) -> Result<()> {
+    /// Waits until someone unmounts it, or `is_over` says that it is enough, and then unmounts it as `unmount` does.
+    pub fn wait(self, is_over: impl Fn() -> bool, in_use: impl FnOnce()) -> Result<()> {
         while !self.session.guard.is_finished() {
             if is_over() {
-                return self.unmount();
+                return self.unmount(in_use);
             }
             std::thread::sleep(LOOK_EVERY);
         }
         self.session.join().map_err(|source| Error::System { action: "serve the mounted vault", source })
     }
 
-    /// Fails while something in it is in use.
-    pub fn unmount(self) -> Result<()> {
-        self.session.umount_and_join().map_err(|source| Error::System { action: "unmount the vault", source })
+    /// Unmounts it. While something in it is in use, that goes on being served, though it is at no place any more:
+    /// `in_use` is called, and this returns when the last has closed what it has open.
+    pub fn unmount(self, in_use: impl FnOnce()) -> Result<()> {
+        let Self { session, at, serving, _lock } = self;
+        let failed = |source| Error::Target { action: "unmount the vault from", path: at.clone(), source };
+        match session.umount_and_join() {
+            // Others than root are through fusermount, which detaches what is in use, and have waited by now.
+            Err(source) if source.kind() == io::ErrorKind::ResourceBusy => {}
+            result => return result.map_err(failed),
+        }
+        // The session's handle is used up. To end now would leave a place at which everybody who looks gets errors, until
+        // root unmounts it by hand.
+        let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+        rustix::mount::unmount(&at, flags).map_err(|error| failed(error.into()))?;
+        in_use();
+        // Nothing ever comes but the end.
+        let _ = serving.recv();
+        Ok(())
     }
 }

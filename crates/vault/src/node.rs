@@ -1,12 +1,16 @@
+mod parse;
+mod unknown;
+
 use std::ffi::OsString;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
-use crate::go_json::{unquote, write_quoted, write_string};
+use crate::go_json::{write_quoted, write_string};
 use crate::{FileTime, Id};
+use unknown::UnknownFields;
 
 /// What an entry of a directory is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -92,6 +96,8 @@ pub struct Node {
     pub content: Option<Vec<Id>>,
     /// The tree of a directory.
     pub subtree: Option<Id>,
+    /// What others say of it beside all this. Few nodes have any, and there may be millions in memory.
+    pub unknown: Option<Box<UnknownFields>>,
 }
 
 impl Node {
@@ -117,6 +123,7 @@ impl Node {
             device: 0,
             content: None,
             subtree: None,
+            unknown: None,
         }
     }
 
@@ -131,7 +138,8 @@ impl Node {
         self.kind.mode_bits() | self.mode & 0o777 | special.sum::<u32>()
     }
 
-    /// Writes the node as restic's marshaller does, down to the order of the fields.
+    /// Writes the node as restic's marshaller does, down to the order of the fields. What is unknown is written as it was
+    /// read.
     pub(crate) fn write_json(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"name\":");
         write_quoted(out, self.name.as_bytes());
@@ -169,6 +177,9 @@ impl Node {
             }
             out.push(b']');
         }
+        if let Some(unknown) = &self.unknown {
+            unknown.write_before_device(out);
+        }
         number(out, "device", self.device);
         key(out, "content");
         match &self.content {
@@ -187,6 +198,9 @@ impl Node {
         if let Some(subtree) = &self.subtree {
             key(out, "subtree");
             id(out, subtree);
+        }
+        if let Some(unknown) = &self.unknown {
+            unknown.write_last(out);
         }
         out.push(b'}');
     }
@@ -231,106 +245,6 @@ fn text(out: &mut Vec<u8>, field: &str, value: &[u8]) {
     if !value.is_empty() {
         key(out, field);
         write_string(out, value);
-    }
-}
-
-/// The node as JSON has it, before its name is unquoted and its parts are checked.
-#[derive(Deserialize)]
-struct RawNode {
-    name: String,
-    #[serde(rename = "type")]
-    kind: NodeKind,
-    #[serde(default)]
-    mode: u32,
-    #[serde(default)]
-    mtime: FileTime,
-    #[serde(default)]
-    atime: FileTime,
-    #[serde(default)]
-    ctime: FileTime,
-    #[serde(default)]
-    uid: u32,
-    #[serde(default)]
-    gid: u32,
-    #[serde(default)]
-    user: String,
-    #[serde(default)]
-    group: String,
-    #[serde(default)]
-    inode: u64,
-    #[serde(default)]
-    device_id: u64,
-    #[serde(default)]
-    size: u64,
-    #[serde(default)]
-    links: u64,
-    #[serde(default)]
-    linktarget: String,
-    #[serde(default)]
-    linktarget_raw: Option<String>,
-    #[serde(default)]
-    extended_attributes: Option<Vec<RawAttribute>>,
-    #[serde(default)]
-    device: u64,
-    #[serde(default)]
-    content: Option<Vec<Id>>,
-    #[serde(default)]
-    subtree: Option<Id>,
-}
-
-#[derive(Deserialize)]
-struct RawAttribute {
-    name: String,
-    #[serde(default)]
-    value: Option<String>,
-}
-
-impl TryFrom<RawNode> for Node {
-    type Error = String;
-
-    fn try_from(raw: RawNode) -> Result<Node, String> {
-        let name = unquote(&raw.name).ok_or_else(|| format!("the name {:?} is not quoted as it must be", raw.name))?;
-        // A name that leads elsewhere would let a snapshot write outside of where it is restored to.
-        if name.is_empty() || name == b"." || name == b".." || name.contains(&b'/') || name.contains(&0) {
-            return Err(format!("{:?} is not a name for a file", raw.name));
-        }
-        let base64 = |text: String| BASE64.decode(text).map_err(|_| "a value is not base64".to_string());
-        let link_target = match raw.linktarget_raw {
-            Some(target) => base64(target)?,
-            None => raw.linktarget.into_bytes(),
-        };
-        let attributes = raw.extended_attributes.unwrap_or_default().into_iter().map(|attribute| {
-            let value = attribute.value.map_or(Ok(Vec::new()), base64)?;
-            Ok(ExtendedAttribute { name: attribute.name.into(), value })
-        });
-        let special = SPECIAL_BITS.iter().filter(|(go, _)| raw.mode & go != 0).map(|(_, unix)| unix);
-        Ok(Node {
-            name: OsString::from_vec(name),
-            kind: raw.kind,
-            mode: raw.mode & 0o777 | special.sum::<u32>(),
-            mtime: raw.mtime,
-            atime: raw.atime,
-            ctime: raw.ctime,
-            uid: raw.uid,
-            gid: raw.gid,
-            user: raw.user,
-            group: raw.group,
-            inode: raw.inode,
-            device_id: raw.device_id,
-            size: raw.size,
-            links: raw.links,
-            link_target: OsString::from_vec(link_target),
-            extended_attributes: attributes.collect::<Result<_, String>>()?,
-            device: raw.device,
-            content: raw.content,
-            subtree: raw.subtree,
-        })
-    }
-}
-
-impl<'de> Deserialize<'de> for Node {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Node::try_from(RawNode::deserialize(deserializer)?).map_err(serde::de::Error::custom)
     }
 }
 

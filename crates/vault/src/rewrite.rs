@@ -1,5 +1,9 @@
 //! Making snapshots out of snapshots: without some of their files, or under another name or time.
 
+#[cfg(test)]
+mod tests;
+
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,6 +12,7 @@ use levee_store::FileType;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::file_time::LocalTime;
 use crate::pattern::Patterns;
 use crate::session::{Session, SessionOptions};
 use crate::tree_rewrite::{Rewrite, Totals, Verdicts};
@@ -74,6 +79,14 @@ impl Verdicts for Filter<'_> {
     /// What cannot be read cannot be filtered: repairing is another verb.
     fn unreadable(&mut self, _path: &Path, error: Error) -> Result<()> {
         Err(error)
+    }
+
+    /// Nor does anything go that nobody has asked to leave out.
+    fn loses(&mut self, path: &Path, what: String) -> Result<()> {
+        let reason = format!(
+            "{what} would be lost, since this version of Levee cannot write it: leave the snapshot as it is, or rewrite it with the program that made it"
+        );
+        Err(Error::Target { action: "rewrite", path: path.to_path_buf(), source: io::Error::other(reason) })
     }
 }
 
@@ -169,7 +182,10 @@ impl Change<'_> {
             fields.insert("hostname".into(), Value::String(host.into()));
         }
         if let Some(time) = self.new_time {
-            fields.insert("time".into(), Value::String(time.to_string()));
+            // With this machine's distance from UTC, as a backup notes it and restic notes it here: policies count days by
+            // it.
+            let time = LocalTime { time: time.into(), offset: LocalTime::offset_here(time) };
+            fields.insert("time".into(), to_value(&time)?);
         }
         if let Some(tag) = self.tag.filter(|tag| !self.snapshot.tags.iter().any(|known| known == tag)) {
             let mut tags = self.snapshot.tags.clone();
@@ -180,11 +196,7 @@ impl Change<'_> {
             // What making it took is not known; when is.
             let time = self.new_time.unwrap_or(self.snapshot.time);
             let summary = BackupSummary { ended_at: time, ..BackupSummary::new(time) }.for_snapshot();
-            let summary = serde_json::to_value(summary);
-            fields.insert(
-                "summary".into(),
-                summary.map_err(|error| Error::System { action: "write JSON", source: error.into() })?,
-            );
+            fields.insert("summary".into(), to_value(&summary)?);
         }
         if let Some(Value::Object(summary)) = fields.get_mut("summary") {
             summary.insert("total_files_processed".into(), totals.files.into());
@@ -192,4 +204,8 @@ impl Change<'_> {
         }
         Ok(fields)
     }
+}
+
+fn to_value(part: &impl Serialize) -> Result<Value> {
+    serde_json::to_value(part).map_err(|error| Error::System { action: "write JSON", source: error.into() })
 }

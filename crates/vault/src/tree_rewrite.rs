@@ -1,10 +1,12 @@
 //! Making a tree out of another one, by leaving out or changing entries.
 
+mod loss;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::session::Session;
-use crate::{Error, Id, Node, NodeKind, Result, Tree, Vault};
+use crate::{BlobKind, Error, Id, Node, NodeKind, Result, Tree, Vault};
 
 /// What the rewriting of a tree asks about its entries.
 pub(crate) trait Verdicts {
@@ -17,6 +19,12 @@ pub(crate) trait Verdicts {
 
     /// A directory cannot be read: `Ok` puts an empty one in its place.
     fn unreadable(&mut self, path: &Path, error: Error) -> Result<()>;
+
+    /// A directory is to be written anew, and something that its JSON says would be lost by that: `Ok` lets it go. A
+    /// repair does, as restic's: it saves what can be saved.
+    fn loses(&mut self, _path: &Path, _what: String) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// What a rewritten tree holds.
@@ -110,10 +118,24 @@ impl<V: Verdicts> Rewrite<'_, V> {
         Ok(None)
     }
 
-    fn close(&self, done: Open) -> Result<Closed> {
+    fn close(&mut self, done: Open) -> Result<Closed> {
         let has_entries = !done.nodes.is_empty();
-        let id = if done.nodes == done.tree.nodes() { done.id } else { self.store(Tree::new(done.nodes))? };
-        Ok(Closed { id, has_entries })
+        if done.nodes == done.tree.nodes() {
+            return Ok(Closed { id: done.id, has_entries });
+        }
+        if let Some(what) = self.loss(&done)? {
+            self.verdicts.loses(&done.path, what)?;
+        }
+        Ok(Closed { id: self.store(Tree::new(done.nodes))?, has_entries })
+    }
+
+    /// What a directory says that it would not if it were written again, even with nothing changed in it.
+    fn loss(&self, done: &Open) -> Result<Option<String>> {
+        if Id::of(&done.tree.to_json()) == done.id {
+            return Ok(None);
+        }
+        // Most who get here have written the same in another way: restic writes times with their distance from UTC.
+        Ok(loss::first(&self.vault.read_blob(BlobKind::Tree, &done.id)?, &done.tree))
     }
 
     fn store(&self, tree: Tree) -> Result<Id> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use levee_image::Format;
 use serde::{Deserialize, Serialize};
 
-use crate::{BlobKind, Error, Node, NodeKind, Result, SnapshotId, Vault};
+use crate::{BlobKind, Error, Id, Node, NodeKind, Result, SnapshotId, Tree, Vault};
 
 /// The file that makes a directory an image.
 pub(super) const DESCRIPTION_NAME: &str = "levee-image.json";
@@ -96,10 +96,33 @@ pub struct StoredImage {
     pub(super) node: Node,
 }
 
+/// The directory of an image, found without its description: that lies among the contents of files, and may be frozen with
+/// them.
+#[derive(Clone, Debug)]
+pub(super) struct ImageDirectory {
+    pub path: PathBuf,
+    pub node: Node,
+    pub tree: Id,
+}
+
+/// The description in a directory. `None` for one that is no image.
+pub(super) fn description_file(directory: &Tree) -> Option<&Node> {
+    directory.find(OsStr::new(DESCRIPTION_NAME)).filter(|file| file.kind == NodeKind::File)
+}
+
 impl Vault {
     /// The images of a snapshot, in the order of its paths.
     pub fn images(&self, snapshot: &SnapshotId) -> Result<Vec<StoredImage>> {
-        let mut images = Vec::new();
+        self.image_directories(snapshot)?.into_iter().map(|directory| self.described(directory)).collect()
+    }
+
+    /// Where the images of a snapshot are in it. Their descriptions are not read.
+    pub fn image_paths(&self, snapshot: &SnapshotId) -> Result<Vec<PathBuf>> {
+        Ok(self.image_directories(snapshot)?.into_iter().map(|directory| directory.path).collect())
+    }
+
+    pub(super) fn image_directories(&self, snapshot: &SnapshotId) -> Result<Vec<ImageDirectory>> {
+        let mut directories = Vec::new();
         for path in self.read_snapshot(snapshot)?.paths {
             let path = PathBuf::from(path);
             let node = match self.find_node(snapshot, &path) {
@@ -108,18 +131,29 @@ impl Vault {
                 Err(Error::PathNotFound { .. }) => None,
                 Err(error) => return Err(error),
             };
-            let Some(node) = node else { continue };
-            if let Some(description) = self.image_description(&node, &path)? {
-                images.push(StoredImage { path, description, node });
+            let Some(node) = node.filter(|node| node.kind == NodeKind::Dir) else { continue };
+            let Some(tree) = node.subtree else { continue };
+            let directory = self.tree(&tree)?;
+            if description_file(&directory).is_some() {
+                directories.push(ImageDirectory { path, node, tree });
             }
         }
-        Ok(images)
+        Ok(directories)
     }
 
     /// The image of this name: its path, or its file name where only one has that.
     pub fn find_image(&self, snapshot: &SnapshotId, name: &Path) -> Result<StoredImage> {
-        let images = self.images(snapshot)?;
-        let is_named = |image: &&StoredImage| {
+        self.described(self.find_image_directory(snapshot, name)?)
+    }
+
+    /// The path of the image of this name. Its description is not read.
+    pub fn find_image_path(&self, snapshot: &SnapshotId, name: &Path) -> Result<PathBuf> {
+        Ok(self.find_image_directory(snapshot, name)?.path)
+    }
+
+    pub(super) fn find_image_directory(&self, snapshot: &SnapshotId, name: &Path) -> Result<ImageDirectory> {
+        let images = self.image_directories(snapshot)?;
+        let is_named = |image: &&ImageDirectory| {
             image.path == name || (name.components().count() == 1 && image.path.file_name() == Some(name.as_os_str()))
         };
         let mut named = images.iter().filter(is_named);
@@ -136,14 +170,12 @@ impl Vault {
         }
     }
 
-    /// `None` for a directory that is no image.
-    fn image_description(&self, node: &Node, path: &Path) -> Result<Option<ImageDescription>> {
-        let Some(subtree) = node.subtree.filter(|_| node.kind == NodeKind::Dir) else { return Ok(None) };
-        let tree = self.tree(&subtree)?;
-        let Some(file) = tree.find(OsStr::new(DESCRIPTION_NAME)).filter(|file| file.kind == NodeKind::File) else {
-            return Ok(None);
-        };
-        let damaged = |reason: String| Error::DamagedImage { path: path.to_path_buf(), reason };
+    /// Reads the description.
+    fn described(&self, directory: ImageDirectory) -> Result<StoredImage> {
+        let ImageDirectory { path, node, tree } = directory;
+        let damaged = |reason: String| Error::DamagedImage { path: path.clone(), reason };
+        let tree = self.tree(&tree)?;
+        let file = description_file(&tree).ok_or_else(|| damaged(format!("{DESCRIPTION_NAME} is missing")))?;
         if self.content_bytes(file)? > DESCRIPTION_BYTES_MAX {
             return Err(damaged(format!("{DESCRIPTION_NAME} is too large")));
         }
@@ -152,7 +184,8 @@ impl Vault {
             json.extend(self.read_blob(BlobKind::Data, blob)?);
         }
         let parsed = ImageDescription::parse(&json).map_err(|error| damaged(format!("{DESCRIPTION_NAME}: {error}")));
-        parsed.map(Some)
+        let description = parsed?;
+        Ok(StoredImage { path, description, node })
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use levee_image::ReadAt;
@@ -27,6 +28,7 @@ pub struct Image {
     segments: Vec<Id>,
     open: Mutex<VecDeque<(u64, Arc<Segment>)>>,
     blobs: Mutex<BlobCache>,
+    met_frozen: AtomicBool,
 }
 
 /// The blobs of one segment.
@@ -45,7 +47,40 @@ pub(super) struct Piece {
     pub length: u64,
 }
 
+fn damaged_segment(image: &Path, number: u64, reason: &str) -> Error {
+    Error::DamagedImage { path: image.to_path_buf(), reason: format!("{} {reason}", segment_name(number)) }
+}
+
 impl Segment {
+    /// From the tree of its directory and the index: nothing of its content is read.
+    pub fn load(vault: &Vault, image: &Path, tree: &Id, number: u64) -> Result<Self> {
+        let damaged = |reason: &str| damaged_segment(image, number, reason);
+        let tree = vault.tree(tree)?;
+        let file = tree.find(OsStr::new(SEGMENT_FILE)).filter(|node| node.kind == NodeKind::File);
+        let file = file.ok_or_else(|| damaged("has no content"))?;
+        let mut end = 0_u64;
+        let mut ends = Vec::with_capacity(file.blobs().len());
+        for id in file.blobs() {
+            let length = vault.blob_location(BlobKind::Data, id)?.blob.plaintext_length();
+            // Before memory of that size is asked for.
+            if length > BLOB_BYTES_MAX {
+                return Err(damaged("has a blob of an impossible length"));
+            }
+            end += length;
+            ends.push(end);
+        }
+        Ok(Self { blobs: file.blobs().to_vec(), ends })
+    }
+
+    pub fn length(&self) -> u64 {
+        self.ends.last().copied().unwrap_or(0)
+    }
+
+    /// Its blobs with their places in the image, when it begins at `start`.
+    pub fn pieces(&self, start: u64) -> Vec<Piece> {
+        self.pieces_in(0, u64::MAX).map(|piece| Piece { offset: piece.offset + start, ..piece }).collect()
+    }
+
     /// The blobs that a range of the segment touches, with their places in the segment.
     fn pieces_in(&self, from: u64, to: u64) -> impl Iterator<Item = Piece> {
         let first = self.ends.partition_point(|end| *end <= from);
@@ -84,7 +119,8 @@ impl Image {
         };
         let segments = (0..stored.description.segments()).map(segment).collect::<Result<_>>()?;
         let (open, blobs) = (Mutex::default(), Mutex::default());
-        Ok(Self { vault: vault.clone(), stored, segments, open, blobs })
+        let met_frozen = AtomicBool::new(false);
+        Ok(Self { vault: vault.clone(), stored, segments, open, blobs, met_frozen })
     }
 
     /// Where it is in the snapshot.
@@ -118,35 +154,26 @@ impl Image {
     }
 
     fn load_segment(&self, number: u64) -> Result<Segment> {
-        let name = segment_name(number);
-        let damaged =
-            |reason: &str| Error::DamagedImage { path: self.stored.path.clone(), reason: format!("{name} {reason}") };
-        let index = usize::try_from(number).ok().and_then(|number| self.segments.get(number));
-        let tree = self.vault.tree(index.ok_or_else(|| damaged("is missing"))?)?;
-        let file = tree.find(OsStr::new(SEGMENT_FILE)).filter(|node| node.kind == NodeKind::File);
-        let file = file.ok_or_else(|| damaged("has no content"))?;
-        let mut end = 0_u64;
-        let mut ends = Vec::with_capacity(file.blobs().len());
-        for id in file.blobs() {
-            let length = self.vault.blob_location(BlobKind::Data, id)?.blob.plaintext_length();
-            // Before memory of that size is asked for.
-            if length > BLOB_BYTES_MAX {
-                return Err(damaged("has a blob of an impossible length"));
-            }
-            end += length;
-            ends.push(end);
+        let damaged = |reason: &str| damaged_segment(&self.stored.path, number, reason);
+        let tree = usize::try_from(number).ok().and_then(|number| self.segments.get(number));
+        let tree = tree.ok_or_else(|| damaged("is missing"))?;
+        let segment = Segment::load(&self.vault, &self.stored.path, tree, number)?;
+        if segment.length() != self.stored.description.segment_length(number) {
+            return Err(damaged(&format!("has {} bytes, which is not its length", segment.length())));
         }
-        if end != self.stored.description.segment_length(number) {
-            return Err(damaged(&format!("has {end} bytes, which is not its length")));
-        }
-        Ok(Segment { blobs: file.blobs().to_vec(), ends })
+        Ok(segment)
     }
 
     /// The blobs of a segment with their places in the image.
     pub(super) fn pieces(&self, number: u64) -> Result<Vec<Piece>> {
         let start = number * self.stored.description.segment_bytes;
-        let segment = self.segment(number)?;
-        Ok(segment.pieces_in(0, u64::MAX).map(|piece| Piece { offset: piece.offset + start, ..piece }).collect())
+        Ok(self.segment(number)?.pieces(start))
+    }
+
+    /// Whether something that was read of it lies in an archive class and is frozen. Asked where an error has come through
+    /// a file system, which says in words of its own why it could not be read.
+    pub fn met_frozen(&self) -> bool {
+        self.met_frozen.load(Ordering::Relaxed)
     }
 
     /// The plaintext of blobs, those that lie together fetched together.
@@ -230,6 +257,11 @@ impl ReadAt for Image {
         if end.is_none_or(|end| end > self.size_bytes()) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.read(buffer, offset).map_err(io::Error::other)
+        self.read(buffer, offset).map_err(|error| {
+            if matches!(error, Error::Store(levee_store::Error::Frozen { .. })) {
+                self.met_frozen.store(true, Ordering::Relaxed);
+            }
+            io::Error::other(error)
+        })
     }
 }

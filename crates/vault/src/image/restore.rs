@@ -124,7 +124,11 @@ fn target_error(context: &Context<'_>, source: std::io::Error) -> Error {
 }
 
 /// Compares on all cores: what is there is read and hashed.
-fn find_lacking(pieces: &[Piece], zeros: &ZeroBlobs, target: &(impl SparseRead + Sync)) -> std::io::Result<Lacking> {
+pub(super) fn find_lacking(
+    pieces: &[Piece],
+    zeros: &ZeroBlobs,
+    target: &(impl SparseRead + Sync),
+) -> std::io::Result<Lacking> {
     let parts: Vec<&[Piece]> = pieces.chunks(PIECES_AT_ONCE).collect();
     let mut all = Lacking::default();
     for lacking in parallel_map(compute_threads(), &parts, |part| compare::with_target(part, zeros, target)) {

@@ -13,7 +13,7 @@ use super::layout::{DESCRIPTION_NAME, SEGMENT_FILE, segment_name};
 use super::read::Image;
 use crate::accounts::{Accounts, Whoami};
 use crate::backup::{distrust_if_just_changed, find_parent};
-use crate::chunker::{ZERO_CHUNK_BYTES, is_hole};
+use crate::chunker::{ZERO_CHUNK_BYTES, is_hole, zero_chunk_id};
 use crate::problem::ProblemLog;
 use crate::session::{ClosedContent, Content, Session};
 use crate::{
@@ -228,7 +228,7 @@ impl<'a> Cutter<'a> {
             source,
             chunk_bytes: chunk_bytes as usize,
             progress,
-            zeros: Id::of(&vec![0; ZERO_CHUNK_BYTES]),
+            zeros: zero_chunk_id(),
             zeros_are_stored: false,
             extent: (Extent::Data, 0),
             block: Vec::new(),

@@ -1,9 +1,14 @@
 //! The kernel's questions, and where their answers come from.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,9 +22,10 @@ use jiff::tz::TimeZone;
 use super::MountOptions;
 use super::attributes::{file_type, made_up, of_node};
 use super::inodes::{Inodes, Item};
+use super::large_trees::LargeTrees;
 use super::layout::{Layout, Place};
 use crate::blob_cache::BlobCache;
-use crate::{BlobKind, Error, Id, Node, NodeKind, Result, Vault};
+use crate::{BlobKind, Error, Id, Node, NodeKind, Result, Tree, Vault};
 
 /// Snapshots never change, so that the kernel may keep what it knows of them.
 const FOR_LONG: Duration = Duration::from_secs(3600);
@@ -40,6 +46,9 @@ pub(super) struct VaultFilesystem {
     files: Mutex<HashMap<u64, Arc<OpenFile>>>,
     next_file: AtomicU64,
     blobs: Mutex<BlobCache>,
+    large_trees: Mutex<LargeTrees>,
+    /// Nothing is sent: the other end sees when nobody is served any more.
+    _serving: Sender<Infallible>,
 }
 
 struct OpenFile {
@@ -64,7 +73,8 @@ fn errno(error: &Error) -> Errno {
 }
 
 impl VaultFilesystem {
-    pub fn new(vault: Vault, options: &MountOptions) -> Result<Self> {
+    /// `serving` is held for as long as something may be asked.
+    pub fn new(vault: Vault, options: &MountOptions, serving: Sender<Infallible>) -> Result<Self> {
         let filesystem = Self {
             vault,
             options: options.clone(),
@@ -74,6 +84,8 @@ impl VaultFilesystem {
             files: Mutex::new(HashMap::new()),
             next_file: AtomicU64::new(1),
             blobs: Mutex::new(BlobCache::default()),
+            large_trees: Mutex::default(),
+            _serving: serving,
         };
         *locked(&filesystem.layout) = (Instant::now(), filesystem.new_layout()?);
         Ok(filesystem)
@@ -103,14 +115,26 @@ impl VaultFilesystem {
         locked(&self.inodes).item(number.0).ok_or(Errno::ENOENT)
     }
 
-    fn node(&self, tree: &Id, name: &OsStr) -> Result<Node, Errno> {
-        let tree = self.vault.tree(tree).map_err(|error| errno(&error))?;
-        tree.find(name).cloned().ok_or(Errno::ENOENT)
+    fn tree(&self, id: &Id) -> Result<Arc<Tree>, Errno> {
+        if let Some(tree) = locked(&self.large_trees).get(id) {
+            return Ok(tree);
+        }
+        let tree = self.vault.tree(id).map_err(|error| errno(&error))?;
+        if !self.vault.keeps_tree(id) {
+            locked(&self.large_trees).insert(*id, tree.clone());
+        }
+        Ok(tree)
     }
 
-    fn node_of(&self, number: INodeNo) -> Result<Node, Errno> {
+    /// What is wanted of an entry of a tree. The whole is not copied: the list of a large file's blobs is long.
+    fn of_entry<T>(&self, tree: &Id, name: &OsStr, wanted: impl FnOnce(&Node) -> T) -> Result<T, Errno> {
+        let tree = self.tree(tree)?;
+        tree.find(name).map(wanted).ok_or(Errno::ENOENT)
+    }
+
+    fn of_number<T>(&self, number: INodeNo, wanted: impl FnOnce(&Node) -> T) -> Result<T, Errno> {
         match self.item(number)? {
-            Item::Node { tree, name } => self.node(&tree, &name),
+            Item::Node { tree, name } => self.of_entry(&tree, &name, wanted),
             _ => Err(Errno::ENODATA),
         }
     }
@@ -121,7 +145,9 @@ impl VaultFilesystem {
             Item::Above(_) => Ok(None),
             Item::Link(_) => Err(Errno::ENOTDIR),
             Item::Snapshot(id) => self.vault.root_of(id).map(Some).map_err(|error| errno(&error)),
-            Item::Node { tree, name } => self.node(tree, name)?.subtree.map(Some).ok_or(Errno::ENOTDIR),
+            Item::Node { tree, name } => {
+                self.of_entry(tree, name, |node| node.subtree)?.map(Some).ok_or(Errno::ENOTDIR)
+            }
         }
     }
 
@@ -134,29 +160,39 @@ impl VaultFilesystem {
                 Ok(made_up(number, FileType::Directory, 0, snapshot.time))
             }
             Item::Node { tree, name } => {
-                let node = self.node(tree, name)?;
-                let size = match node.kind {
-                    NodeKind::Symlink => node.link_target.len() as u64,
-                    _ => node.size,
-                };
-                of_node(number, &node, size, self.options.owner_root).ok_or(Errno::ENOENT)
+                let attributes = |node: &Node| self.node_attributes(number, node);
+                self.of_entry(tree, name, attributes)?.ok_or(Errno::ENOENT)
             }
         }
     }
 
-    fn child(&self, parent: &Item, name: &OsStr) -> Result<Item, Errno> {
+    /// `None` for what cannot be shown.
+    fn node_attributes(&self, number: u64, node: &Node) -> Option<FileAttr> {
+        let size = match node.kind {
+            NodeKind::Symlink => node.link_target.len() as u64,
+            _ => node.size,
+        };
+        of_node(number, node, size, self.options.owner_root)
+    }
+
+    /// An entry of a directory, with attributes that lack its number: it is given out when all else is known, so that an
+    /// entry that cannot be shown gets none.
+    fn child(&self, parent: &Item, name: &OsStr) -> Result<(Item, FileAttr), Errno> {
         if let Some(tree) = self.tree_of(parent)? {
-            self.node(&tree, name)?;
-            return Ok(Item::Node { tree, name: name.to_os_string() });
+            // Both at once: in a large directory each search counts.
+            let attributes = self.of_entry(&tree, name, |node| self.node_attributes(UNKNOWN, node))?;
+            return Ok((Item::Node { tree, name: name.to_os_string() }, attributes.ok_or(Errno::ENOENT)?));
         }
         let Item::Above(path) = parent else { return Err(Errno::ENOTDIR) };
         let (layout, name) = (self.layout(), name.to_str().ok_or(Errno::ENOENT)?);
-        match layout.directory(path).and_then(|directory| directory.get(name)).ok_or(Errno::ENOENT)? {
-            Place::Directory if path.is_empty() => Ok(Item::Above(name.into())),
-            Place::Directory => Ok(Item::Above(format!("{path}/{name}"))),
-            Place::Snapshot(id) => Ok(Item::Snapshot(*id)),
-            Place::Link(to) => Ok(Item::Link(to.clone())),
-        }
+        let item = match layout.directory(path).and_then(|directory| directory.get(name)).ok_or(Errno::ENOENT)? {
+            Place::Directory if path.is_empty() => Item::Above(name.into()),
+            Place::Directory => Item::Above(format!("{path}/{name}")),
+            Place::Snapshot(id) => Item::Snapshot(*id),
+            Place::Link(to) => Item::Link(to.clone()),
+        };
+        let attributes = self.attributes(UNKNOWN, &item)?;
+        Ok((item, attributes))
     }
 
     /// Hands on the entries of a directory from a position on, until `add` says that it is enough.
@@ -167,7 +203,7 @@ impl VaultFilesystem {
         mut add: impl FnMut(usize, FileType, &OsStr) -> bool,
     ) -> Result<(), Errno> {
         if let Some(tree) = self.tree_of(item)? {
-            let tree = self.vault.tree(&tree).map_err(|error| errno(&error))?;
+            let tree = self.tree(&tree)?;
             let mut nodes = tree.nodes().iter().enumerate().skip(from);
             nodes.any(|(position, node)| file_type(node.kind).is_some_and(|kind| add(position, kind, &node.name)));
             return Ok(());
@@ -184,18 +220,16 @@ impl VaultFilesystem {
     }
 
     fn open_file(&self, number: INodeNo) -> Result<OpenFile, Errno> {
-        let node = self.node_of(number)?;
-        if node.kind != NodeKind::File {
-            return Err(Errno::EISDIR);
-        }
-        let mut ends = Vec::with_capacity(node.blobs().len());
+        let blobs = |node: &Node| (node.kind == NodeKind::File).then(|| node.blobs().to_vec());
+        let blobs = self.of_number(number, blobs)?.ok_or(Errno::EISDIR)?;
+        let mut ends = Vec::with_capacity(blobs.len());
         let mut end = 0_u64;
-        for id in node.blobs() {
+        for id in &blobs {
             let location = self.vault.blob_location(BlobKind::Data, id).map_err(|error| errno(&error))?;
             end = end.saturating_add(location.blob.plaintext_length());
             ends.push(end);
         }
-        Ok(OpenFile { blobs: node.blobs().to_vec(), ends })
+        Ok(OpenFile { blobs, ends })
     }
 
     fn blob(&self, id: &Id) -> Result<Arc<Vec<u8>>, Errno> {
@@ -226,23 +260,26 @@ impl VaultFilesystem {
     }
 
     fn attribute(&self, number: INodeNo, name: &OsStr) -> Result<Vec<u8>, Errno> {
-        let node = self.node_of(number)?;
-        let found = node.extended_attributes.into_iter().find(|attribute| attribute.name == name);
-        found.map(|attribute| attribute.value).ok_or(Errno::ENODATA)
+        let value = |node: &Node| {
+            let found = node.extended_attributes.iter().find(|attribute| attribute.name == name);
+            found.map(|attribute| attribute.value.clone())
+        };
+        self.of_number(number, value)?.ok_or(Errno::ENODATA)
     }
 
     fn attribute_names(&self, number: INodeNo) -> Result<Vec<u8>, Errno> {
-        let attributes = match self.node_of(number) {
-            Ok(node) => node.extended_attributes,
-            Err(Errno::ENODATA) => Vec::new(),
-            Err(errno) => return Err(errno),
+        let names = |node: &Node| {
+            let mut names = Vec::new();
+            for attribute in &node.extended_attributes {
+                names.extend_from_slice(attribute.name.as_bytes());
+                names.push(0);
+            }
+            names
         };
-        let mut names = Vec::new();
-        for attribute in attributes {
-            names.extend_from_slice(attribute.name.as_bytes());
-            names.push(0);
+        match self.of_number(number, names) {
+            Err(Errno::ENODATA) => Ok(Vec::new()),
+            names => names,
         }
-        Ok(names)
     }
 }
 
@@ -258,16 +295,12 @@ fn reply_sized(content: Result<Vec<u8>, Errno>, size: u32, reply: ReplyXattr) {
 
 impl Filesystem for VaultFilesystem {
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let found = self.item(parent).and_then(|above| self.child(&above, name));
-        let found = found.and_then(|item| {
-            // Asked before the number is given out: an entry that cannot be shown gets none.
-            self.attributes(UNKNOWN, &item)?;
-            let number = locked(&self.inodes).look_up(parent.0, name, item.clone());
-            Ok((self.attributes(number, &item)?, item))
-        });
-        match found {
-            Ok((attributes, Item::Node { .. })) => reply.entry(&FOR_LONG, &attributes, Generation(0)),
-            Ok((attributes, _)) => reply.entry(&FOR_NOW, &attributes, Generation(0)),
+        match self.item(parent).and_then(|above| self.child(&above, name)) {
+            Ok((item, mut attributes)) => {
+                let known_for = if matches!(item, Item::Node { .. }) { FOR_LONG } else { FOR_NOW };
+                attributes.ino = INodeNo(locked(&self.inodes).look_up(parent.0, name, item));
+                reply.entry(&known_for, &attributes, Generation(0));
+            }
             Err(errno) => reply.error(errno),
         }
     }
@@ -286,11 +319,14 @@ impl Filesystem for VaultFilesystem {
     fn readlink(&self, _request: &Request, number: INodeNo, reply: ReplyData) {
         match self.item(number) {
             Ok(Item::Link(to)) => reply.data(to.as_bytes()),
-            Ok(Item::Node { tree, name }) => match self.node(&tree, &name) {
-                Ok(node) if node.kind == NodeKind::Symlink => reply.data(node.link_target.as_bytes()),
-                Ok(_) => reply.error(Errno::EINVAL),
-                Err(errno) => reply.error(errno),
-            },
+            Ok(Item::Node { tree, name }) => {
+                let target = |node: &Node| (node.kind == NodeKind::Symlink).then(|| node.link_target.clone());
+                match self.of_entry(&tree, &name, target) {
+                    Ok(Some(target)) => reply.data(target.as_bytes()),
+                    Ok(None) => reply.error(Errno::EINVAL),
+                    Err(errno) => reply.error(errno),
+                }
+            }
             Ok(_) => reply.error(Errno::EINVAL),
             Err(errno) => reply.error(errno),
         }

@@ -55,9 +55,10 @@ impl Inodes {
         let key = (parent, name.to_os_string());
         if let Some(number) = self.by_name.get(&key)
             && let Some(known) = self.known.get_mut(number)
+            // A name above the snapshots may stand for another one by now. With the old number the kernel would go on
+            // showing what it remembers of the old one, for as long as snapshots may be remembered.
+            && known.item == item
         {
-            // A name above the snapshots may stand for another one by now.
-            known.item = item;
             known.lookups += 1;
             return *number;
         }
@@ -74,7 +75,11 @@ impl Inodes {
         if known.lookups == 0
             && let Some(known) = self.known.remove(&number)
         {
-            self.by_name.remove(&(known.parent, known.name));
+            let name = (known.parent, known.name);
+            // By now the name may have another number.
+            if self.by_name.get(&name) == Some(&number) {
+                self.by_name.remove(&name);
+            }
         }
     }
 }
@@ -97,5 +102,23 @@ mod tests {
         inodes.forget(ROOT, 100);
         assert!(inodes.item(ROOT).is_some());
         assert_eq!((inodes.known.len(), inodes.by_name.len()), (2, 1));
+    }
+
+    #[test]
+    fn a_name_that_stands_for_another_snapshot_gets_another_number() {
+        let mut inodes = Inodes::new();
+        let snapshot = |number| Item::Snapshot(SnapshotId(Id::from_bytes([number; 32])));
+        let time = OsStr::new("2026-11-20T12:00:00+00:00");
+        let old = inodes.look_up(ROOT, time, snapshot(1));
+        let inside = inodes.look_up(old, OsStr::new("etc"), Item::Link("old".into()));
+        // One of the same second that came later pushes it to another name.
+        let new = inodes.look_up(ROOT, time, snapshot(2));
+        assert_ne!(new, old);
+        assert_eq!((inodes.item(old), inodes.item(new)), (Some(snapshot(1)), Some(snapshot(2))));
+        assert_ne!(inodes.look_up(new, OsStr::new("etc"), Item::Link("new".into())), inside);
+        // Who is still in the old one sees what was there, and what the kernel forgets of it leaves the new one alone.
+        assert_eq!(inodes.item(inside), Some(Item::Link("old".into())));
+        inodes.forget(old, 1);
+        assert_eq!((inodes.item(old), inodes.look_up(ROOT, time, snapshot(2))), (None, new));
     }
 }

@@ -89,6 +89,17 @@ fn sources_that_are_not_there_are_said() {
     let summary = levee_vault::backup(&vault, &both, &()).unwrap();
     assert_eq!((summary.errors.count, summary.total_files), (1, 1));
     assert_eq!(summary.errors.first[0].path, missing);
+    let tags_of = |id: Option<levee_vault::SnapshotId>| vault.read_snapshot(&id.unwrap()).unwrap().tags;
+    assert!(tags_of(summary.snapshot_id).is_empty());
+    // It can be seen in the snapshot, by who asks for it.
+    let tagged = |paths: Vec<std::path::PathBuf>| {
+        let (tags, incomplete_tag) = (vec!["mine".into()], Some("lacks".into()));
+        let options = BackupOptions { paths, tags, incomplete_tag, ..Default::default() };
+        tags_of(levee_vault::backup(&vault, &options, &()).unwrap().snapshot_id)
+    };
+    let (file, too) = (source.join("file"), scratch.path("missing too"));
+    assert_eq!(tagged(vec![file.clone(), missing.clone(), too]), ["mine", "lacks:2"]);
+    assert_eq!(tagged(vec![file]), ["mine"]);
     assert_eq!(vault.read_file(&summary.snapshot_id.unwrap(), &source.join("file")).unwrap(), b"content");
 }
 
