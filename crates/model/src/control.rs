@@ -215,6 +215,10 @@ pub struct Command {
     pub app: AppName,
     /// Refused when the agent knows a higher one for the app.
     pub epoch: Epoch,
+    /// The revision of `Desired` that it rests on: an agent that has taken over an older one answers that it may be tried
+    /// again. 0 when the sender does not say.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub revision: u64,
     pub action: Action,
 }
 

@@ -128,7 +128,7 @@ pub enum Event {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
     /// Send the command to the agent that serves the app at this site, now or as soon as it connects.
-    Act { step: StepId, attempt: u32, site: SiteName, command: Command },
+    Act { step: StepId, attempt: u32, site: SiteName, command: Box<Command> },
     /// Carry out a step whose executor is the server or the nodes.
     Serve { step: StepId, attempt: u32, work: Work },
     /// Send `Event::Tick` at this time or later.

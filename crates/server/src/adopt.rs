@@ -6,6 +6,7 @@
 //! app must be there, because one that is away may know a still newer epoch.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use jiff::Timestamp;
 use levee_api::{AdoptReport, Adoption};
@@ -56,6 +57,7 @@ fn writer_at(
 impl Shared {
     /// Takes over the newer epochs of all apps, or with `dry_run` only says what it would do.
     pub fn adopt_epochs(&self, by: &str, dry_run: bool, now: Timestamp) -> Result<AdoptReport> {
+        let begun = Instant::now();
         loop {
             let config = Config::read(&self.store)?;
             let live = self.hub.snapshot();
@@ -110,6 +112,7 @@ impl Shared {
                 }
                 return Ok(report);
             }
+            self.wait_to_decide_anew(begun, "the agents' epochs were taken over", &compares)?;
         }
     }
 }

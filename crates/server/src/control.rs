@@ -3,6 +3,7 @@
 mod caller;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use jiff::{SignedDuration, Timestamp};
 use levee_model::protection::ProtectionFile;
@@ -21,8 +22,8 @@ use crate::{apply, tokens};
 pub use caller::{BackupKey, Caller};
 pub use levee_api::{
     Acknowledged, AdoptReport, AdoptedView, AgentSummary, AppRemoval, AppStatus, AppView, AppliedApp, ApplyReport,
-    AssetView, BackupView, Change, EntryView, FleetStatus, GapView, Health, JoinTokenView, PlanRequest, Proof,
-    RunFilter, RunOrder, RunSummary, Sample, SetAside, SiteView, TokenAccess, TokenView, VaultCopyView,
+    AssetView, BackupView, Change, ContactView, EntryView, FleetStatus, GapView, Health, JoinTokenView, PlanRequest,
+    Proof, RunFilter, RunOrder, RunSummary, Sample, SetAside, SiteView, TokenAccess, TokenView, VaultCopyView,
 };
 
 /// How long a join token works when nothing else is asked for.
@@ -65,6 +66,7 @@ impl Control {
         may_change(caller)?;
         let by = caller.name.clone();
         self.blocking(move |shared| {
+            let begun = Instant::now();
             loop {
                 let config = Config::read(&shared.store)?;
                 let decided = apply::decide(&config, &shared.runs.open(), &file, Timestamp::now())?;
@@ -74,6 +76,7 @@ impl Control {
                     }
                     return Ok(decided.report);
                 }
+                shared.wait_to_decide_anew(begun, "the protection file was applied", &decided.compares)?;
             }
         })
         .await
@@ -87,9 +90,8 @@ impl Control {
                 .keys()
                 .filter_map(|app| shared.app_status(&config, app).transpose())
                 .collect::<Result<Vec<_>>>()?;
-            let live = shared.hub.snapshot();
+            let agents = shared.agents(&config)?;
             let now = Timestamp::now();
-            let agents = Known { config: &config, live: &live, now }.agents();
             let health = apps.iter().map(|app| app.health).max().unwrap_or(Health::Protected);
             Ok(FleetStatus { now, health, apps, agents })
         })
@@ -110,7 +112,7 @@ impl Control {
     }
 
     pub async fn agents(&self) -> Result<Vec<AgentSummary>> {
-        self.known(|known| known.agents()).await
+        self.blocking(|shared| shared.agents(&Config::read(&shared.store)?)).await
     }
 
     async fn known<T: Send + 'static>(&self, look: impl FnOnce(&Known<'_>) -> T + Send + 'static) -> Result<T> {
@@ -383,14 +385,25 @@ impl Shared {
         }
     }
 
+    /// The agents, with when those were last seen that have not spoken since the server was started.
+    fn agents(&self, config: &Config) -> Result<Vec<AgentSummary>> {
+        let live = self.hub.snapshot();
+        let mut agents = Known { config, live: &live, now: Timestamp::now() }.agents();
+        let seen = self.history.last_contacts()?;
+        for agent in &mut agents {
+            agent.last_seen = agent.last_seen.or_else(|| seen.get(&agent.agent).copied());
+        }
+        Ok(agents)
+    }
+
     fn app_status(&self, config: &Config, app: &AppName) -> Result<Option<AppStatus>> {
         let live = self.hub.snapshot();
         let known = Known { config, live: &live, now: Timestamp::now() };
         let frozen = self.store.get(&frozen_key(app))?.map(|kv| kv.parse::<SiteName>()).transpose()?;
         let last_proof = self.history.proofs(app, 1)?.pop();
         let open_run = self.runs.open().remove(app).map(|(run, _)| run);
-        let proven = self.proven(app)?;
-        let mut status = known.app(app, AppFacts { frozen, last_proof, open_run, proven });
+        let (proven, contacts) = (self.proven(app)?, self.history.contacts(app)?);
+        let mut status = known.app(app, AppFacts { frozen, last_proof, open_run, proven, contacts });
         for asset in status.iter_mut().flat_map(|status| &mut status.assets) {
             asset.gaps = self.history.gaps(app, &asset.asset, GAPS_SHOWN)?;
         }

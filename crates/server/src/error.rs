@@ -86,6 +86,10 @@ pub enum ServerError {
     )]
     AppBusy { app: AppName, run: RunId, kind: &'static str },
     #[error(
+        "run {run} holds {app}, which cannot be changed meanwhile, and this server does not carry it out; try again in a moment, and if that stays so, restart the server: it takes the run up again, or lets {app} go when nothing is left of the run"
+    )]
+    AppHeld { app: AppName, run: RunId },
+    #[error(
         "step {step} of run {run} cannot be skipped now: agent {agent} is connected and at work on it; wait for its answer, or stop that agent first"
     )]
     StillAtWork { run: RunId, step: StepId, agent: AgentId },
@@ -167,6 +171,7 @@ impl ServerError {
             | E::StalePlan { .. }
             | E::OldSiteIsBack { .. }
             | E::AppBusy { .. }
+            | E::AppHeld { .. }
             | E::StillAtWork { .. }
             | E::NewSiteIsThere { .. }
             | E::SitesChanged { .. }
@@ -229,6 +234,7 @@ impl ServerError {
             E::StalePlan { .. } => "stale_plan",
             E::OldSiteIsBack { .. } => "old_site_is_back",
             E::AppBusy { .. } => "app_busy",
+            E::AppHeld { .. } => "app_held",
             E::StillAtWork { .. } => "still_at_work",
             E::NewSiteIsThere { .. } => "new_site_is_there",
             E::SitesChanged { .. } => "sites_changed",

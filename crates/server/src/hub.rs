@@ -1,6 +1,7 @@
 //! The agents that are connected, what they said last, and the commands that they owe an answer to.
 
 mod link;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard};
@@ -205,6 +206,13 @@ impl Hub {
             drop(state);
             self.changed();
         }
+    }
+
+    /// Whether a newer connection of the agent has taken this one's place.
+    fn is_superseded(&self, agent: &AgentId, number: u64) -> bool {
+        let state = self.lock();
+        let newest = state.agents.get(agent).and_then(|agent| agent.connection.as_ref());
+        newest.is_some_and(|connection| connection.number != number)
     }
 
     /// Cuts an agent off, as when it was revoked.

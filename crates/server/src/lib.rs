@@ -6,6 +6,7 @@
 //! - `state`: the transactional store and the history.
 //! - `config`, `apply`, `desired`: what operators want, and what each agent is told.
 //! - `hub`: the agents that are connected, and the commands that are in flight.
+//! - `contact`: what agents that are away have said last of the copies that they keep.
 //! - `runs`: carrying plans out.
 //! - `control`: everything that an operator can ask; `http` is its skin.
 
@@ -14,6 +15,7 @@ mod agents;
 mod apply;
 mod backup;
 mod config;
+mod contact;
 mod control;
 mod desired;
 mod error;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::config::Config;
+use crate::contact::forget_removed;
 use crate::control::Sample;
 use crate::error::Result;
 use crate::server::{Shared, frozen_key};
@@ -69,6 +70,7 @@ impl Shared {
                 self.history.put_samples(app, &samples)?;
             }
         }
+        forget_removed(&self.history, &config)?;
         if beat.is_multiple_of(HOUSEKEEPING_EVERY_BEATS) {
             self.history.trim_samples(now.checked_sub(SAMPLES_KEPT).unwrap_or(now))?;
             if self.credentials.facts().not_after.duration_since(now) < CERTIFICATE_LEFT_MIN {

@@ -122,6 +122,7 @@ impl Shared {
         if !self.store.txn(&compares, &ops)?.succeeded {
             // Somebody was faster: either with a run, or with a change of the app.
             self.check_idle(&app)?;
+            self.check_not_held(&app)?;
             return Err(ServerError::StalePlan { plan: run.plan.id, app });
         }
         tracing::info!(run = %run.id, %app, by = %caller.name, plan = %run.plan.id, "run started");

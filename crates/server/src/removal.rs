@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use levee_api::{AppRemoval, Remains};
@@ -76,6 +76,7 @@ impl RemovedApp {
 impl Shared {
     /// Removes an app, in one durable transition.
     fn remove_app(&self, app: &AppName, by: &str, now: Timestamp) -> Result<RemovedApp> {
+        let begun = Instant::now();
         loop {
             if let Some((run, kind)) = self.runs.open().remove(app) {
                 return Err(ServerError::AppBusy { app: app.clone(), run, kind: kind.as_str() });
@@ -115,6 +116,7 @@ impl Shared {
                 tracing::info!(%app, %by, epoch = %removed.epoch, "the app is protected no more");
                 return Ok(removed);
             }
+            self.wait_to_decide_anew(begun, "the app was removed", &compares)?;
         }
     }
 

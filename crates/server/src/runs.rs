@@ -6,6 +6,7 @@
 
 mod actor;
 mod closeness;
+mod held;
 mod serve;
 
 use std::collections::BTreeMap;
@@ -130,7 +131,7 @@ impl Shared {
         self.tasks.spawn(&tokio::runtime::Handle::current(), actor.drive(is_new));
     }
 
-    /// Takes up every run that was under way when the server ended.
+    /// Takes up every run that was under way when the server ended, and lets go of apps whose run is gone.
     pub fn resume_runs(self: &Arc<Self>) -> Result<()> {
         for kv in self.store.range(RUN)?.values {
             let run: Run = kv.parse()?;
@@ -141,7 +142,7 @@ impl Shared {
                 self.carry_out(run, false);
             }
         }
-        Ok(())
+        self.let_go_of_lost_runs()
     }
 
     /// Moves a run that has ended into the history. Done again after a crash in between, it changes nothing.

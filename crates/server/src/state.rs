@@ -4,6 +4,7 @@
 //! the control plane can outlive its own site one day. `History` is local: runs that have ended, what
 //! steps took, samples and proofs. Both lie in one SQLite file (write-ahead log, `synchronous=FULL`).
 
+mod contacts;
 mod database;
 mod gaps;
 mod history;

@@ -10,6 +10,7 @@ use levee_plan::AgentView;
 
 use crate::adopt::newer_epoch;
 use crate::config::{AppRecord, Config};
+use crate::contact::Contact;
 use crate::control::{
     AdoptedView, AgentSummary, AppStatus, AssetView, BackupView, EntryView, Health, Proof, SetAside, SiteView,
     VaultCopyView,
@@ -27,9 +28,11 @@ pub struct AppFacts {
     pub open_run: Option<RunId>,
     /// The newest backup of each asset that was restored and probed.
     pub proven: BTreeMap<AssetName, BackupView>,
+    /// What the keeper of each asset's copies has said last, also to an earlier process of this server.
+    pub contacts: BTreeMap<AssetName, Contact>,
 }
 
-fn backup(point: &AssetPoint, at: Option<Timestamp>) -> BackupView {
+pub fn backup(point: &AssetPoint, at: Option<Timestamp>) -> BackupView {
     BackupView { position: point.position.clone(), as_of: point.as_of, at, run: None }
 }
 
@@ -69,7 +72,7 @@ impl Known<'_> {
     }
 
     pub fn app(&self, app: &AppName, facts: AppFacts) -> Option<AppStatus> {
-        let AppFacts { frozen, last_proof, open_run, proven } = facts;
+        let AppFacts { frozen, last_proof, open_run, proven, contacts } = facts;
         let record = &self.config.apps.get(app)?.value;
         let agents = self.agents_of(record);
         let mut problems = Vec::new();
@@ -97,11 +100,10 @@ impl Known<'_> {
                 known.set_aside.iter().map(|path| SetAside { site: site.clone(), path: path.clone() })
             })
             .collect();
-        let assets: Vec<AssetView> =
+        let mut assets: Vec<AssetView> =
             record.spec.asset_names().map(|asset| self.asset(app, record, &agents, asset, proven.get(asset))).collect();
-        let age_s = assets.iter().map(|asset| asset.age_s).try_fold(0.0, |oldest: f64, age| Some(oldest.max(age?)));
         let objective_s = record.spec.objective.recovery_point.duration().as_secs_f64();
-        let meets_objective = age_s.map(|age_s| age_s <= objective_s);
+        let meets_objective = oldest_age_s(&assets).map(|age_s| age_s <= objective_s);
         let health = if assets.iter().any(|asset| !asset.protected) {
             Health::Unprotected
         } else if meets_objective != Some(true)
@@ -112,6 +114,10 @@ impl Known<'_> {
         } else {
             Health::Protected
         };
+        // Only now: what is known from earlier is shown, and nothing above may count it.
+        for asset in &mut assets {
+            self.add_last_contact(record, &agents, contacts.get(&asset.asset), asset);
+        }
         Some(AppStatus {
             app: app.clone(),
             home: record.spec.home.clone(),
@@ -120,7 +126,7 @@ impl Known<'_> {
             epoch: record.epoch,
             objective: record.spec.objective.clone(),
             health,
-            recovery_point_age_s: age_s,
+            recovery_point_age_s: oldest_age_s(&assets),
             meets_objective,
             vault_frozen_at: frozen,
             assets,
@@ -179,9 +185,14 @@ impl Known<'_> {
         let notes = statuses.into_iter().filter_map(|(site, status)| Some((site, status?)));
         let notes = notes.flat_map(|(site, status)| status.notes.iter().map(move |note| format!("{site}: {note}")));
         let notes: Vec<String> = notes.collect();
-        let vaults = self.vaults(record, keeper, source_now);
+        let age_s = point.map(|point| source_now.duration_since(point.as_of).as_secs_f64().max(0.0));
+        // Of one that was not heard of since, nobody knows what has become of its copies.
+        let keeper_is_there = agents.iter().any(|view| view.site == *keeper_site && view.connected);
+        let vaults = self.vaults(record, keeper, keeper_is_there, source_now);
         problems.extend(self.left_behind(record, &vaults));
-        let copies = self.copies(record, is_protected(keeper), &vaults);
+        let age_max_s = record.spec.objective.recovery_point.duration().as_secs_f64();
+        let counts = keeper_is_there || age_s.is_some_and(|age_s| age_s <= age_max_s);
+        let copies = self.copies(record, is_protected(keeper) && counts, &vaults);
         if let Some(wanted) = &record.spec.copies {
             problems.extend(copies.missing(wanted));
         }
@@ -194,7 +205,7 @@ impl Known<'_> {
             state,
             position: point.map(|point| point.position.clone()),
             as_of: point.map(|point| point.as_of),
-            age_s: point.map(|point| source_now.duration_since(point.as_of).as_secs_f64().max(0.0)),
+            age_s,
             log_behind_bytes,
             // A point stands for what this site has opened with its own keys.
             last_good: point.map(|point| backup(point, None)),
@@ -202,6 +213,8 @@ impl Known<'_> {
                 .and_then(|status| status.verified.as_ref())
                 .map(|verified| backup(&verified.point, Some(verified.at))),
             last_proven: proven.cloned(),
+            // It is added when all is judged.
+            last_contact: None,
             warned_since: keeper.and_then(|status| status.warned_since),
             // The writer's copies are the newer news; the recovery side's go on to further vaults.
             waiting: [writer, keeper].into_iter().flatten().find_map(|status| status.waiting.clone()),
@@ -212,11 +225,12 @@ impl Known<'_> {
         }
     }
 
-    /// What could be rebuilt from each further vault, as the recovery side says.
+    /// What could be rebuilt from each further vault, as the recovery side says, or said while it was there.
     fn vaults(
         &self,
         record: &AppRecord,
         keeper: Option<&AssetStatus>,
+        keeper_is_there: bool,
         source_now: Timestamp,
     ) -> BTreeMap<VaultName, VaultCopyView> {
         let newest = keeper.and_then(|keeper| Some(keeper.point.as_ref()?.as_of));
@@ -225,7 +239,7 @@ impl Known<'_> {
                 keeper.and_then(|keeper| keeper.vaults.get(vault)).map_or_else(VaultCopyView::default, |point| {
                     let age_s = source_now.duration_since(point.as_of).as_secs_f64().max(0.0);
                     // Where nothing newer has come to the recovery site either, nothing is behind.
-                    let is_newest = newest.is_some_and(|newest| point.as_of >= newest);
+                    let is_newest = keeper_is_there && newest.is_some_and(|newest| point.as_of >= newest);
                     let counts = is_newest || age_s <= spec.within.duration().as_secs_f64();
                     VaultCopyView { as_of: Some(point.as_of), age_s: Some(age_s), counts }
                 });
@@ -251,8 +265,10 @@ impl Known<'_> {
     fn copies(&self, record: &AppRecord, has_copy: bool, vaults: &BTreeMap<VaultName, VaultCopyView>) -> CopyCount {
         let keeper = Some(record.spec.peer_of(&record.writer)).filter(|_| has_copy);
         let at_site = |site: &SiteName| {
-            let host = record.agents.get(site)?.to_string();
-            Some((Some(host), self.config.places.get(site).cloned().unwrap_or_default()))
+            let place = self.config.places.get(site).cloned().unwrap_or_default();
+            // Without a word of its host, an agent has one to itself.
+            let host = place.host.clone().unwrap_or(record.agents.get(site)?.to_string());
+            Some((Some(host), place))
         };
         let at_sites = [Some(&record.writer), keeper].into_iter().flatten().filter_map(at_site);
         let counted =
@@ -341,6 +357,11 @@ impl Known<'_> {
             })
             .collect()
     }
+}
+
+/// The age of the recovery point of the asset that is off worst, when each has one.
+fn oldest_age_s(assets: &[AssetView]) -> Option<f64> {
+    assets.iter().map(|asset| asset.age_s).try_fold(0.0, |oldest: f64, age| Some(oldest.max(age?)))
 }
 
 /// Whether the recovery side has opened its data with its own keys.

@@ -13,8 +13,8 @@ pub use fleet::{
 };
 pub use runs::{PlanRequest, RetryRequest, RunChange, RunFilter, RunOrder, RunSummary, RunWait, SkipRequest};
 pub use status::{
-    AdoptedView, AppStatus, AssetView, BackupView, EntryView, FleetStatus, GapView, Health, Proof, Sample, SetAside,
-    VaultCopyView,
+    AdoptedView, AppStatus, AssetView, BackupView, ContactView, EntryView, FleetStatus, GapView, Health, Proof, Sample,
+    SetAside, VaultCopyView,
 };
 pub use tokens::{
     JoinTokenCreated, JoinTokenRequest, JoinTokenView, TokenAccess, TokenCreated, TokenRequest, TokenText, TokenView,

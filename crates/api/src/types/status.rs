@@ -65,7 +65,8 @@ pub struct AppStatus {
     pub health: Health,
     /// The age of the oldest asset's recovery point, in seconds; null when one has none.
     pub recovery_point_age_s: Option<f64>,
-    /// Whether that age is within the objective.
+    /// Whether that age is within the objective. Null when there is none, and when an asset's is known from before a
+    /// restart of the server alone.
     pub meets_objective: Option<bool>,
     /// The site whose vault stands beside the writer and is frozen until the app is protected elsewhere.
     #[schema(value_type = Option<String>)]
@@ -135,6 +136,10 @@ pub struct AssetView {
     /// The newest backup that a drill or a move of the app has restored and probed.
     #[serde(default)]
     pub last_proven: Option<BackupView>,
+    /// The last contact with the agent at the recovery site, while it is away: recovery point, good and verified backup,
+    /// and the copies in vaults are as it said them then. Null while it is there.
+    #[serde(default)]
+    pub last_contact: Option<ContactView>,
     /// In how many different places the data are: the original, the copy when the asset is protected, and those in
     /// further vaults that count. `copies`, `disks`, `hosts`, `fault_domains`, `zones`, `regions`, `providers`.
     #[serde(default)]
@@ -158,6 +163,16 @@ pub struct AssetView {
     /// The newest gaps in its archived log, oldest first: points within one can't be restored.
     #[serde(default)]
     pub gaps: Vec<GapView>,
+}
+
+/// When an agent spoke last of an asset's copies.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ContactView {
+    /// By the server's clock. To the minute when the server was started since.
+    #[schema(value_type = String, format = DateTime)]
+    pub seen_at: Timestamp,
+    /// How long ago that is now, in seconds.
+    pub age_s: f64,
 }
 
 /// An asset's copy in a further vault.

@@ -12,6 +12,9 @@ pub struct SiteSpec {
     /// not said have disks of their own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disk: Option<String>,
+    /// The machine, where sites or vaults share one. A site of which it is not said has that of its agent's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
     /// What fails together: a room, a rack, a power supply.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault_domain: Option<String>,
@@ -67,6 +70,9 @@ pub struct CopyCount {
 impl CopyCount {
     /// Places of which something is not known are taken for the same place as any other.
     pub fn of(places: &[CopyPlace<'_>]) -> Self {
+        // Of one host a disk that has a name may be the one that has none.
+        let has_named_disk =
+            |host: &str| places.iter().any(|other| other.host == Some(host) && other.site.disk.is_some());
         let different = |of: &dyn Fn(&CopyPlace<'_>) -> Option<String>| -> u32 {
             let known: BTreeSet<String> = places.iter().filter_map(of).collect();
             u32::try_from(known.len()).unwrap_or(u32::MAX).max(u32::from(!places.is_empty()))
@@ -75,7 +81,7 @@ impl CopyCount {
             copies: u32::try_from(places.len()).unwrap_or(u32::MAX),
             disks: different(&|place| match (&place.site.disk, place.host) {
                 (Some(disk), _) => Some(format!("disk {disk}")),
-                (None, host) => host.map(|host| format!("host {host}")),
+                (None, host) => host.filter(|&host| !has_named_disk(host)).map(|host| format!("host {host}")),
             }),
             hosts: different(&|place| place.host.map(str::to_string)),
             fault_domains: different(&|place| place.site.fault_domain.clone()),
@@ -133,6 +139,7 @@ mod tests {
         let hosts: Vec<String> = (0..7).map(|number: u32| number.min(5).to_string()).collect();
         let site = |number: u32| SiteSpec {
             disk: name(number, 7),
+            host: None,
             fault_domain: name(number, 5),
             zone: name(number, 4),
             region: name(number, 3),
@@ -183,6 +190,9 @@ mod tests {
         check([Some("san"), Some("san")], [e, w], 1);
         check([Some("sda"), Some("sdb")], [e, e], 2);
         check([Some("w"), None], [e, w], 2);
+        // The one that has no name may be the one that has.
+        check([Some("san"), None], [w, w], 1);
+        check([None, Some("san")], [w, w], 1);
         // A vault of which nothing is said may be anywhere.
         check([None, None], [e, None], 1);
         check([None, Some("tank")], [e, None], 2);

@@ -8,9 +8,10 @@ mod window;
 use std::str::FromStr;
 use std::time::Duration;
 
-use croner::Cron;
 use croner::parser::{CronParser, Seconds, Year};
-use jiff::tz::TimeZone;
+use croner::{Cron, CronDateTime};
+use jiff::civil::DateTime;
+use jiff::tz::{AmbiguousOffset, TimeZone};
 use jiff::{SignedDuration, Timestamp, Zoned};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -22,6 +23,11 @@ pub use window::{Weekday, Window};
 const JITTER_MAX: Duration = Duration::from_secs(12 * 3600);
 /// How many windows may follow upon each other before a schedule counts as closed for good.
 const WINDOWS_MAX: usize = 64;
+/// With all of these a pattern goes by real time and not by the clock on the wall.
+const HOURS_OF_A_DAY: usize = 24;
+/// How many moments of a wall's clock are passed over that a clock put back shows a second time: at most one a minute, in
+/// a day, which is more than any clock was ever put back.
+const REPEATED_MAX: usize = 24 * 60;
 
 /// A schedule, as it stands in the protection file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +78,17 @@ fn is_zero(minute: &u8) -> bool {
 /// A cron pattern that compares by its text.
 #[derive(Clone, Debug)]
 struct Pattern(Cron);
+
+impl Pattern {
+    /// Whether it is meant in every hour: then an hour that the clock leaves out is none, and one that it shows twice is two.
+    fn goes_by_real_time(&self) -> bool {
+        self.0.pattern.hours.values().len() == HOURS_OF_A_DAY
+    }
+
+    fn next_after<T: CronDateTime>(&self, start: &T) -> Option<T> {
+        self.0.find_next_occurrence(start, false).ok()
+    }
+}
 
 impl PartialEq for Pattern {
     fn eq(&self, other: &Self) -> bool {
@@ -185,6 +202,8 @@ impl Schedule {
     /// jitter. A run that was missed is due at once, and only once, however many were missed. The very first is due
     /// at once too: what has no copy yet does not wait for the night.
     ///
+    /// What a blackout holds up begins behind it, each asset at another time within the jitter.
+    ///
     /// A last one in the future, from a clock that was ahead, counts as none. It says nothing about the moments that were
     /// missed, and taken for one that began `now` it would move on with the clock, so that nothing ever came due.
     pub fn due(&self, last_begun: Option<Timestamp>, now: Timestamp, salt: &str) -> Due {
@@ -197,19 +216,44 @@ impl Schedule {
             // Checked when it was read: there is always a next one, but for the end of time.
             return Due::Later(Timestamp::MAX);
         };
-        let delayed = match last_begun {
-            None => planned,
-            Some(_) => planned.checked_add(self.jitter(planned, salt)).unwrap_or(Timestamp::MAX),
+        let at = match last_begun {
+            None => self.opens_at(now),
+            Some(_) => {
+                let is_open = self.opens_at(planned) == Some(planned);
+                self.begins_at(if is_open { self.spread(planned, salt) } else { planned }, now, salt)
+            }
         };
-        // Of runs that are in the past the latest is the one that is caught up; they may all lie in a closed window.
-        let at = self.opens_at(delayed.max(now)).unwrap_or(Timestamp::MAX);
+        let at = at.unwrap_or(Timestamp::MAX);
         if at <= now { Due::Now { planned } } else { Due::Later(at) }
     }
 
-    /// The first planned moment after this one.
+    /// The first planned moment after this one. One that a change of the clocks leaves out is when the clock is put
+    /// forward, and one that comes twice is the earlier of the two; what is meant in every hour goes by real time.
     pub fn next_after(&self, moment: Timestamp) -> Option<Timestamp> {
         let start = self.local(moment);
-        Some(self.cron.0.find_next_occurrence(&start, false).ok()?.timestamp())
+        if self.cron.goes_by_real_time() {
+            return Some(self.cron.next_after(&start)?.timestamp());
+        }
+        // croner does so only for patterns of a single time of the day. So it is asked about the clock on the wall alone,
+        // and when that shows what was found is up to the time zone.
+        let mut on_the_wall = start.datetime();
+        for _ in 0..REPEATED_MAX {
+            on_the_wall = self.cron.next_after(&on_the_wall)?;
+            let planned = self.shown_at(on_the_wall)?;
+            if planned > moment {
+                return Some(planned);
+            }
+        }
+        None
+    }
+
+    /// When a clock on the wall shows this first, or passes over it.
+    fn shown_at(&self, wall: DateTime) -> Option<Timestamp> {
+        let moment = self.time_zone.to_ambiguous_timestamp(wall);
+        let is_left_out = matches!(moment.offset(), AmbiguousOffset::Gap { .. });
+        // Where it is left out, that lies before the change.
+        let earlier = moment.earlier().ok()?;
+        if is_left_out { Some(self.time_zone.following(earlier).next()?.timestamp()) } else { Some(earlier) }
     }
 
     fn local(&self, moment: Timestamp) -> Zoned {
@@ -224,6 +268,36 @@ impl Schedule {
         let hash = Sha256::new().chain_update(salt).chain_update(planned.as_second().to_be_bytes()).finalize();
         let number = hash.iter().take(8).fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
         SignedDuration::from_millis((number % jitter.milliseconds()) as i64)
+    }
+
+    /// When a run begins, as of `now`, that is due from `due_from` on.
+    fn begins_at(&self, due_from: Timestamp, now: Timestamp, salt: &str) -> Option<Timestamp> {
+        // Of runs that are in the past the latest is the one that is caught up; they may all lie in a closed window.
+        let open = self.opens_at(due_from.max(now))?;
+        let Some(opened) = self.opened_at(open).filter(|opened| *opened > due_from) else { return Some(open) };
+        // All that this window has held up would begin in the same second.
+        Some(self.spread(opened, salt).max(open))
+    }
+
+    /// Up to the jitter later than this moment, which is open. Hours that are over before that must not pass unused.
+    fn spread(&self, open: Timestamp, salt: &str) -> Timestamp {
+        let later = open.checked_add(self.jitter(open, salt)).unwrap_or(Timestamp::MAX);
+        if self.closes_within(open, later) { open } else { later }
+    }
+
+    /// When the last closed window before this open moment ended.
+    fn opened_at(&self, moment: Timestamp) -> Option<Timestamp> {
+        self.windows_near(moment).into_iter().map(|(_, end)| end).filter(|end| *end <= moment).max()
+    }
+
+    /// Whether a closed window begins between these moments, which lie at most a jitter apart.
+    fn closes_within(&self, from: Timestamp, until: Timestamp) -> bool {
+        self.windows_near(from).into_iter().any(|(start, _)| from <= start && start <= until)
+    }
+
+    fn windows_near(&self, moment: Timestamp) -> Vec<(Timestamp, Timestamp)> {
+        let local = self.local(moment);
+        self.written.blackout.iter().flat_map(|window| window.spans_near(&local)).collect()
     }
 
     /// This moment, or the end of the closed windows in which it lies.

@@ -268,13 +268,14 @@ impl Run {
             Executor::Agent(site) => Some(Effect::Act {
                 attempt,
                 site: site.clone(),
-                command: Command {
+                command: Box::new(Command {
                     id: self.command_id(&id, attempt),
                     run: self.id.clone(),
                     app: self.plan.app.clone(),
                     epoch: step.epoch,
+                    revision: self.plan.parent.revision,
                     action: self.action(step)?,
-                },
+                }),
                 step: id,
             }),
             Executor::Server | Executor::Nodes => Some(Effect::Serve { step: id, attempt, work: step.work.clone() }),

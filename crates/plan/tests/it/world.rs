@@ -122,10 +122,10 @@ impl World {
         for effect in effects {
             match effect {
                 Effect::Act { site, command, .. } => {
-                    self.in_flight.insert(command.id.clone(), (site.clone(), command.clone()));
+                    self.in_flight.insert(command.id.clone(), (site.clone(), (*command).clone()));
                     let agent = self.agents.get_mut(&site).unwrap();
                     if agent.connected && !agent.dead {
-                        agent.inbox.push_back(command);
+                        agent.inbox.push_back(*command);
                     } else if agent.dead {
                         self.event(Event::AgentGone { site });
                     }

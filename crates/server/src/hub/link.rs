@@ -6,6 +6,9 @@ use levee_model::control::{AgentStatus, AssetStatus};
 use levee_wire::server::AgentLink;
 use levee_wire::{FromAgent, PeerIdentity};
 
+use super::words::{Due, Words};
+use crate::config::Config;
+use crate::contact::of_keepers;
 use crate::server::Shared;
 
 /// Serves one agent's stream until it ends.
@@ -25,6 +28,7 @@ pub async fn run(shared: Arc<Shared>, peer: PeerIdentity, mut link: AgentLink) {
         Ok(desired) => shared.hub.push(&agent, desired),
         Err(error) => tracing::error!(agent = %agent, error = %levee_wire::chain(&error), "cannot say what is wanted"),
     }
+    let mut words = Words::new(Instant::now());
     while let Some(message) = link.incoming.recv().await {
         match message {
             // An agent speaks for itself alone.
@@ -32,8 +36,13 @@ pub async fn run(shared: Arc<Shared>, peer: PeerIdentity, mut link: AgentLink) {
                 tracing::warn!(agent = %agent, said = %status.agent, "left out a status in another agent's name");
             }
             FromAgent::Status(status) => {
-                let before = shared.hub.heard(&agent, number, status.clone(), Timestamp::now());
+                let seen_at = Timestamp::now();
+                let before = shared.hub.heard(&agent, number, status.clone(), seen_at);
                 keep_gaps(&shared, before.as_ref(), &status).await;
+                // What comes late on an older connection is no last word.
+                if !shared.hub.is_superseded(&agent, number) {
+                    keep_contacts(&shared, words.hear(&status, seen_at, Instant::now())).await;
+                }
                 let moved = before.is_none_or(|before| {
                     (before.wire, before.store, before.dns) != (status.wire, status.store, status.dns)
                 });
@@ -46,6 +55,10 @@ pub async fn run(shared: Arc<Shared>, peer: PeerIdentity, mut link: AgentLink) {
         }
     }
     shared.hub.disconnected(&agent, number);
+    // Perhaps the last that is heard of its site for long.
+    if !shared.hub.is_superseded(&agent, number) {
+        keep_contacts(&shared, words.rest(Instant::now())).await;
+    }
     tracing::info!(agent = %agent, "agent disconnected");
 }
 
@@ -66,5 +79,18 @@ async fn keep_gaps(shared: &Arc<Shared>, before: Option<&AgentStatus>, status: &
     });
     if let Err(error) = kept.await {
         tracing::error!(agent = %status.agent, error = %levee_wire::chain(&error), "cannot keep the gaps it has told of");
+    }
+}
+
+/// Keeps what an agent has said of the copies that it keeps, for a time when neither it nor this process is there.
+async fn keep_contacts(shared: &Arc<Shared>, due: Due) {
+    let Due { contacts, is_settled } = due;
+    let Some(agent) = contacts.first().map(|contact| contact.agent.clone()) else { return };
+    let kept = shared.clone().blocking(move |shared| {
+        let contacts = of_keepers(&Config::read(&shared.store)?, contacts);
+        shared.history.put_contacts(&contacts, is_settled)
+    });
+    if let Err(error) = kept.await {
+        tracing::error!(%agent, error = %levee_wire::chain(&error), "cannot keep what the agent has said of its copies");
     }
 }

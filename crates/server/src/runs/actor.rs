@@ -185,7 +185,7 @@ impl Actor {
                 Effect::Act { site, command, .. } => {
                     let agent = config.apps.get(&command.app).and_then(|app| app.value.agents.get(&site));
                     match agent {
-                        Some(agent) => self.shared.hub.send(agent, command, self.reply.clone()),
+                        Some(agent) => self.shared.hub.send(agent, *command, self.reply.clone()),
                         // Sent as soon as an agent joins there.
                         None => tracing::warn!(run = %self.run.id, %site, "no agent serves the app there; waiting"),
                     }

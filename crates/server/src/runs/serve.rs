@@ -225,6 +225,8 @@ async fn switch_entries(
                 run: run.id.clone(),
                 app: run.plan.app.clone(),
                 epoch,
+                // A node answers it for apps of which its agent is told nothing.
+                revision: 0,
                 action: Action::SwitchEntry { record: record.clone() },
             };
             shared.hub.send(node, command, reply.clone());

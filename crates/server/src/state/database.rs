@@ -74,6 +74,14 @@ const LATER_TABLES: &str = "
         content text not null,
         primary key (app, asset, site, noticed_at)
     ) strict, without rowid;
+    create table if not exists contact (
+        app text not null,
+        asset text not null,
+        agent text not null,
+        seen_at integer not null,
+        content text not null,
+        primary key (app, asset)
+    ) strict, without rowid;
 ";
 
 /// The state file.

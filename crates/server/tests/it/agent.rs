@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use levee_model::control::{
     Action, AgentStatus, Answer, AssetPoint, AssetState, AssetStatus, Command, Desired, Done, Failure, KnownApp,
-    RecoveryPoint, Role,
+    RecoveryPoint, Role, VerifiedBackup,
 };
 use levee_model::postgres::{Lsn, SystemIdentifier, TimelineId};
 use levee_model::{AgentId, AppName, AssetName, Epoch, LogPosition, Position, SiteName, VaultName};
@@ -18,6 +18,10 @@ use tokio::task::JoinHandle;
 #[derive(Default)]
 pub struct Memory {
     pub desired: Desired,
+    /// What is wanted is not taken over while this is set.
+    pub slow: bool,
+    /// What came meanwhile.
+    unread: Option<Desired>,
     pub commands: Vec<Command>,
     /// Actions (by their name) that fail, and whether it may pass.
     pub failing: BTreeMap<&'static str, bool>,
@@ -30,6 +34,8 @@ pub struct Memory {
     pub clock_ahead_s: i64,
     /// How old the newest point is.
     pub behind: SignedDuration,
+    /// A copy a minute older than the newest point was read back and checked.
+    pub verified: bool,
     /// How old the newest copy in each further vault is.
     pub vaults: BTreeMap<VaultName, SignedDuration>,
     /// What is worth knowing of each asset that is kept here, and no problem.
@@ -112,7 +118,10 @@ impl Agent {
         let listening = async {
             loop {
                 match link.receive().await {
-                    Ok(FromServer::Desired(desired)) => self.memory.lock().unwrap().desired = desired,
+                    Ok(FromServer::Desired(desired)) => {
+                        self.memory.lock().unwrap().unread = Some(desired);
+                        self.take_over();
+                    }
                     Ok(FromServer::Command(command)) => {
                         if let Some(answer) = self.answer(command) {
                             let _ = link.outgoing.send(FromAgent::Answer(answer)).await;
@@ -128,6 +137,16 @@ impl Agent {
         }
     }
 
+    /// Takes over what is wanted, unless it is slow.
+    pub fn take_over(&self) {
+        let mut memory = self.memory.lock().unwrap();
+        if !memory.slow
+            && let Some(desired) = memory.unread.take()
+        {
+            memory.desired = desired;
+        }
+    }
+
     fn answer(&self, command: Command) -> Option<Answer> {
         let mut memory = self.memory.lock().unwrap();
         memory.commands.push(command.clone());
@@ -140,6 +159,9 @@ impl Agent {
             assert!(known.is_some_and(|known| known >= command.epoch), "{name} came before its epoch was known");
         }
         let result = match memory.failing.get(name) {
+            _ if command.revision > memory.desired.revision => {
+                Err(Failure { message: "not taken over yet".into(), transient: true })
+            }
             Some(transient) => Err(Failure { message: format!("{name} fails here"), transient: *transient }),
             None => Ok(self.act(&mut memory, &command)),
         };
@@ -194,7 +216,13 @@ impl Agent {
                         Role::Writer => Vec::new(),
                         Role::Recovery => memory.notes.clone(),
                     },
-                    verified: None,
+                    verified: (memory.verified && assignment.role == Role::Recovery).then(|| VerifiedBackup {
+                        point: AssetPoint {
+                            position: position(asset.as_str()),
+                            as_of: now - memory.behind - SignedDuration::from_mins(1),
+                        },
+                        at: now,
+                    }),
                     waiting: None,
                     warned_since: None,
                     gaps: Vec::new(),

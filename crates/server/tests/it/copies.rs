@@ -79,3 +79,83 @@ async fn a_further_vault_counts_as_long_as_its_copy_is_not_left_behind() {
     .await;
     server.stop().await;
 }
+
+/// What a recovery site said before it went away is no copy for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_of_a_recovery_site_that_is_away_count_until_they_are_too_old() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = TestServer::start(options(folder.path())).await;
+    let (east, west) = two_sites(&server).await;
+    let of_two_hours = |mut file: ProtectionFile| {
+        file.app.values_mut().next().unwrap().objective.recovery_point = "2h".parse().unwrap();
+        file
+    };
+    server.control.apply(&server.caller, of_two_hours(file("6h")), false).await.unwrap();
+    let far = "far".parse().unwrap();
+    {
+        let mut memory = west.memory.lock().unwrap();
+        memory.behind = SignedDuration::from_hours(4);
+        memory.vaults.insert(far, SignedDuration::from_hours(4));
+    }
+    let _east = east.run();
+    let session = west.run();
+    let documents = || async {
+        let status = server.control.status().await.unwrap();
+        status.apps[0].assets.iter().find(|asset| asset.asset.as_str() == "documents").unwrap().clone()
+    };
+    let says = |asset: &AssetView, words: &str| asset.problems.iter().any(|problem| problem.contains(words));
+    // Nothing newer has come to the site, which says so itself.
+    eventually("all are counted", || async { documents().await.copies.regions == 3 }).await;
+
+    session.abort();
+    eventually("the copy at west counts no more", || async { documents().await.copies.regions == 2 }).await;
+    let asset = documents().await;
+    let (copies, hosts, disks) = (asset.copies.copies, asset.copies.hosts, asset.copies.disks);
+    assert_eq!((copies, hosts, disks), (2, 2, 2), "the original, and the vault's within 6h");
+    assert!(says(&asset, "2 of 3 regions"), "{:?}", asset.problems);
+
+    // Of the vault nobody knows any more either that it is as new as what the site has.
+    server.control.apply(&server.caller, of_two_hours(file("3h")), false).await.unwrap();
+    eventually("the vault counts no more", || async { documents().await.copies.copies == 1 }).await;
+    assert!(says(&documents().await, "older than 3h (within)"));
+
+    // What may be as old as that counts, without a word from there.
+    let mut patient = file("6h");
+    patient.app.values_mut().next().unwrap().objective.recovery_point = "6h".parse().unwrap();
+    server.control.apply(&server.caller, patient, false).await.unwrap();
+    eventually("all are counted again", || async { documents().await.copies.regions == 3 }).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_agents_on_one_machine_are_one_host_where_it_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = TestServer::start(options(folder.path())).await;
+    let (east, west) = two_sites(&server).await;
+    let _sessions = [east.run(), west.run()];
+    let on = |hosts: [&str; 3]| {
+        let mut file = file("1h");
+        for (site, host) in file.site.values_mut().zip(hosts) {
+            site.host = Some(host.to_string()).filter(|host| !host.is_empty());
+        }
+        file.vault.values_mut().next().unwrap().host = Some(hosts[2].to_string());
+        file
+    };
+    west.memory.lock().unwrap().vaults.insert("far".parse().unwrap(), SignedDuration::from_secs(60));
+    let counted = || async {
+        let status = server.control.status().await.unwrap();
+        let copies = status.apps[0].assets[0].copies;
+        (copies.copies, copies.hosts, copies.disks)
+    };
+    for (hosts, expected) in [
+        (["", "", "s3.north"], (3, 3, 3)),
+        (["tower", "tower", "s3.north"], (3, 2, 2)),
+        (["tower", "tower", "tower"], (3, 1, 1)),
+        // Without a word of it a site's host is its agent.
+        (["tower", "", west.id.as_str()], (3, 2, 2)),
+    ] {
+        server.control.apply(&server.caller, on(hosts), false).await.unwrap();
+        eventually(&format!("{hosts:?}"), || async { counted().await == expected }).await;
+    }
+    server.stop().await;
+}

@@ -2,11 +2,11 @@ use std::time::Duration;
 
 use levee_api::{Health, RunOrder};
 use levee_model::control::Role;
-use levee_plan::{PlanKind, RunState, StepId, StepState};
+use levee_plan::{PlanKind, RunState, StepId, StepRecord, StepState};
 use levee_server::ServerError;
 use tokio::task::JoinHandle;
 
-use crate::agent::Agent;
+use crate::agent::{Agent, name_of};
 use crate::fixture::{TestServer, eventually, options, shop};
 use crate::protect::two_sites;
 
@@ -269,4 +269,33 @@ async fn a_server_that_is_stopped_takes_its_runs_up_again() {
     server.done(&run).await;
     assert_eq!(server.control.app(&"shop".parse().unwrap()).await.unwrap().epoch.0, 2);
     server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_waits_until_its_agent_has_taken_over_what_it_was_planned_from() {
+    let shop = Shop::protected().await;
+    let (control, caller) = (&shop.server.control, &shop.server.caller);
+    shop.west.memory.lock().unwrap().slow = true;
+    let mut changed = crate::fixture::shop();
+    changed.app.values_mut().next().unwrap().objective.recovery_point = "1h".parse().unwrap();
+    control.apply(caller, changed, false).await.unwrap();
+    let applied = control.app(&"shop".parse().unwrap()).await.unwrap().revision;
+    let run = shop.order(PlanKind::Switchover, Some("west"), false).await.unwrap();
+    let is_put_off = |record: &StepRecord| match &record.state {
+        StepState::Backoff { failure, .. } => failure.message == "not taken over yet",
+        _ => false,
+    };
+    shop.server.until(&run, |run| run.steps.values().any(is_put_off)).await;
+    assert_eq!(control.app(&"shop".parse().unwrap()).await.unwrap().epoch.0, 1);
+    shop.west.memory.lock().unwrap().slow = false;
+    shop.west.take_over();
+    shop.server.done(&run).await;
+    // What the run changes itself is no reason to wait, and an answer of the nodes rests on nothing.
+    for agent in [&shop.east, &shop.west] {
+        for command in &agent.memory.lock().unwrap().commands {
+            let expected = if name_of(&command.action) == "switch" { 0 } else { applied };
+            assert_eq!(command.revision, expected, "{command:?}");
+        }
+    }
+    shop.server.stop().await;
 }

@@ -67,6 +67,43 @@ fn hours_are_those_of_the_time_zone_also_when_clocks_change() {
 }
 
 #[test]
+fn a_change_of_the_clocks_makes_no_run_be_missed_or_made_twice() {
+    // Of each, the moments after one of them; clocks go forward on 2026-03-29 at 01:00Z, and back on 2026-10-25 at 01:00Z.
+    let check = |toml: &str, after: &str, expected: &[&str]| {
+        let berlin = schedule(&format!("{toml}\ntime_zone = 'Europe/Berlin'"));
+        let mut moment = at(after);
+        for next in expected {
+            moment = berlin.next_after(moment).unwrap();
+            assert_eq!(moment, at(next), "{toml} after {after}");
+        }
+    };
+    // Half past two is made up for at three, and on the other night it is half past two for the first time.
+    let twice_a_day = "hours = [2, 14]\nminute = 30";
+    let spring = ["2026-03-29T01:00:00Z", "2026-03-29T12:30:00Z", "2026-03-30T00:30:00Z"];
+    check(twice_a_day, "2026-03-28T14:00:00Z", &spring);
+    let autumn = ["2026-10-25T00:30:00Z", "2026-10-25T13:30:00Z", "2026-10-26T01:30:00Z"];
+    check(twice_a_day, "2026-10-24T14:00:00Z", &autumn);
+    // A catch-up that was begun while the clock showed the hour for the second time.
+    check(twice_a_day, "2026-10-25T01:10:00Z", &autumn[1..]);
+    check(twice_a_day, "2026-10-25T00:30:00.5Z", &autumn[1..]);
+    // All that one hour leaves out is one run.
+    let twice_an_hour = "cron = '0,30 2 * * *'";
+    check(twice_an_hour, "2026-03-28T12:00:00Z", &["2026-03-29T01:00:00Z", "2026-03-30T00:00:00Z"]);
+    let autumn = ["2026-10-25T00:00:00Z", "2026-10-25T00:30:00Z", "2026-10-26T01:00:00Z"];
+    check(twice_an_hour, "2026-10-24T12:00:00Z", &autumn);
+    check("cron = '*/30 1-3 * * *'", "2026-03-29T00:00:00Z", &["2026-03-29T00:30:00Z", "2026-03-29T01:00:00Z"]);
+    // What is meant in every hour goes on by the hour.
+    for hourly in ["cron = '30 * * * *'", "cron = '30 0-23 * * *'", "cron = '*/30 * * * *'"] {
+        let step = if hourly.contains('/') { 30 } else { 60 };
+        for from in ["2026-03-28T22:30:00Z", "2026-10-24T22:30:00Z"] {
+            let moments = (1..10).map(|number| at(from) + SignedDuration::from_mins(number * step));
+            let moments: Vec<String> = moments.map(|moment| moment.to_string()).collect();
+            check(hourly, from, &moments.iter().map(String::as_str).collect::<Vec<_>>());
+        }
+    }
+}
+
+#[test]
 fn nothing_begins_in_a_closed_window() {
     let closed = schedule("cron = '0 * * * *'\nblackout = ['mon-fri 08:00-18:00', '22:00-02:00']");
     check(&closed, "2026-11-23T07:30:00Z", "2026-11-23T08:00:00Z", later("2026-11-23T18:00:00Z"));
@@ -95,6 +132,51 @@ fn jitter_spreads_assets_and_stays_the_same() {
     different.sort();
     different.dedup();
     assert!(different.len() > 15);
+}
+
+#[test]
+fn what_a_closed_window_held_up_is_spread_behind_it() {
+    let check = |blackout: &str, jitter: &str, last: &str, nows: [&str; 2], begin: &str, end: &str| {
+        let closed = schedule(&format!("cron = '0 9 * * *'\njitter = '{jitter}'\nblackout = {blackout}"));
+        let mut different = std::collections::BTreeSet::new();
+        for number in 0..20 {
+            let due = |now: Timestamp| closed.due(Some(at(last)), now, &format!("shop/{number}"));
+            let Due::Later(moment) = due(at(nows[0])) else { panic!("{number} begins in the window") };
+            assert!((at(begin)..at(end)).contains(&moment), "{blackout} {number}: {moment}");
+            // It stays what it is when the window is over.
+            for now in [at(nows[1]), at(begin), moment - SignedDuration::from_millis(1)] {
+                if now < moment {
+                    assert_eq!(due(now), Due::Later(moment), "{blackout} {number} at {now}");
+                }
+            }
+            assert!(matches!(due(moment), Due::Now { .. }), "{blackout} {number}");
+            different.insert(moment);
+        }
+        assert!(different.len() > 15, "{blackout}: {different:?}");
+    };
+    let day = "['08:00-18:00']";
+    let (yesterday, noon, evening) = ("2026-11-22T20:00:00Z", "2026-11-23T12:00:00Z", "2026-11-23T18:00:00Z");
+    check(day, "30m", yesterday, [noon, "2026-11-23T17:59:59Z"], evening, "2026-11-23T18:30:00Z");
+    // One of days ago that is caught up by an agent that was started in the window.
+    let days_ago = "2026-11-19T20:00:00Z";
+    check(day, "30m", days_ago, [noon, "2026-11-23T17:59:59Z"], evening, "2026-11-23T18:30:00Z");
+    // What is closed again before the jitter is over is not left out for it.
+    let short = schedule("cron = '0 9 * * *'\njitter = '12h'\nblackout = ['00:00-18:00', '18:05-24:00']");
+    for number in 0..20 {
+        let Due::Later(moment) = short.due(Some(at(yesterday)), at(noon), &format!("shop/{number}")) else { panic!() };
+        assert!((at(evening)..at("2026-11-23T18:05:00Z")).contains(&moment), "{number}: {moment}");
+    }
+    // The first copy waits for the window alone, and what is due later for none that is over.
+    let closed = schedule("cron = '0 19 * * *'\njitter = '30m'\nblackout = ['08:00-18:00']");
+    check_first(&closed, noon, evening);
+    let Due::Later(moment) = closed.due(Some(at(yesterday)), at(evening), "shop/1") else { panic!("before its time") };
+    assert!((at("2026-11-23T19:00:00Z")..at("2026-11-23T19:30:00Z")).contains(&moment), "{moment}");
+    assert_eq!(closed.due(Some(at(yesterday)), moment, "shop/1"), now("2026-11-23T19:00:00Z"));
+}
+
+fn check_first(schedule: &Schedule, closed: &str, open: &str) {
+    check(schedule, "", closed, later(open));
+    check(schedule, "", open, now(open));
 }
 
 #[test]

@@ -67,9 +67,15 @@ pub struct Window {
 impl Window {
     /// When this window ends, if the moment is in it.
     pub(super) fn end_if_inside(&self, moment: &Zoned) -> Option<Timestamp> {
+        let now = moment.timestamp();
+        self.spans_near(moment).into_iter().find(|(start, end)| *start <= now && now < *end).map(|(_, end)| end)
+    }
+
+    /// From when to when it is closed on the days around this moment: all that begins or ends less than a day from it.
+    pub(super) fn spans_near(&self, moment: &Zoned) -> Vec<(Timestamp, Timestamp)> {
         let today = moment.date();
-        // One that began yesterday may go on into today.
-        [today.yesterday().ok()?, today].into_iter().find_map(|day| {
+        let span = |days_from_today: i64| {
+            let day = today.checked_add(days_from_today.days()).ok()?;
             let weekday = day.weekday().to_monday_zero_offset();
             if self.days & 1 << weekday == 0 {
                 return None;
@@ -78,8 +84,10 @@ impl Window {
             let zone = moment.time_zone();
             let start = zone.to_zoned(day.to_datetime(self.start)).ok()?;
             let end = zone.to_zoned(last_day.to_datetime(self.end)).ok()?;
-            (start <= *moment && *moment < end).then(|| end.timestamp())
-        })
+            Some((start.timestamp(), end.timestamp()))
+        };
+        // One that ended yesterday may have begun the day before.
+        (-2..=1).filter_map(span).collect()
     }
 }
 
