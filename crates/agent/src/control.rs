@@ -69,7 +69,7 @@ impl Control {
         let report = report(self.context.clone(), self.supervisor.clone(), self.desired.subscribe(), outgoing.clone());
         let answers = pass_on(self.commands.subscribe(), outgoing);
         let listen = async {
-            // What could not be kept here, and when it is tried again. Everything else goes on meanwhile.
+            // What could not be taken here, and when it is tried again. Everything else goes on meanwhile.
             let mut unkept: Option<(Desired, Instant)> = None;
             loop {
                 let is_time = async {
@@ -105,7 +105,7 @@ impl Control {
         }
     }
 
-    /// Takes what the server wants: durable first, then in force. Gives back what could not be kept.
+    /// Takes what the server wants: durable first, then in force. Gives back what could not be taken.
     async fn take(&self, desired: Desired) -> Option<Desired> {
         let known = self.desired.borrow().revision;
         let (supervisor, gossip) = (self.supervisor.clone(), self.gossip.clone());
@@ -118,6 +118,7 @@ impl Control {
         if desired.revision <= known {
             return None;
         }
+        let said = desired.clone();
         let taken = spawn_blocking(move || {
             let kept = gossip.folder.keep_desired(&desired);
             if kept.is_ok() {
@@ -138,9 +139,10 @@ impl Control {
                 );
                 Some(desired)
             }
+            // The server takes it for said, and has no reason to say it again.
             Err(_) => {
-                warn!("what the server wants could not be applied");
-                None
+                warn!("a defect was in the way of what the server wants; it is taken over again in a moment");
+                Some(said)
             }
         }
     }

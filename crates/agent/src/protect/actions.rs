@@ -13,6 +13,27 @@ use super::{demote, drill, live, probe, rebuild, stop};
 /// How long to wait for data that are on their way. The command may be sent again.
 const AWAIT_MAX: Duration = Duration::from_secs(60);
 const AWAIT_EVERY: Duration = Duration::from_millis(20);
+/// How long a command waits until this site has taken over what it rests on. An agent with many apps takes them over one after
+/// the other, and every answer that it has not done so yet costs a step one of its few attempts.
+pub const TAKE_OVER_MAX: Duration = Duration::from_secs(10);
+
+/// Asks again for a while, as long as the answer is that it may pass by itself, and gives the last answer. Once `is_over` it asks
+/// no more. Holds nothing between two attempts: what is waited for is done by another thread.
+pub fn wait_out<T>(
+    patience: Duration,
+    is_over: impl Fn() -> bool,
+    mut attempt: impl FnMut() -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match attempt() {
+            Err(failure) if failure.transient && !is_over() && Instant::now() < deadline => {
+                std::thread::sleep(AWAIT_EVERY);
+            }
+            outcome => return outcome,
+        }
+    }
+}
 
 pub fn execute(app: &Arc<App>, command: &Command) -> Result<Done, Failure> {
     match &command.action {
@@ -103,4 +124,36 @@ fn has(app: &App, asset: &AssetName, position: &Position) -> Result<bool, Failur
         Position::Log(wanted) => app.copies.journal_end(asset, wanted)?.is_some_and(|end| end >= wanted.lsn),
         Position::Snapshot { id, .. } => app.copies.has_snapshot(id)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(600);
+
+    /// These answers come one after the other. The last one that is asked for is the outcome.
+    fn check(patience: Duration, is_over: bool, answers: &[Result<u8, Failure>], asked_expected: usize) {
+        let mut asked = 0;
+        let outcome = wait_out(
+            patience,
+            || is_over,
+            || {
+                asked += 1;
+                answers[asked - 1].clone()
+            },
+        );
+        assert_eq!((outcome, asked), (answers[asked_expected - 1].clone(), asked_expected));
+    }
+
+    #[test]
+    fn only_what_may_pass_is_waited_for_and_not_for_ever() {
+        let (not_yet, never) = (|| Err(transient("not yet")), || Err(failure("never")));
+        check(LONG, false, &[Ok(1), Ok(2)], 1);
+        check(LONG, false, &[not_yet(), not_yet(), Ok(1)], 3);
+        check(LONG, false, &[not_yet(), never(), Ok(1)], 2);
+        check(Duration::ZERO, false, &[not_yet(), Ok(1)], 1);
+        // An agent that ends begins nothing more.
+        check(LONG, true, &[not_yet(), Ok(1)], 1);
+    }
 }

@@ -1,7 +1,7 @@
 //! One app at this site: its durable state, its assignment, and the threads that work for it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -17,8 +17,8 @@ use super::remote::RemoteVault;
 use super::removals::Removals;
 use super::state::{AppState, Named, Phase, Standing, Turn};
 use super::task::{Task, survives};
-use super::tasks::{TaskKey, Tasks, Work};
-use super::{demote, further, gaps, leaving, recovery, upkeep, writer};
+use super::tasks::{Tasks, Work};
+use super::{demote, further, gaps, leaving, recovery, tasks, upkeep, writer};
 use crate::context::ProtectContext;
 use crate::durable;
 
@@ -39,6 +39,8 @@ pub struct App {
     /// Short holds only. Whoever changes it makes the change durable before anyone else can see it.
     state: Mutex<AppState>,
     assignment: RwLock<Arc<Assignment>>,
+    /// The revision of what is wanted up to which everything is taken over here. Grows when all of it is durable.
+    taken_over: AtomicU64,
     /// The running threads. Held while they are brought in line with state and assignment, so that
     /// two reconciliations never overlap.
     tasks: Mutex<Tasks>,
@@ -78,6 +80,7 @@ impl App {
             context,
             state: Mutex::new(state),
             assignment: RwLock::new(Arc::new(assignment)),
+            taken_over: AtomicU64::new(0),
             tasks: Mutex::default(),
             again_at: Mutex::default(),
             is_ending: AtomicBool::new(false),
@@ -144,33 +147,41 @@ impl App {
         self.places.lock().unwrap_or_else(PoisonError::into_inner).entry(asset.clone()).or_default().clone()
     }
 
-    /// Takes a new assignment over and brings the threads in line with it.
-    pub fn assign(self: &Arc<Self>, assignment: Assignment) {
+    /// Takes over an assignment, which stands in what is wanted at this revision, and brings the threads in line with it.
+    /// Says whether everything could be kept: otherwise it has to be done again.
+    pub fn assign(self: &Arc<Self>, assignment: Assignment, revision: u64) -> bool {
         let turn = self.lock_state().turn(assignment.role, assignment.epoch);
         let (role, epoch) = (assignment.role, assignment.epoch);
         *self.assignment.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(assignment);
-        match turn {
-            Turn::Stay => {}
+        let is_advanced = match turn {
+            Turn::Stay => true,
             Turn::Advance => {
                 let advanced = self.change_state(|state| {
                     state.epoch = epoch;
                     Ok(())
                 });
-                self.report(advanced);
+                self.report(advanced)
             }
             Turn::Demote => {
                 tracing::info!(app = %self.name, %epoch, ?role, "another site writes this app now");
+                // What fails of it is gone on with in any case.
                 self.ended_writing(self.demote());
+                true
             }
+        };
+        let is_kept = self.name_assets() && is_advanced;
+        if is_kept {
+            // Before the threads: one that is slow to end must not hold up a run.
+            self.taken_over.store(revision, Ordering::SeqCst);
         }
-        self.name_assets();
         self.reconcile();
         // Once the threads have ended that wrote it. Named again, an asset has nothing of its earlier time to show.
         self.board.keep_only(&self.named_assets());
+        is_kept
     }
 
-    /// Takes over assets that came into the protection file, or went out of it.
-    fn name_assets(&self) {
+    /// Takes over assets that came into the protection file, or went out of it. Says whether that could be kept.
+    fn name_assets(&self) -> bool {
         let taken = self.change_state(|state| {
             // Read once the state is held: beside another assignment an older one must not come after a newer one.
             let assignment = self.assignment();
@@ -178,7 +189,7 @@ impl App {
             state.assigned(assignment.role, assignment.epoch, &named);
             Ok(())
         });
-        self.report(taken);
+        self.report(taken)
     }
 
     /// Goes on with a demotion that has failed: nobody else would, until the server wants something new.
@@ -229,19 +240,20 @@ impl App {
         self.report(outcome);
     }
 
-    fn report(&self, outcome: Result<(), Failure>) {
-        if let Err(failure) = outcome {
-            for asset in self.assignment().spec.asset_names() {
-                self.board.problem(asset, &failure.message);
-            }
+    /// Says at every asset why something has failed. Returns whether it has not.
+    fn report(&self, outcome: Result<(), Failure>) -> bool {
+        let Err(failure) = outcome else { return true };
+        for asset in self.assignment().spec.asset_names() {
+            self.board.problem(asset, &failure.message);
         }
+        false
     }
 
     /// Starts the threads that state and assignment ask for, and ends all others.
     pub fn reconcile(self: &Arc<Self>) {
         let mut tasks = self.lock_tasks();
         let (assignment, state) = (self.assignment(), self.state());
-        let wanted = wanted_tasks(&assignment, &state);
+        let wanted = tasks::wanted(&assignment, &state);
         tasks.keep(|key| wanted.contains(key));
         for key in wanted {
             if !tasks.has_room_for(&key) {
@@ -329,9 +341,12 @@ impl App {
     pub fn confirm(&self) {
         let (assignment, state) = (self.assignment(), self.state());
         let is_writer = assignment.role == Role::Writer && assignment.epoch == state.epoch;
+        let gate = super::database::gate(self);
         if is_writer
             && (state.phase == Phase::Writer || state.has_begun())
-            && let Err(error) = super::database::gate(self).open_for_writer(state.epoch)
+            // The same word comes again and again, and an open gate needs no writing.
+            && gate.check_start(state.epoch).is_err()
+            && let Err(error) = gate.open_for_writer(state.epoch)
         {
             tracing::warn!(app = %self.name, "{}", in_full(&error));
         }
@@ -364,6 +379,21 @@ impl App {
         }
         Err(failure(format!(
             "run {run} works at epoch {epoch} of app {app}, but {site} knows epoch {known}: make a new plan"
+        )))
+    }
+
+    /// Puts off a command that rests on more of what is wanted than was taken over here: it would be carried out by what was
+    /// wanted before. One that rests on less goes on. While a run is open nobody changes what its app is to be; what changes
+    /// beside it is the epoch, by the run itself, a warning that was looked at, an agent in another's place, other apps.
+    pub fn check_revision(&self, command: &Command) -> Result<(), Failure> {
+        let taken_over = self.taken_over.load(Ordering::SeqCst);
+        if command.revision <= taken_over {
+            return Ok(());
+        }
+        Err(transient(format!(
+            "run {} rests on revision {} of what is wanted of app {}, and {}, which works by revision {taken_over}, has not \
+             taken it over yet; if that stays so, `levee status {}` or the agent's log there says why",
+            command.run, command.revision, self.name, self.context.site, self.name
         )))
     }
 
@@ -449,40 +479,4 @@ pub fn in_full(error: &dyn std::error::Error) -> String {
         cause = source.source();
     }
     text
-}
-
-fn wanted_tasks(assignment: &Assignment, state: &AppState) -> Vec<TaskKey> {
-    // An assignment of another epoch than this site's own is waiting for a run's commands.
-    if assignment.epoch != state.epoch {
-        return Vec::new();
-    }
-    let spec = &assignment.spec;
-    let key = |work: Work, wanted: String| TaskKey { work, role: assignment.role, epoch: assignment.epoch, wanted };
-    let of_asset = |asset: &AssetName| {
-        let wanted = (spec.postgres.get(asset), spec.files.get(asset), &assignment.peer);
-        key(Work::Asset(asset.clone()), serde_json::to_string(&wanted).unwrap_or_default())
-    };
-    let is_wanted = |asset: &&AssetName| match assignment.role {
-        Role::Writer => state.is_written(asset),
-        Role::Recovery => state.phase == Phase::Recovery,
-    };
-    let mut tasks: Vec<TaskKey> = spec.asset_names().filter(is_wanted).map(of_asset).collect();
-    let is_gone = |asset: &AssetName| spec.asset_names().all(|named| named != asset);
-    tasks.extend(state.leaving.iter().filter(|(asset, _)| is_gone(asset)).map(|(asset, leaving)| TaskKey {
-        work: Work::Leaving(asset.clone()),
-        // Whichever side this is: nobody waits for a database that does not answer.
-        role: Role::Writer,
-        epoch: assignment.epoch,
-        wanted: serde_json::to_string(leaving).unwrap_or_default(),
-    }));
-    if assignment.role == Role::Recovery && state.phase == Phase::Recovery {
-        // It reads what is wanted anew at each turn.
-        tasks.push(key(Work::Upkeep, String::new()));
-        let vaults = spec.copy_to.iter().filter_map(|vault| Some((vault, assignment.vaults.get(vault)?)));
-        tasks.extend(
-            vaults
-                .map(|(vault, spec)| key(Work::Vault(vault.clone()), serde_json::to_string(spec).unwrap_or_default())),
-        );
-    }
-    tasks
 }

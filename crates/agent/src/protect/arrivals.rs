@@ -15,9 +15,9 @@ use std::sync::{Mutex, PoisonError};
 
 use jiff::Timestamp;
 use levee_model::AgentId;
-use levee_store::{FileType, LocalStore, Result, Store};
-use levee_vault::SnapshotId;
+use levee_store::{Error, FileType, LocalStore, Result, Store};
 use levee_vault::forget::Arrival;
+use levee_vault::{SnapshotId, Vault};
 
 use crate::durable;
 
@@ -108,7 +108,7 @@ impl Arrivals {
             }
             Ok(arrivals)
         });
-        arrivals.map_err(|source| levee_store::Error::Io {
+        arrivals.map_err(|source| Error::Io {
             location: self.path.display().to_string(),
             action: "read",
             file_type: FileType::Snapshot,
@@ -121,6 +121,8 @@ impl Arrivals {
 /// The repository as one authenticated writer uses it.
 pub struct ReceivingStore {
     pub store: LocalStore,
+    /// The same, opened with this site's own key. Without it nothing is taken in that it would have to be looked at for.
+    pub vault: Option<Vault>,
     pub arrivals: std::sync::Arc<Arrivals>,
     pub from: AgentId,
 }
@@ -129,6 +131,7 @@ impl Store for ReceivingStore {
     levee_store::forward!(store: create, write_tree_pack, read, read_range, size_bytes, list, remove, location);
 
     fn write(&self, file_type: FileType, name: &str, content: &[u8]) -> Result<()> {
+        self.look_at(file_type, name, content)?;
         self.store.write(file_type, name, content)?;
         if let (FileType::Snapshot, Ok(id)) = (file_type, name.parse())
             && let Err(error) = self.arrivals.note(id, &self.from, Timestamp::now())
@@ -139,34 +142,72 @@ impl Store for ReceivingStore {
     }
 }
 
+impl ReceivingStore {
+    /// Refuses what this site can't read, and what only its own prunes may say.
+    fn look_at(&self, file_type: FileType, name: &str, content: &[u8]) -> Result<()> {
+        let (location, action, name) = (self.location(), "store", name.to_string());
+        match &self.vault {
+            Some(vault) => vault.look_at_received(file_type, content).map_err(|reason| {
+                tracing::warn!(from = %self.from, %file_type, name, reason, "a file was refused");
+                Error::Denied { location, action, file_type, name, reason }
+            }),
+            None if file_type == FileType::Data => Ok(()),
+            None => {
+                let reason = "the repository can't be opened at this site".to_string();
+                Err(Error::Unreachable { location, action, file_type, name, reason })
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
     use std::sync::Arc;
+
+    use levee_vault::{Chunking, NodeMeta, Password, SnapshotOptions, SnapshotWriter};
+
+    /// The files of snapshots that have not come yet.
+    fn snapshots(vault: &Vault, store: &LocalStore) -> [Vec<u8>; 3] {
+        [1, 2, 3].map(|mode| {
+            let mut writer = SnapshotWriter::begin(vault, SnapshotOptions::default()).unwrap();
+            let meta = NodeMeta::new(mode, Timestamp::UNIX_EPOCH);
+            writer.file(Path::new("file"), &meta, &mut &b"content"[..], Chunking::Content).unwrap();
+            let id = writer.finish().unwrap().snapshot_id.unwrap();
+            let content = store.read(FileType::Snapshot, &id.to_string()).unwrap();
+            vault.remove_snapshot(&id).unwrap();
+            content
+        })
+    }
 
     #[test]
     fn the_first_arrival_counts_and_outlives_a_torn_line() {
         let dir = tempfile::tempdir().unwrap();
         let store = LocalStore::new(dir.path().join("repository"));
-        store.create().unwrap();
+        let vault = Vault::init(Arc::new(store.clone()), &Password::new("password")).unwrap();
+        let [one, two, three] = snapshots(&vault, &store);
         let path = dir.path().join("arrivals");
         let (east, west) = ("e1".parse::<AgentId>().unwrap(), "w1".parse::<AgentId>().unwrap());
         let send = |from: &AgentId, content: &[u8]| {
             let arrivals = Arc::new(Arrivals::new(path.clone()));
-            let receiving = ReceivingStore { store: store.clone(), arrivals, from: from.clone() };
-            receiving.write(FileType::Snapshot, &levee_store::content_name(content), content).unwrap();
+            let vault = Some(vault.clone());
+            let receiving = ReceivingStore { store: store.clone(), vault, arrivals, from: from.clone() };
+            receiving.write(FileType::Snapshot, &levee_store::content_name(content), content)
         };
-        send(&east, b"one");
+        send(&east, &one).unwrap();
         let first = Arrivals::new(path.clone()).of(&store).unwrap();
         assert_eq!((first.len(), first[0].writer.as_str()), (1, "e1"));
         // Sent again by another, it is still the first one's.
-        send(&west, b"one");
+        send(&west, &one).unwrap();
         assert_eq!(Arrivals::new(path.clone()).of(&store).unwrap(), first);
         // A crash in the middle of a line, and a snapshot that was never noted.
         let mut file = OpenOptions::new().append(true).open(&path).unwrap();
         file.write_all(b"\n0123456789abcdef0123").unwrap();
-        store.write(FileType::Snapshot, &levee_store::content_name(b"two"), b"two").unwrap();
-        send(&west, b"three");
+        store.write(FileType::Snapshot, &levee_store::content_name(&two), &two).unwrap();
+        send(&west, &three).unwrap();
+        // What opens with no key is not taken in at all.
+        assert!(matches!(send(&west, b"junk"), Err(Error::Denied { .. })));
         let mut writers: Vec<String> =
             Arrivals::new(path.clone()).of(&store).unwrap().into_iter().map(|arrival| arrival.writer).collect();
         writers.sort();

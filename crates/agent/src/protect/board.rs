@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use jiff::{SignedDuration, Timestamp};
 use levee_model::control::{AssetPoint, AssetState, VerifiedBackup};
@@ -22,6 +23,8 @@ pub struct Standing {
     pub verified: Option<VerifiedBackup>,
     /// What a copy that is due waits behind.
     pub waiting: Option<String>,
+    /// When log was last refused here that could not be stored.
+    pub refused_at: Option<Instant>,
     /// Since when what arrives looks like ransomware at work.
     pub warned_since: Option<Timestamp>,
     pub problem: Option<String>,
@@ -84,6 +87,7 @@ impl Default for Standing {
             source_lsn: None,
             verified: None,
             waiting: None,
+            refused_at: None,
             warned_since: None,
             problem: None,
             remarks: BTreeMap::new(),

@@ -1,5 +1,8 @@
 //! The recovery side: the repository and the journals that this site owns, and what they hold.
 
+mod ahead;
+mod files;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,6 +26,7 @@ use super::folder::AppFolder;
 use super::kit::{Kit, password_for};
 use super::{random_password, tags};
 use crate::durable;
+use ahead::Ahead;
 
 /// Whom the recovery kit's key file names.
 const KIT_USER: &str = "levee-recovery-kit";
@@ -41,6 +45,8 @@ pub struct Copies {
     bases: Mutex<BTreeMap<AssetName, KnownBases>>,
     pub damaged: DamagedBases,
     arrivals: Arc<Arrivals>,
+    /// Which copies of folders came by a clock that was ahead.
+    ahead: Ahead,
     /// Held while the recovery kit's identity is made or used up, so that there is only one.
     kit: Mutex<()>,
 }
@@ -50,6 +56,7 @@ impl Copies {
         Self {
             app,
             arrivals: Arc::new(Arrivals::new(folder.arrivals())),
+            ahead: Ahead::new(folder.upkeep().join("ahead.json")),
             damaged: DamagedBases::new(folder.clone()),
             folder,
             vault: Mutex::default(),
@@ -67,7 +74,8 @@ impl Copies {
     /// The repository as its writer uses it: what it sends is noted under its name.
     pub fn receiving(&self, from: &AgentId) -> Arc<dyn Store> {
         let store = LocalStore::new(self.folder.repository());
-        Arc::new(ReceivingStore { store, arrivals: self.arrivals.clone(), from: from.clone() })
+        let vault = if self.exists() { self.vault().ok() } else { None };
+        Arc::new(ReceivingStore { store, vault, arrivals: self.arrivals.clone(), from: from.clone() })
     }
 
     /// Who sent which snapshot, and when.
@@ -270,36 +278,6 @@ impl Copies {
         Ok(())
     }
 
-    /// The newest snapshot of a folder that this site has opened with its own keys. One that claims a time which is not yet
-    /// counts by when it came here, or it would stand before all that come later.
-    pub fn newest_files(&self, asset: &AssetName) -> Result<Option<(SnapshotId, Snapshot)>, Failure> {
-        if !self.exists() {
-            return Ok(None);
-        }
-        let mut found = self.snapshots_with_tag(&tags::files(&self.app, asset))?;
-        let now = Timestamp::now();
-        let mut received: BTreeMap<SnapshotId, Timestamp> = BTreeMap::new();
-        if found.iter().any(|(_, snapshot)| snapshot.time > now) {
-            let arrivals = self.arrivals.of(&LocalStore::new(self.folder.repository())).map_err(|error| {
-                failure(format!("cannot say when the copies of {asset} came here: {}", in_full(&error)))
-            })?;
-            received.extend(arrivals.into_iter().map(|arrival| (arrival.id, arrival.received_at)));
-        }
-        let time_of = |(id, snapshot): &(SnapshotId, Snapshot)| match received.get(id) {
-            Some(received_at) if snapshot.time > now => *received_at,
-            _ => snapshot.time,
-        };
-        found.sort_by_key(time_of);
-        let vault = self.vault()?;
-        for (id, snapshot) in found.into_iter().rev() {
-            match self.open_with_own_keys(&vault, &id) {
-                Ok(()) => return Ok(Some((id, snapshot))),
-                Err(failure) => tracing::warn!(app = %self.app, %asset, snapshot = %id, "{}", failure.message),
-            }
-        }
-        Ok(None)
-    }
-
     pub fn snapshots_with_tag(&self, tag: &str) -> Result<Vec<(SnapshotId, Snapshot)>, Failure> {
         tags::snapshots(&self.vault()?, tag)
             .map_err(|error| failure(format!("cannot list the snapshots: {}", in_full(&error))))
@@ -316,6 +294,11 @@ impl Copies {
         })?;
         self.opened.lock().unwrap_or_else(PoisonError::into_inner).insert(*id, ());
         Ok(())
+    }
+
+    /// Has a snapshot opened anew before it is relied on again: something of it is not there any more.
+    pub fn open_anew(&self, id: &SnapshotId) {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 
     /// Base backups of a database that this site has opened, oldest first. One that is known to be damaged is among
@@ -440,22 +423,36 @@ impl Copies {
         Ok(true)
     }
 
-    /// The newest complete point of an asset at this site, and the epoch of the writer that it is of.
-    pub fn newest(&self, asset: &AssetName, is_database: bool) -> Result<Option<(AssetPoint, Epoch)>, Failure> {
+    /// The newest complete point of an asset at this site.
+    pub fn newest(&self, asset: &AssetName, is_database: bool) -> Result<Option<NewestPoint>, Failure> {
         if is_database {
-            return Ok(self.newest_of_database(asset)?.map(|plan| (point_of(&plan), plan.base.facts.epoch)));
+            let newest =
+                |plan: RestorePlan| NewestPoint { point: point_of(&plan), epoch: plan.base.facts.epoch, lacking: None };
+            return Ok(self.newest_of_database(asset)?.map(newest));
         }
-        Ok(self.newest_files(asset)?.map(|(id, snapshot)| {
-            let taken_at = snapshot.time;
-            let position = Position::Snapshot { id: id.to_string(), taken_at };
-            (AssetPoint { position, as_of: taken_at }, tags::epoch_of(&snapshot.tags))
+        let Some((id, snapshot)) = self.newest_files(asset)? else { return Ok(None) };
+        let position = Position::Snapshot { id: id.to_string(), taken_at: snapshot.time };
+        let as_of = self.as_of(asset, &id, &snapshot)?;
+        Ok(Some(NewestPoint {
+            point: AssetPoint { position, as_of },
+            epoch: tags::epoch_of(&snapshot.tags),
+            lacking: tags::lacking(&snapshot.tags),
         }))
     }
 
-    /// The newest complete point of an asset at this site.
+    /// The same without what is known beside it.
     pub fn point(&self, asset: &AssetName, is_database: bool) -> Result<Option<AssetPoint>, Failure> {
-        Ok(self.newest(asset, is_database)?.map(|(point, _)| point))
+        Ok(self.newest(asset, is_database)?.map(|newest| newest.point))
     }
+}
+
+/// The newest point of an asset.
+pub struct NewestPoint {
+    pub point: AssetPoint,
+    /// The epoch of the writer that it is of.
+    pub epoch: Epoch,
+    /// How many files could not be read at the source, and so are not in it.
+    pub lacking: Option<u64>,
 }
 
 /// A base backup of a database that lies here.

@@ -23,12 +23,15 @@ use levee_model::{AgentId, AppName, AssetName, Epoch, RunId, VaultName};
 ///            log-rereads           when each closed segment of a journal was last read
 ///            own-locks             the repository's locks that this site has taken
 ///            removed.json          what was removed here and is still to go from further vaults
+///            ahead.json            which copies both clocks put into the future when they came
+///            log-grace.json        which log no rule keeps any more, and since when
 ///          further/VAULT/        of bringing copies to a further vault (recovery side):
 ///            state.json            what is there, and when old data were last cleared away there
 ///            own-locks             the locks there that this site has taken
 ///            cache/                its index, snapshots and directories
 ///          log-start-ASSET.json  where the unbroken log at the other site begins (writer side)
 ///          gaps-ASSET.json       gaps in the archived log, and the base backups behind them (writer side)
+///          unsettled-ASSET       there while a staged copy of files takes something in (recovery side)
 ///          damaged-ASSET.json    base backups that were found damaged (recovery side)
 ///          server/ASSET/         socket and log of the app's own database server
 ///          APP.gate.json         the start gate
@@ -164,6 +167,11 @@ impl AppFolder {
     /// The gaps in an asset's log.
     pub fn gaps(&self, asset: &AssetName) -> PathBuf {
         self.root.join(format!("gaps-{asset}.json"))
+    }
+
+    /// There while a staged copy of files takes something in.
+    pub fn unsettled(&self, asset: &AssetName) -> PathBuf {
+        self.root.join(format!("unsettled-{asset}"))
     }
 
     /// The base backups of an asset that were found damaged.

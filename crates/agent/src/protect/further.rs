@@ -246,17 +246,14 @@ impl Further<'_> {
         let (spec, copies) = (&assignment.spec, &self.app.copies);
         let of = |asset: &AssetName| {
             let is_database = spec.postgres.contains_key(asset);
-            let here = copies.snapshots_with_tag(&self.tag_of(asset, is_database))?;
+            let id = AssetId::new(self.app.name.clone(), asset.clone());
+            let here = match is_database {
+                true => copies.snapshots_with_tag(&base::asset_tag(&id))?,
+                false => copies.files(asset)?,
+            };
             Ok(OfAsset { asset: asset.clone(), is_database, here })
         };
         spec.asset_names().map(of).collect()
-    }
-
-    fn tag_of(&self, asset: &AssetName, is_database: bool) -> String {
-        match is_database {
-            true => base::asset_tag(&AssetId::new(self.app.name.clone(), asset.clone())),
-            false => tags::files(&self.app.name, asset),
-        }
     }
 
     /// The open vault, looked through anew from time to time; and whether it was.
@@ -299,7 +296,7 @@ impl Further<'_> {
             return Ok(());
         };
         let position = Position::Snapshot { id: id.to_string(), taken_at: snapshot.time };
-        let point = AssetPoint { position, as_of: snapshot.time };
+        let point = AssetPoint { position, as_of: self.app.copies.as_of(&of.asset, &id, snapshot)? };
         if state.points.get(&of.asset) == Some(&point) {
             return Ok(());
         }

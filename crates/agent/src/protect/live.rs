@@ -65,7 +65,7 @@ pub fn follow(app: &Arc<App>, asset: &AssetName, point: &AssetPoint) -> Result<(
         Position::Log(_) => Ok(database::run_standby(app, asset)?),
         Position::Snapshot { id, .. } => {
             if app.board.get(asset).point.as_ref() != Some(point) {
-                rebuild::restore_files(app, asset, id, &rebuild::own_path(app, asset)?)?;
+                rebuild::take_in_files(app, asset, id)?;
             }
             Ok(())
         }
@@ -115,7 +115,7 @@ pub fn take_in(app: &Arc<App>, asset: &AssetName, position: &Position) -> Result
             let lock = app.place(asset);
             let _alone = lock.lock().unwrap_or_else(PoisonError::into_inner);
             if app.state().standing(asset) == Standing::Staged {
-                rebuild::restore_files(app, asset, id, &rebuild::own_path(app, asset)?)?;
+                rebuild::take_in_files(app, asset, id)?;
             }
             Ok(())
         }

@@ -6,6 +6,7 @@
 //! - Writer side: `writer` (loops), `sink` (log stream), `remote` (repository at the other site).
 //! - Recovery side: `recovery` (watches what arrives), `fitness` (whether this host could run it), `copies` (repository, journals), `session`, `arrivals` (who
 //!   sent what), `upkeep` (retention, clearing away), `further` (copies in further vaults), `removals` (what goes there).
+//! - `word` is what the server said last, until it is taken over.
 //! - `release` ends an app's protection, `leaving` that of a database that goes out of the protection file.
 //! - `actions` carries out a run's commands; `rebuild`, `place` and `drill` do the work.
 
@@ -42,10 +43,13 @@ mod stop;
 mod tags;
 mod task;
 mod tasks;
+mod unsettled;
 mod upkeep;
+mod word;
 mod writer;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -69,6 +73,7 @@ pub use queue::CopyQueue;
 use release::Releases;
 use state::Phase;
 use task::survives;
+use word::LastWord;
 
 /// How often it is looked whether a peer has told of a higher epoch: a bound of how long two sites could write
 /// after a wrong word of an operator, as long as they can reach each other.
@@ -81,7 +86,7 @@ const FURTHER_ENDING_MAX: Duration = Duration::from_secs(5);
 /// Whose word a `Desired` is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// The server has just said it.
+    /// The server has said it to this process.
     Server,
     /// It is what the server said before this agent was started.
     Remembered,
@@ -96,6 +101,8 @@ pub struct Supervisor {
     releases: Releases,
     /// To the one thread that takes over what is wanted, in order.
     desired: Mutex<Sender<Wanted>>,
+    /// No command that still waits is begun any more.
+    is_ending: AtomicBool,
 }
 
 impl Supervisor {
@@ -107,35 +114,26 @@ impl Supervisor {
             apps: RwLock::default(),
             releases: Releases::default(),
             desired: Mutex::new(desired),
+            is_ending: AtomicBool::new(false),
         });
         let weak = Arc::downgrade(&supervisor);
         std::thread::Builder::new().name("reconcile".into()).spawn(move || {
-            let mut last: Option<Desired> = None;
-            // Not all that is wanted was taken over.
-            let mut is_left = false;
+            let mut word = LastWord::default();
             loop {
-                let next = wanted.recv_timeout(LISTEN_EVERY);
-                let Some(supervisor) = weak.upgrade() else { return };
-                let to_take_over = match next {
-                    Ok(next) => {
-                        // Only the newest counts.
-                        let newest = wanted.try_iter().last().unwrap_or(next);
-                        last = Some(newest.0.clone());
-                        Some(newest)
-                    }
-                    Err(RecvTimeoutError::Timeout) if is_left || supervisor.releases.is_due() => {
-                        last.clone().map(|desired| (desired, Source::Remembered))
-                    }
+                let said = match wanted.recv_timeout(LISTEN_EVERY) {
+                    // Only the newest counts.
+                    Ok(next) => Some(wanted.try_iter().last().unwrap_or(next)),
                     Err(RecvTimeoutError::Timeout) => None,
                     Err(RecvTimeoutError::Disconnected) => return,
                 };
+                let Some(supervisor) = weak.upgrade() else { return };
                 // Nobody looks after this thread: should it end, a site would write on beside another.
-                if let Some(wanted) = to_take_over {
+                if let Some(wanted) = word.wanted_now(said, supervisor.releases.is_due(), Instant::now()) {
                     let mut is_whole = false;
                     survives("taking over what is wanted", || is_whole = supervisor.take_over(wanted));
-                    is_left = !is_whole;
+                    word.was_taken_over(is_whole, Instant::now());
                 }
-                let mut is_well = !is_left;
+                let mut is_well = true;
                 for app in supervisor.all() {
                     is_well &= survives(&format!("looking after app {}", app.name), || {
                         app.obey(supervisor.context.heard.get(&app.name));
@@ -157,8 +155,9 @@ impl Supervisor {
         let _ = self.desired.lock().unwrap_or_else(PoisonError::into_inner).send((desired.clone(), source));
     }
 
-    /// Says whether every app was taken over: one that meets a defect here must not hinder the others.
+    /// Says whether every app was taken over: one that meets a defect here, or cannot be kept, must not hinder the others.
     fn take_over(&self, (desired, source): Wanted) -> bool {
+        let revision = desired.revision;
         let wanted: Vec<AppName> = desired.assignments.iter().map(|assignment| assignment.app.clone()).collect();
         let unreleased = self.release(&desired.removed);
         let mut is_whole = true;
@@ -168,7 +167,9 @@ impl Supervisor {
                 continue;
             }
             let what = format!("taking over what is wanted of app {}", assignment.app);
-            is_whole &= survives(&what, || self.assign(assignment, source));
+            let mut is_kept = false;
+            survives(&what, || is_kept = self.assign(assignment, revision, source));
+            is_whole &= is_kept;
         }
         // An app that is no longer assigned is left as it is: its threads end, its data stay.
         let mut apps = self.apps.write().unwrap_or_else(PoisonError::into_inner);
@@ -179,7 +180,8 @@ impl Supervisor {
         is_whole
     }
 
-    fn assign(&self, assignment: Assignment, source: Source) {
+    /// Says whether the app's part of it could be kept. One that cannot be opened at all waits for the next word.
+    fn assign(&self, assignment: Assignment, revision: u64, source: Source) -> bool {
         let known = self.find(&assignment.app);
         let opened = match known {
             Some(app) => Ok(app),
@@ -190,12 +192,16 @@ impl Supervisor {
                 let mut apps = self.apps.write().unwrap_or_else(PoisonError::into_inner);
                 apps.insert(assignment.app.clone(), app.clone());
                 drop(apps);
-                app.assign(assignment);
+                let is_kept = app.assign(assignment, revision);
                 if source == Source::Server {
                     app.confirm();
                 }
+                is_kept
             }
-            Err(failure) => tracing::error!(app = %assignment.app, "{}", failure.message),
+            Err(failure) => {
+                tracing::error!(app = %assignment.app, "{}", failure.message);
+                true
+            }
         }
     }
 
@@ -239,7 +245,8 @@ impl Supervisor {
         })
     }
 
-    /// Carries out one action of a run. Blocks until it is done; may be called again for the same command.
+    /// Carries out one action of a run. Blocks until it is done, and before that for as long as this site needs to take over what
+    /// the run rests on; may be called again for the same command.
     pub fn execute(&self, command: &Command) -> Result<Done, Failure> {
         // A DNS node answers for apps that live elsewhere as well.
         if let Action::SwitchEntry { record } = &command.action {
@@ -249,7 +256,14 @@ impl Supervisor {
                 .map_err(|error| failure(format!("cannot switch {}: {}", record.name, in_full(&error))))?;
             return Ok(Done::Nothing);
         }
-        let app = self.app(&command.app)?;
+        let is_over = || self.is_ending.load(Ordering::SeqCst);
+        let app = actions::wait_out(actions::TAKE_OVER_MAX, is_over, || {
+            let app = self.app(&command.app)?;
+            app.check_epoch(command)?;
+            app.check_revision(command)?;
+            Ok(app)
+        })?;
+        // With what it waited for a higher epoch may have come.
         app.check_epoch(command)?;
         let result = actions::execute(&app, command);
         app.reconcile();
@@ -341,6 +355,7 @@ impl Supervisor {
 
     /// Ends every thread. Databases go on.
     pub fn shut_down(&self) {
+        self.is_ending.store(true, Ordering::SeqCst);
         let apps = self.all();
         // Side by side.
         apps.iter().for_each(|app| app.tell_tasks());

@@ -7,14 +7,14 @@ use std::time::Instant;
 use levee_model::control::{Done, Failure, Place};
 use levee_model::protection::FilesSpec;
 use levee_model::{AssetName, Position, RunId};
-use levee_vault::restore::{self, Overwrite, RestoreLock, RestoreOptions};
+use levee_vault::restore::{self, Holes, Overwrite, RestoreLock, RestoreOptions};
 use levee_vault::{RESTORE_LOCK_PATIENCE, SnapshotId};
 
 use super::app::{App, failure, in_full};
 use super::database::{self, Recover, Restored};
 use super::live::{self, Behind};
 use super::state::{AppState, Phase, Standing};
-use super::{demote, drill};
+use super::{demote, drill, unsettled};
 
 /// Rebuilds an asset. A database is left stopped, ready to be started.
 pub fn rebuild(
@@ -33,7 +33,7 @@ pub fn rebuild(
         (Place::Drill, Position::Snapshot { id, .. }) => {
             let target = app.folder.run(run).join(asset.as_str());
             remove_own(&target)?;
-            Restored { bytes: restore_files(app, asset, id, &target)?, passed_over: None }
+            Restored { bytes: restore_files(app, asset, id, &target, Overwrite::Always)?, passed_over: None }
         }
         (Place::Live, _) => {
             let put = || put_in_place(app, asset, position, Recover::ToWrite, Standing::Rebuilt);
@@ -90,7 +90,7 @@ pub fn put_in_place(
             let target = own_path(app, asset)?;
             let incoming = incoming(&target);
             remove_own(&incoming)?;
-            let bytes = restore_files(app, asset, id, &incoming)?;
+            let bytes = restore_files(app, asset, id, &incoming, Overwrite::Always)?;
             demote::set_place_aside(app, asset)?;
             let moved = std::fs::rename(&incoming, &target).and_then(|()| match target.parent() {
                 Some(parent) => std::fs::File::open(parent)?.sync_all(),
@@ -142,8 +142,20 @@ pub fn files_spec(app: &App, asset: &AssetName) -> Result<FilesSpec, Failure> {
     assignment.spec.files.get(asset).cloned().ok_or_else(|| failure(format!("app {} has no asset {asset}", app.name)))
 }
 
+/// Makes a staged copy equal to a snapshot. What it holds was put there by Levee: size and time of change tell what
+/// differs, unless the machine went down meanwhile.
+pub fn take_in_files(app: &App, asset: &AssetName, id: &str) -> Result<(), Failure> {
+    let note = app.folder.unsettled(asset);
+    let fail = |error| {
+        failure(format!("cannot note in {} that the copy of {asset} takes something in: {error}", note.display()))
+    };
+    let overwrite = if unsettled::begin(&note).map_err(fail)? { Overwrite::IfChanged } else { Overwrite::Always };
+    restore_files(app, asset, id, &own_path(app, asset)?, overwrite)?;
+    unsettled::end(&note).map_err(fail)
+}
+
 /// Makes a folder equal to a snapshot, changing only what differs.
-pub fn restore_files(app: &App, asset: &AssetName, id: &str, target: &Path) -> Result<u64, Failure> {
+fn restore_files(app: &App, asset: &AssetName, id: &str, target: &Path, overwrite: Overwrite) -> Result<u64, Failure> {
     let fail = |reason: String| failure(format!("cannot restore {asset} to {}: {reason}", target.display()));
     let id: SnapshotId = id.parse().map_err(|_| fail(format!("{id:?} is not the full id of a snapshot")))?;
     let vault = app.copies.vault()?;
@@ -155,9 +167,8 @@ pub fn restore_files(app: &App, asset: &AssetName, id: &str, target: &Path) -> R
         delete: true,
         durable: true,
         // A file with holes may be larger than the disk: with its zeros written out it would not fit here.
-        sparse: true,
-        // What a staged copy holds was put there by Levee: size and time of change tell.
-        overwrite: Overwrite::IfChanged,
+        holes: Holes::Everywhere,
+        overwrite,
         target: target.to_path_buf(),
         lock: RestoreLock::IfPossible,
         patience: RESTORE_LOCK_PATIENCE,

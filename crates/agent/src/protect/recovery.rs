@@ -10,6 +10,7 @@ use levee_model::AssetName;
 use levee_model::control::{AssetState, Failure};
 
 use super::app::{App, in_full};
+use super::copies::NewestPoint;
 use super::fitness::FitnessWatch;
 use super::live;
 use super::state::Standing;
@@ -87,15 +88,24 @@ fn no_room(app: &App) -> Option<String> {
     })
 }
 
+fn what_is_lacking(files: u64) -> String {
+    format!(
+        "the newest copy lacks {files} file(s) that could not be read at the source, and so would what is brought back \
+         from it: let the agent there read them, or name them in exclude"
+    )
+}
+
 fn look(app: &Arc<App>, asset: &AssetName, is_database: bool) -> Result<(), Failure> {
     if !app.copies.exists() {
         app.board.update(asset, |entry| entry.state = AssetState::Waiting);
         return Ok(());
     }
-    let Some((point, epoch)) = app.copies.newest(asset, is_database)? else {
+    let Some(NewestPoint { point, epoch, lacking }) = app.copies.newest(asset, is_database)? else {
         app.board.update(asset, |entry| entry.state = AssetState::Copying);
         return Ok(());
     };
+    // The writer says so only until its agent is started anew.
+    app.board.remark(asset, "lacking", lacking.map(what_is_lacking));
     // A point of an earlier writer stays usable, but it is not what this epoch's writer is protected by.
     if epoch != app.state().epoch {
         app.board.update(asset, |entry| {

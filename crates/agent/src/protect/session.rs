@@ -1,9 +1,11 @@
 //! The receiving end of a database's log stream: into the journal, and durable before it is acknowledged.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use jiff::Timestamp;
 use levee_journal::{Error as JournalError, Lineage, LogJournal, LogWriter};
+use levee_model::AssetName;
 use levee_model::postgres::{Lsn, SystemIdentifier, TimelineId};
 use levee_wire::log::{LogChunk, LogOpen, LogRefusal, LogSession, RefusalReason};
 
@@ -34,6 +36,7 @@ impl JournalSession {
         }
         let journal =
             app.copies.journal(asset).map_err(|failure| LogRefusal::new(RefusalReason::Storage, failure.message))?;
+        let refusal = |error| refusal(&app, asset, error);
         let lineage = Lineage {
             system_identifier: open.system_identifier,
             timeline: open.timeline,
@@ -50,6 +53,10 @@ impl JournalSession {
         .map_err(refusal)?;
         let resume = writer.end();
         Ok(JournalSession { app, journal, writer, system_identifier: open.system_identifier, open, resume, has_log })
+    }
+
+    fn refusal(&self, error: JournalError) -> LogRefusal {
+        refusal(&self.app, &self.open.asset.asset, error)
     }
 }
 
@@ -84,12 +91,12 @@ impl LogSession for JournalSession {
     }
 
     fn append(&mut self, chunk: LogChunk) -> Result<(), LogRefusal> {
-        self.writer.append(chunk.lsn, &chunk.bytes).map_err(refusal)?;
+        self.writer.append(chunk.lsn, &chunk.bytes).map_err(|error| self.refusal(error))?;
         self.source_time(chunk.source_time, chunk.source_end)
     }
 
     fn history(&mut self, timeline: TimelineId, content: &[u8]) -> Result<(), LogRefusal> {
-        self.journal.put_history(self.system_identifier, timeline, content).map_err(refusal)
+        self.journal.put_history(self.system_identifier, timeline, content).map_err(|error| self.refusal(error))
     }
 
     fn source_time(&mut self, as_of: Timestamp, source_end: Lsn) -> Result<(), LogRefusal> {
@@ -99,11 +106,11 @@ impl LogSession for JournalSession {
 
     fn flush(&mut self) -> Result<Lsn, LogRefusal> {
         still_wanted(&self.app, &self.open)?;
-        self.writer.flush().map_err(refusal)
+        self.writer.flush().map_err(|error| self.refusal(error))
     }
 }
 
-fn refusal(error: JournalError) -> LogRefusal {
+fn refusal(app: &App, asset: &AssetName, error: JournalError) -> LogRefusal {
     let reason = match &error {
         JournalError::Gap { .. } => RefusalReason::Gap,
         JournalError::StaleEpoch { .. } => RefusalReason::StaleEpoch,
@@ -111,5 +118,9 @@ fn refusal(error: JournalError) -> LogRefusal {
         JournalError::Busy { .. } => RefusalReason::NotReady,
         _ => RefusalReason::Storage,
     };
+    if matches!(reason, RefusalReason::Storage) {
+        // The writer is there, and has more: that makes what is stored older.
+        app.board.update(asset, |entry| entry.refused_at = Some(Instant::now()));
+    }
     LogRefusal::new(reason, in_full(&error))
 }

@@ -22,6 +22,14 @@ pub fn snapshots(vault: &Vault, tag: &str) -> levee_vault::Result<Vec<(SnapshotI
     Ok(vault.list_snapshots()?.readable.into_iter().filter(|(_, snapshot)| filter.matches(snapshot)).collect())
 }
 
+/// The tag of a snapshot that lacks what could not be read at the source. Behind it stands how many files that were.
+pub const INCOMPLETE: &str = "levee-incomplete";
+
+/// How many files a snapshot lacks, as its tags say.
+pub fn lacking(tags: &[String]) -> Option<u64> {
+    tags.iter().find_map(|tag| tag.strip_prefix(INCOMPLETE)?.strip_prefix(':')?.parse().ok())
+}
+
 const EPOCH: &str = "levee-epoch:";
 
 /// The tag of the epoch at which a snapshot was taken.
@@ -33,4 +41,23 @@ pub fn epoch(epoch: Epoch) -> String {
 pub fn epoch_of(tags: &[String]) -> Epoch {
     let epoch = tags.iter().find_map(|tag| tag.strip_prefix(EPOCH)?.parse().ok());
     Epoch(epoch.unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_snapshot_lacks_stands_in_its_tags() {
+        let check = |tags: &[&str], expected: Option<u64>| {
+            let tags: Vec<String> = tags.iter().map(|tag| tag.to_string()).collect();
+            assert_eq!(lacking(&tags), expected, "{tags:?}");
+        };
+        check(&["levee-files:shop/documents", "levee-epoch:3"], None);
+        check(&["levee-files:shop/documents", "levee-epoch:3", "levee-incomplete:12"], Some(12));
+        // Not of Levee's making.
+        check(&["levee-incomplete"], None);
+        check(&["levee-incomplete:many"], None);
+        check(&["levee-incompletely:1"], None);
+    }
 }

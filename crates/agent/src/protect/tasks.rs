@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use levee_model::control::Role;
+use levee_model::control::{Assignment, Role};
 use levee_model::{AssetName, Epoch, VaultName};
 
+use super::state::{AppState, Phase};
 use super::task::Task;
 
 /// How long a thread of the writing side is waited for. It may be in the middle of a call to a site that cannot be
@@ -178,6 +179,43 @@ impl Tasks {
         end.values().for_each(Task::tell);
         self.ending.extend(end);
     }
+}
+
+/// The threads that state and assignment ask for.
+pub fn wanted(assignment: &Assignment, state: &AppState) -> Vec<TaskKey> {
+    // An assignment of another epoch than this site's own is waiting for a run's commands.
+    if assignment.epoch != state.epoch {
+        return Vec::new();
+    }
+    let spec = &assignment.spec;
+    let key = |work: Work, wanted: String| TaskKey { work, role: assignment.role, epoch: assignment.epoch, wanted };
+    let of_asset = |asset: &AssetName| {
+        let wanted = (spec.postgres.get(asset), spec.files.get(asset), &assignment.peer);
+        key(Work::Asset(asset.clone()), serde_json::to_string(&wanted).unwrap_or_default())
+    };
+    let is_wanted = |asset: &&AssetName| match assignment.role {
+        Role::Writer => state.is_written(asset),
+        Role::Recovery => state.phase == Phase::Recovery,
+    };
+    let mut tasks: Vec<TaskKey> = spec.asset_names().filter(is_wanted).map(of_asset).collect();
+    let is_gone = |asset: &AssetName| spec.asset_names().all(|named| named != asset);
+    tasks.extend(state.leaving.iter().filter(|(asset, _)| is_gone(asset)).map(|(asset, leaving)| TaskKey {
+        work: Work::Leaving(asset.clone()),
+        // Whichever side this is: nobody waits for a database that does not answer.
+        role: Role::Writer,
+        epoch: assignment.epoch,
+        wanted: serde_json::to_string(leaving).unwrap_or_default(),
+    }));
+    if assignment.role == Role::Recovery && state.phase == Phase::Recovery {
+        // It reads what is wanted anew at each turn.
+        tasks.push(key(Work::Upkeep, String::new()));
+        let vaults = spec.copy_to.iter().filter_map(|vault| Some((vault, assignment.vaults.get(vault)?)));
+        tasks.extend(
+            vaults
+                .map(|(vault, spec)| key(Work::Vault(vault.clone()), serde_json::to_string(spec).unwrap_or_default())),
+        );
+    }
+    tasks
 }
 
 #[cfg(test)]

@@ -7,12 +7,15 @@
 pub(super) mod again;
 mod alarm;
 mod bases;
+mod log_grace;
+mod offered;
 pub(super) mod prune;
 pub(super) mod record;
 mod reread;
 mod reread_log;
 mod retention;
 pub(super) mod state;
+mod whole;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,6 +28,7 @@ use levee_model::protection::{AppSpec, Retention};
 use super::app::{App, failure, in_full};
 use crate::durable;
 use alarm::Alarms;
+use offered::OfferedLog;
 use reread::Rereading;
 use reread_log::LogRereading;
 use state::UpkeepState;
@@ -58,6 +62,7 @@ pub fn run(app: &Arc<App>, stop: &StopSignal) {
         rereading: None,
         log_rereading: None,
         alarms: None,
+        offered: OfferedLog::new(),
         look_again_at: Instant::now(),
     };
     while !stop.wait(LOOK_EVERY) {
@@ -78,6 +83,7 @@ struct Upkeep<'a> {
     log_rereading: Option<LogRereading>,
     /// As they are on the disk; `None` until they are read.
     alarms: Option<Alarms>,
+    offered: OfferedLog,
     look_again_at: Instant,
 }
 
@@ -93,7 +99,8 @@ impl Upkeep<'_> {
             true => state.write(&self.app.folder),
         };
         self.remark("upkeep", begun);
-        self.remark("snapshots", self.all_are_readable());
+        self.remark("snapshots", self.all_are_readable().map_err(|failure| with_log(failure, &assignment.spec)));
+        self.remark("index", self.whole_index_is_readable().map_err(|failure| with_log(failure, &assignment.spec)));
         // Before anything goes: what is kept depends on it.
         let (alarms, looked) = match self.look_for_alarms(&assignment) {
             Ok(alarms) => (Some(alarms), Ok(())),
@@ -104,9 +111,8 @@ impl Upkeep<'_> {
         // A clock that was put back must not hold this up.
         let is_time = now >= self.trim_again_at || self.trim_again_at.duration_since(now) > every;
         if let (true, Some(alarms)) = (is_time, alarms) {
-            let trimmed = retention::trim(self.app, &assignment.spec, &alarms, now).map(|removed| {
-                state.clearing.unpruned |= removed > 0;
-            });
+            let trimmed = retention::trim(self.app, &assignment.spec, &alarms, &state, &mut self.offered, now);
+            let trimmed = trimmed.map(|removed| state.clearing.unpruned |= removed > 0);
             let trimmed = trimmed.and_then(|()| state.write(&self.app.folder));
             let pause = if trimmed.is_ok() { every } else { every.min(TRIM_AGAIN_AFTER_FAILURE) };
             self.trim_again_at = now.checked_add(pause).unwrap_or(Timestamp::MAX);
@@ -119,7 +125,9 @@ impl Upkeep<'_> {
                 return;
             }
             self.prune_retry.note(pruned.is_ok(), Timestamp::now());
-            self.remark("prune", pruned);
+            let spec = &assignment.spec;
+            let unpruned = state.clearing.unpruned;
+            self.remark("prune", pruned.map_err(|failure| if unpruned { with_log(failure, spec) } else { failure }));
         }
         let reread = self.reread(&assignment.spec, &mut state);
         if !self.stop.is_stopped() {
@@ -146,6 +154,20 @@ impl Upkeep<'_> {
         )))
     }
 
+    /// The same of a file of the index.
+    fn whole_index_is_readable(&self) -> Result<(), Failure> {
+        let vault = self.app.copies.vault()?;
+        vault.refresh_index().map_err(|error| failure(format!("cannot read the index: {}", in_full(&error))))?;
+        let damaged = vault.damaged_index_files();
+        let Some((first, reason)) = damaged.first() else { return Ok(()) };
+        Err(failure(format!(
+            "{} of the index files can't be read, first index/{first}: {reason}; recovery goes on without them, but no \
+             space comes back until the index is whole: look at the disk, then `levee vault repair index --apply` makes \
+             it anew",
+            damaged.len()
+        )))
+    }
+
     /// Looks at what has come of each folder, and tells what looks like ransomware at work.
     fn look_for_alarms(&mut self, assignment: &Assignment) -> Result<Alarms, Failure> {
         let path = self.app.folder.alarms();
@@ -165,7 +187,8 @@ impl Upkeep<'_> {
             for asset in assignment.spec.files.keys() {
                 let alarm = alarms.entry(asset.clone()).or_default();
                 let arrivals = retention::arrivals_of_folder(self.app, asset)?;
-                let compared = alarm.look(&arrivals, |before, after| alarm::compare(self.app, before, after));
+                let compare = |before: &_, after: &_| alarm::compare(self.app, before, after);
+                let compared = alarm.look(&arrivals, Timestamp::now(), compare);
                 looked = looked.and(compared.map(drop));
             }
             self.look_again_at = Instant::now() + begun.elapsed() * LOOK_SHARE;
@@ -215,6 +238,20 @@ impl Upkeep<'_> {
         let Some(asset) = self.app.assignment().spec.asset_names().next().cloned() else { return };
         self.app.board.remark(&asset, kind, outcome.err().map(|failure| failure.message));
     }
+}
+
+/// What it holds up besides space when old data are not cleared away.
+fn with_log(failure: Failure, spec: &AppSpec) -> Failure {
+    if spec.postgres.is_empty() {
+        return failure;
+    }
+    let delete_after = SignedDuration::try_from(spec.upkeep.delete_after().duration()).unwrap_or(SignedDuration::MAX);
+    let days = log_grace::unpruned_max(delete_after).as_hours() / 24;
+    let message = format!(
+        "{}; until old data are cleared away log that no rule keeps stays as well, for up to {days} days",
+        failure.message
+    );
+    Failure { message, ..failure }
 }
 
 fn trim_every(spec: &AppSpec) -> SignedDuration {

@@ -39,7 +39,8 @@ async fn what_was_restored_by_hand_is_started_as_if_it_had_been_rebuilt() {
     let mut start = |by_hand: bool| {
         attempt += 1;
         let action = Action::Start { asset: "documents".parse().unwrap(), place: Place::Live, by_hand };
-        Command { id: format!("c{attempt}"), run: "run-1".parse().unwrap(), app: shop(), epoch: Epoch(1), action }
+        let (id, run) = (format!("c{attempt}"), "run-1".parse().unwrap());
+        Command { id, run, app: shop(), epoch: Epoch(1), revision: 0, action }
     };
     for (by_hand, words) in [(false, "nothing of this asset has been rebuilt here"), (true, "put its data there")] {
         let command = start(by_hand);

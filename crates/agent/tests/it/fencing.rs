@@ -96,6 +96,7 @@ async fn nothing_starts_at_a_site_that_was_told_of_a_higher_epoch() {
         run: "run-1".parse().unwrap(),
         app: shop(),
         epoch: Epoch(1),
+        revision: 0,
         action: Action::Start { asset: "orders".parse().unwrap(), place: Place::Live, by_hand: false },
     };
     east_link.outgoing.send(FromServer::Command(start)).await.unwrap();

@@ -6,4 +6,5 @@ mod joining;
 mod repositories;
 mod retention;
 mod server;
+mod taken_over;
 mod working;

@@ -90,6 +90,7 @@ async fn a_command_is_carried_out_once_and_answered_each_time() {
         run: "run-1".parse().unwrap(),
         app: "shop".parse().unwrap(),
         epoch: record.epoch,
+        revision: 0,
         action: Action::SwitchEntry { record },
     };
     link.outgoing.send(FromServer::Command(command("c1", record(2, "west", 3)))).await.unwrap();

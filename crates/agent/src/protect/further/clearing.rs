@@ -39,7 +39,7 @@ impl Further<'_> {
         if !state.clearing.is_due(upkeep, now, &salt) {
             return Ok(());
         }
-        let report = levee_vault::prune(&there.vault, &prune::options(upkeep), now, &());
+        let report = levee_vault::prune(&there.vault, &prune::options(upkeep, &state.damaged), now, &());
         let report = report.map_err(|error| self.place.failure("clear old data away in", &error))?;
         tracing::info!(app = %self.app.name, vault = %self.name, report.packs_deleted, report.deleted_bytes,
             report.packs_waiting, "cleared old data away in a further vault");

@@ -6,13 +6,14 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
+use levee_model::VaultName;
 use levee_model::control::Failure;
 use levee_store::{FileType, ObjectStore, RetryStore};
 use levee_vault::{Error, ToRetain, Vault};
 
 use super::super::app::failure;
 use super::place::Place;
-use super::state::{FurtherState, Locked};
+use super::state::{FurtherState, Locked, Missing};
 use super::{Further, There};
 
 /// How long locks are renewed before copies have their turn again.
@@ -22,6 +23,10 @@ const TURN_MAX: Duration = Duration::from_secs(5);
 const FILES_AT_A_TIME: usize = 64;
 /// Under which it is noted that some files have failed, while the others are still under way.
 const SOME_FAILED: &str = "object lock of some files";
+/// Under which it is noted that the lock was renewed on everything, for damage hid what is in use.
+const ALL_LOCKED: &str = "object lock of everything";
+/// Under which it is noted that packs in use are not there, so that nothing could be locked of them.
+const SOME_MISSING: &str = "packs that are missing";
 /// It is renewed after this share of its time, so that no less than the rest of it is left at any moment.
 const RENEWED_AFTER_PERCENT: i32 = 12;
 
@@ -35,6 +40,10 @@ pub struct Renewal {
     days: u16,
     begun: Timestamp,
     files: Files,
+    /// What hid which packs are in use, so that the lock is renewed on all of them.
+    damage: Option<String>,
+    /// Packs in use that are not there, so that nothing can be locked of them.
+    missing: Vec<String>,
 }
 
 /// The files of a renewal that have it before them.
@@ -61,11 +70,11 @@ enum Standing {
 impl Renewal {
     fn begin(place: &Place<'_>, vault: &Vault, days: u16) -> Result<Self, Failure> {
         let begun = Timestamp::now();
-        let ToRetain { files, packs_left } =
+        let ToRetain { files, packs_left, damage, missing } =
             vault.files_to_retain().map_err(|error| place.failure("say what is in use in", &error))?;
         tracing::debug!(app = %place.app.name, vault = %place.name, files = files.len(), packs_left, days,
             "renewing object lock in a further vault");
-        Ok(Self { store: None, days, begun, files: Files::new(files) })
+        Ok(Self { store: None, days, begun, files: Files::new(files), damage, missing })
     }
 
     /// Whether nothing is left but what has failed before.
@@ -75,7 +84,7 @@ impl Renewal {
 
     /// Whether some files have failed for so long that it is time to renew on all the others again.
     fn is_outdated(&self, days: u16, now: Timestamp) -> bool {
-        self.tries_again() && is_due(&Locked { at: self.begun, days: self.days }, days, now)
+        self.tries_again() && is_due(&Locked::new(self.begun, self.days), days, now)
     }
 }
 
@@ -94,7 +103,7 @@ impl Files {
         let left = if is_again { self.again } else { self.untried.len() };
         let count = left.min(FILES_AT_A_TIME);
         let queue = if is_again { &mut self.failed } else { &mut self.untried };
-        let some = ToRetain { files: queue.drain(..count).collect(), packs_left: 0 };
+        let some = ToRetain { files: queue.drain(..count).collect(), ..ToRetain::default() };
         let tried = Mutex::new(BTreeMap::<File, bool>::new());
         let renewed = some.renew_while(goes_on, |file_type, name| {
             let result = retain(file_type, name);
@@ -153,8 +162,12 @@ impl Further<'_> {
         self.besides.remove(SOME_FAILED);
         let Some(days) = self.spec.locked_for_days() else {
             self.renewal = None;
+            self.besides.remove(ALL_LOCKED);
+            self.besides.remove(SOME_MISSING);
             return Ok(());
         };
+        // Said after a restart too: the next renewal is days away.
+        self.tell_of_last(state);
         let is_due = state.locked.as_ref().is_none_or(|locked| is_due(locked, days, now));
         let renewal = match self.renewal.take() {
             Some(known) if !known.is_outdated(days, now) => known,
@@ -178,8 +191,12 @@ impl Further<'_> {
         match standing {
             Standing::Done => {
                 // All of them or none: a file whose lock was not renewed is not to be taken for one that was.
-                state.locked = Some(Locked { at: renewal.begun, days: renewed_days });
+                let count = renewal.missing.len();
+                let missing = renewal.missing.first().map(|first| Missing { count, first: first.clone() });
+                let damage = renewal.damage.take();
+                state.locked = Some(Locked { damage, missing, ..Locked::new(renewal.begun, renewed_days) });
                 self.renewal = None;
+                self.tell_of_last(state);
                 Ok(())
             }
             _ if stop.is_stopped() => Ok(()),
@@ -190,6 +207,14 @@ impl Further<'_> {
                 self.note_besides(SOME_FAILED, so_far);
                 Ok(())
             }
+        }
+    }
+
+    /// What the last renewal has found stays true until the next one.
+    fn tell_of_last(&mut self, state: &FurtherState) {
+        let told = state.locked.as_ref().map(|locked| found(locked, self.name));
+        for (what, outcome) in told.into_iter().flatten() {
+            self.note_besides(what, outcome);
         }
     }
 
@@ -209,6 +234,24 @@ impl Further<'_> {
     }
 }
 
+/// What a renewal has found, by the names under which it is noted.
+fn found(locked: &Locked, vault: &VaultName) -> [(&'static str, Result<(), Failure>); 2] {
+    let all_locked = locked.damage.as_ref().map_or(Ok(()), |damage| {
+        Err(failure(format!(
+            "object lock was renewed on all packs in vault {vault}, for it can't be said which are in use: {damage}; `levee \
+             vault check` names what is damaged"
+        )))
+    });
+    let some_missing = locked.missing.as_ref().map_or(Ok(()), |Missing { count, first }| {
+        Err(failure(format!(
+            "{count} packs in use are not there in vault {vault}, first data/{first}: hidden by somebody who has the bucket's \
+             keys, or lost. What is hidden can be removed for good once its lock has run out: run `levee vault repair \
+             versions` there; the next renewal of object lock looks again"
+        )))
+    });
+    [(ALL_LOCKED, all_locked), (SOME_MISSING, some_missing)]
+}
+
 fn is_due(locked: &Locked, days: u16, now: Timestamp) -> bool {
     let after = SignedDuration::from_hours(24 * i64::from(locked.days)) * RENEWED_AFTER_PERCENT / 100;
     let due_at = locked.at.checked_add(after).unwrap_or(Timestamp::MAX);
@@ -223,7 +266,7 @@ mod tests {
     #[test]
     fn a_lock_is_renewed_long_before_it_runs_out_and_when_it_is_to_be_longer() {
         let at = |hours: i64| Timestamp::from_second(1_800_000_000 + hours * 3600).unwrap();
-        let locked = Locked { at: at(0), days: 30 };
+        let locked = Locked::new(at(0), 30);
         let check = |days: u16, hours: i64, expected: bool| assert_eq!(is_due(&locked, days, at(hours)), expected);
         check(30, 1, false);
         check(30, 86, false);
@@ -232,6 +275,23 @@ mod tests {
         check(7, 1, false);
         check(30, -1, true);
         assert_eq!(locked.runs_out(), at(30 * 24));
+    }
+
+    #[test]
+    fn what_a_renewal_has_found_is_said_after_a_restart_too() {
+        let vault: VaultName = "far".parse().unwrap();
+        let said = |locked: &Locked| {
+            // As it is read again.
+            let read: Locked = serde_json::from_str(&serde_json::to_string(locked).unwrap()).unwrap();
+            found(&read, &vault).map(|(what, outcome)| (what, outcome.err().map(|failure| failure.message)))
+        };
+        let mut locked = Locked::new(Timestamp::UNIX_EPOCH, 30);
+        assert_eq!(said(&locked), [(ALL_LOCKED, None), (SOME_MISSING, None)]);
+        locked.damage = Some("an index file is damaged".into());
+        locked.missing = Some(Missing { count: 3, first: "abcd".into() });
+        let [(_, all_locked), (_, some_missing)] = said(&locked);
+        assert!(all_locked.unwrap().contains("which are in use: an index file is damaged"));
+        assert!(some_missing.unwrap().starts_with("3 packs in use are not there in vault far, first data/abcd"));
     }
 
     fn files(count: u32) -> Files {
@@ -308,7 +368,8 @@ mod tests {
     #[test]
     fn what_has_failed_for_long_has_all_renewed_again() {
         let at = |hours: i64| Timestamp::from_second(1_800_000_000 + hours * 3600).unwrap();
-        let mut renewal = Renewal { store: None, days: 30, begun: at(0), files: Files::default() };
+        let (files_left, missing) = (Files::default(), Vec::new());
+        let mut renewal = Renewal { store: None, days: 30, begun: at(0), files: files_left, damage: None, missing };
         assert!(!renewal.is_outdated(30, at(86)));
         assert!(renewal.is_outdated(30, at(87)));
         // One that is slow is not begun anew before its end.

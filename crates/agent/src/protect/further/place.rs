@@ -137,7 +137,7 @@ impl Place<'_> {
             proxies: proxies.map_err(|error| self.store_failure("open", error))?,
             patience: PATIENCE,
             bandwidth: self.shared.bandwidth(self.spec.bandwidth.as_ref()),
-            s3_data_class: self.spec.data_class.clone(),
+            data_class: self.spec.data_class.clone(),
             s3_locked_for_days: self.spec.locked_for_days(),
             ..Opening::with(&variable)
         };

@@ -42,9 +42,25 @@ pub struct FurtherState {
 pub struct Locked {
     pub at: Timestamp,
     pub days: u16,
+    /// What hid which packs are in use, so that the lock was renewed on all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
+    /// Packs in use that were not there, so that nothing was locked of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing: Option<Missing>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Missing {
+    pub count: usize,
+    pub first: String,
 }
 
 impl Locked {
+    pub fn new(at: Timestamp, days: u16) -> Self {
+        Self { at, days, damage: None, missing: None }
+    }
+
     /// From when on something may be removable.
     pub fn runs_out(&self) -> Timestamp {
         self.at.checked_add(SignedDuration::from_hours(24 * i64::from(self.days))).unwrap_or(Timestamp::MAX)
@@ -82,6 +98,10 @@ mod tests {
         assert_eq!(state.repository, None);
         state.repository = Some(Id::of(b"one"));
         state.clearing.unpruned = true;
+        // As an earlier version has written it, and as it is now.
+        let mut locked: Locked = serde_json::from_str(r#"{ "at": "2026-11-26T12:00:00Z", "days": 30 }"#).unwrap();
+        locked.missing = Some(Missing { count: 2, first: "aa".into() });
+        state.locked = Some(locked);
         state.write(&folder, &vault).unwrap();
         assert_eq!(read("/mnt/nas"), state);
         assert_eq!(read("/mnt/other"), FurtherState { address: "/mnt/other".into(), ..FurtherState::default() });

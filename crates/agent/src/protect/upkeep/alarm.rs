@@ -31,6 +31,10 @@ pub struct Alarm {
     candidate: Option<Seen>,
     /// The newest that was looked at.
     looked_at: Option<Seen>,
+    /// The newest by a clock that was put back to before the one that was looked at. What came no later was there before
+    /// that one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    put_back_to: Option<Seen>,
     usual: Usual,
     pub warning: Option<Warning>,
 }
@@ -96,13 +100,21 @@ impl Alarm {
 
     /// Looks at the newest copy of a folder. `arrivals` are all of it, the oldest first; `compare` gathers what has
     /// changed between two of them. Says whether anything was looked at.
+    ///
+    /// What came by a clock that was ahead is not the newest: it would hide all that comes until then.
     pub fn look(
         &mut self,
         arrivals: &[Arrival],
+        now: Timestamp,
         compare: impl FnOnce(&SnapshotId, &SnapshotId) -> Result<Changes, Failure>,
     ) -> Result<bool, Failure> {
-        let (Some(oldest), Some(newest)) = (arrivals.first(), arrivals.last()) else { return Ok(false) };
+        let newest = arrivals.iter().rfind(|arrival| arrival.received_at <= now);
+        let (Some(oldest), Some(newest)) = (arrivals.first(), newest) else { return Ok(false) };
         if self.looked_at == Some(Seen::of(newest)) {
+            return Ok(false);
+        }
+        if self.is_put_back(arrivals, newest) {
+            self.put_back_to.get_or_insert_with(|| Seen::of(newest));
             return Ok(false);
         }
         let find = |seen: &Option<Seen>| {
@@ -115,6 +127,7 @@ impl Alarm {
         let signs = judge(&changes, &self.usual);
         self.reference = Some(Seen::of(reference));
         self.looked_at = Some(Seen::of(newest));
+        self.put_back_to = None;
         if !signs.is_empty() {
             let since = self.warning.as_ref().map_or(newest.received_at, |warning| warning.since);
             self.warning = Some(Warning { since, signs });
@@ -122,7 +135,9 @@ impl Alarm {
         }
         self.warning = None;
         let candidate = find(&self.candidate).unwrap_or(reference);
-        if newest.received_at.duration_since(candidate.received_at) >= LOOK_BACK {
+        // No hour is ever over since one from ahead of the clock.
+        let is_from_ahead = candidate.received_at > now;
+        if is_from_ahead || newest.received_at.duration_since(candidate.received_at) >= LOOK_BACK {
             if reference.id != newest.id {
                 self.usual.add(&changes);
             }
@@ -132,6 +147,15 @@ impl Alarm {
             self.candidate = Some(Seen::of(candidate));
         }
         Ok(true)
+    }
+
+    /// Whether the clock was put back, so that a copy from before the one that is warned of seems to be the newest: it says
+    /// nothing against the warning. One that has come since then may.
+    fn is_put_back(&self, arrivals: &[Arrival], newest: &Arrival) -> bool {
+        let Some(looked_at) = self.looked_at.as_ref().filter(|_| self.warning.is_some()) else { return false };
+        let is_there = arrivals.iter().any(|arrival| arrival.id.to_string() == looked_at.snapshot);
+        let until = self.put_back_to.as_ref().map_or(Timestamp::MAX, |seen| seen.received_at);
+        is_there && newest.received_at < looked_at.received_at && newest.received_at <= until
     }
 }
 
@@ -163,7 +187,8 @@ mod tests {
             arrivals.push(arrival(number as u8, *minute));
             let noise_of = |id: &SnapshotId| days[usize::from(u8::from_str_radix(&id.to_string()[..2], 16).unwrap())].1;
             let mut held_against = None;
-            let looked = alarm.look(&arrivals, |before, after| {
+            let now = arrivals[number].received_at;
+            let looked = alarm.look(&arrivals, now, |before, after| {
                 held_against = Some(u8::from_str_radix(&before.to_string()[..2], 16).unwrap());
                 let files_scrambled = noise_of(after).saturating_sub(noise_of(before));
                 Ok(Changes { files_before: 100, files_changed: files_scrambled, files_scrambled, ..Changes::default() })
@@ -202,10 +227,61 @@ mod tests {
         assert!(alarm.warning.is_none() && alarm.hold().is_empty());
         // The copies from before are still there, and nothing is held against them any more.
         let arrivals = [arrival(0, 0), arrival(1, 1), arrival(2, 2)];
-        let looked = alarm.look(&arrivals, |before, _| {
+        let looked = alarm.look(&arrivals, arrivals[2].received_at, |before, _| {
             assert_eq!(*before, arrivals[1].id);
             Ok(Changes { files_before: 100, ..Changes::default() })
         });
         assert!(looked.unwrap() && alarm.warning.is_none());
+    }
+
+    #[test]
+    fn a_clock_that_is_put_back_takes_no_warning_away_and_what_comes_since_may() {
+        let mut alarm = check(&[(0, 0), (30, 0), (100, 50)], &[(0, false), (0, false), (0, true)]);
+        let warned = alarm.clone();
+        let mut arrivals = vec![arrival(0, 0), arrival(1, 30), arrival(2, 100)];
+        for minute in [90, 20, 90, 100] {
+            let now = arrival(9, minute).received_at;
+            let looked = alarm.look(&arrivals, now, |_, after| panic!("{after} is no news at {minute}"));
+            assert!(!looked.unwrap());
+            assert_eq!((&alarm.warning, alarm.hold()), (&warned.warning, warned.hold()), "{minute}");
+        }
+        arrivals.insert(2, arrival(3, 95));
+        let looked = alarm.look(&arrivals, arrival(9, 95).received_at, |before, after| {
+            assert_eq!((*before, *after), (arrival(0, 0).id, arrival(3, 95).id));
+            Ok(Changes { files_before: 100, ..Changes::default() })
+        });
+        assert!(looked.unwrap() && alarm.warning.is_none());
+    }
+
+    #[test]
+    fn what_came_by_a_clock_that_was_ahead_hides_nothing() {
+        // Two by the true clock, two by one that is sixty days ahead, and what came since it is right again.
+        const DAYS_60: i64 = 60 * 24 * 60;
+        let mut alarm = check(
+            &[(0, 0), (90, 0), (DAYS_60, 0), (DAYS_60 + 90, 0)],
+            &[(0, false), (0, false), (0, false), (1, false)],
+        );
+        let from_ahead = [arrival(2, DAYS_60), arrival(3, DAYS_60 + 90)];
+        let mut came = vec![arrival(0, 0), arrival(1, 90)];
+        let mut look = |number: u8, minute: i64, scrambled: u64| {
+            came.push(arrival(number, minute));
+            let arrivals: Vec<Arrival> = came.iter().chain(&from_ahead).cloned().collect();
+            let mut held_against = None;
+            let looked = alarm.look(&arrivals, arrival(number, minute).received_at, |before, after| {
+                assert_eq!(*after, arrival(number, minute).id);
+                held_against = Some(*before);
+                Ok(Changes {
+                    files_before: 100,
+                    files_changed: scrambled,
+                    files_scrambled: scrambled,
+                    ..Changes::default()
+                })
+            });
+            assert!(looked.unwrap());
+            (held_against.unwrap(), alarm.warning.is_some())
+        };
+        assert_eq!(look(4, 200, 0), (arrival(2, 0).id, false));
+        assert_eq!(look(5, 300, 0), (arrival(3, 0).id, false), "one from ahead gives way to the next");
+        assert_eq!(look(6, 400, 50), (arrival(4, 0).id, true));
     }
 }

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::app::{App, failure, in_full, transient};
 use super::super::owner_store::OwnerStore;
-use super::state::UpkeepState;
+use super::state::{DamagedPack, UpkeepState, pack_ids};
 
 /// After a failure, and after a wait for a long backup that was in vain: twice as long each time, within these bounds.
 /// What failed at once may work in a moment, as on a full disk that was given room.
@@ -43,7 +43,8 @@ impl Default for Retry {
 
 impl Retry {
     pub fn is_time(&self, now: Timestamp) -> bool {
-        now >= self.at
+        // A clock that was put back must not hold this up: it was ahead when this failed, and perhaps therefore.
+        now >= self.at || self.at.duration_since(now) > RETRY_AFTER_MAX
     }
 
     pub fn note(&mut self, has_worked: bool, now: Timestamp) {
@@ -89,9 +90,10 @@ impl Clearing {
     }
 }
 
-/// How data are cleared away, in whichever repository.
-pub fn options(upkeep: &Upkeep) -> PruneOptions {
+/// How data are cleared away, in whichever repository. Of what stands in one of the `damaged` packs another copy stays.
+pub fn options(upkeep: &Upkeep, damaged: &[DamagedPack]) -> PruneOptions {
     PruneOptions {
+        damaged_packs: pack_ids(damaged),
         max_repack_bytes: Some(REPACK_BYTES_MAX),
         grace: SignedDuration::try_from(upkeep.delete_after().duration()).unwrap_or(SignedDuration::MAX),
         patience: SWAP_PATIENCE,
@@ -129,7 +131,7 @@ pub fn prune(
     // Opened for itself: it ends at once when it is to, and its index is not kept in memory in between.
     let own_store = Arc::new(OwnerStore::new(app, stop));
     let vault = Vault::open_with_master_key(own_store, shared.master_key().clone()).map_err(cannot)?;
-    let pruned = vault_prune(&vault, &options(upkeep), now, &());
+    let pruned = vault_prune(&vault, &options(upkeep, &state.damaged), now, &());
     state.moved_until = Some(Timestamp::now());
     state.write(&app.folder)?;
     let report = match pruned {
@@ -169,6 +171,23 @@ fn remove_stale_locks(store: &LocalStore, now: Timestamp) -> Result<(), Failure>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_failed_rests_longer_each_time_and_no_clock_makes_it_rest_for_good() {
+        let now: Timestamp = "2026-11-26T12:00:00Z".parse().unwrap();
+        let after = |seconds: i64| now + SignedDuration::from_secs(seconds);
+        let mut retry = Retry::default();
+        assert!(retry.is_time(now) && retry.is_time(Timestamp::MIN));
+        retry.note(false, now);
+        assert!(!retry.is_time(after(9)) && retry.is_time(after(10)));
+        retry.note(false, after(10));
+        assert!(!retry.is_time(after(29)) && retry.is_time(after(30)));
+        // It failed by a clock that was a day ahead, as services with signatures refuse it.
+        retry.note(false, after(24 * 3600));
+        assert!(retry.is_time(after(40)));
+        retry.note(true, after(40));
+        assert!(retry.is_time(after(40)));
+    }
 
     #[test]
     fn a_prune_comes_in_its_rhythm_and_only_when_there_is_work() {

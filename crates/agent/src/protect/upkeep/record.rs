@@ -1,4 +1,4 @@
-//! When each pack was last read and found sound.
+//! When each pack was last read and found sound, and which can't be read just now.
 //!
 //! ```text
 //! PACK SECONDS     seconds since 1970; a later line of a pack replaces an earlier one
@@ -10,6 +10,7 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use levee_model::control::Failure;
@@ -21,11 +22,15 @@ use crate::durable;
 /// More lines than this for each pack that is there, and the file is written anew.
 const LINES_PER_PACK_MAX: usize = 3;
 const LINES_MIN: usize = 1000;
+/// What can't be read is tried again after so long.
+const UNREADABLE_AGAIN_AFTER: Duration = Duration::from_secs(600);
 
 pub struct Record {
     path: PathBuf,
     read_at: BTreeMap<Id, Timestamp>,
     lines: usize,
+    /// When it was last tried to read each of these in vain, and why. In memory alone: a restart tries them anew.
+    unreadable: BTreeMap<Id, (Instant, String)>,
 }
 
 impl Record {
@@ -38,7 +43,7 @@ impl Record {
                 return Err(failure(message));
             }
         };
-        let mut record = Self { path, read_at: BTreeMap::new(), lines: 0 };
+        let mut record = Self { path, read_at: BTreeMap::new(), lines: 0, unreadable: BTreeMap::new() };
         for line in text.lines() {
             record.lines += 1;
             // The line that a crash has cut off.
@@ -68,8 +73,36 @@ impl Record {
         Ok(())
     }
 
+    /// Notes that one could not be read, which says nothing about it.
+    pub fn note_unreadable(&mut self, pack: Id, problem: String, at: Instant) {
+        tracing::warn!(%pack, problem, "what is stored can't be read again");
+        self.unreadable.insert(pack, (at, problem));
+    }
+
+    /// Notes that one could be read, or is gone.
+    pub fn note_readable(&mut self, pack: &Id) {
+        self.unreadable.remove(pack);
+    }
+
+    /// Whether one could not be read so short a time ago that it is not tried again yet.
+    pub fn is_put_off(&self, pack: &Id, now: Instant) -> bool {
+        self.unreadable.get(pack).is_some_and(|(at, _)| now.saturating_duration_since(*at) < UNREADABLE_AGAIN_AFTER)
+    }
+
+    /// An error when some can't be read. The name is a plural, as in "of the stored packs".
+    pub fn all_readable(&self, name: &str) -> Result<(), Failure> {
+        let Some((pack, (_, problem))) = self.unreadable.first_key_value() else { return Ok(()) };
+        Err(failure(format!(
+            "{} of the stored {name} can't be read again, so that nobody knows whether they are sound, first {pack}: {problem}; \
+             the others are read, and these are tried every {} minutes: look at the disk, and at who may read there",
+            self.unreadable.len(),
+            UNREADABLE_AGAIN_AFTER.as_secs() / 60
+        )))
+    }
+
     /// Forgets packs that are not there any more.
     pub fn retain(&mut self, there: &BTreeSet<Id>) -> Result<(), Failure> {
+        self.unreadable.retain(|pack, _| there.contains(pack));
         if self.lines < LINES_MIN.max(there.len() * LINES_PER_PACK_MAX) {
             return Ok(());
         }

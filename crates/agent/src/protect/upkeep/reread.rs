@@ -17,14 +17,14 @@ use levee_model::{AssetName, LogPosition, Position};
 use levee_store::{FileType, LocalStore};
 use levee_vault::forget::Arrival;
 use levee_vault::reread::PackAge;
-use levee_vault::{Id, SnapshotId, Vault};
+use levee_vault::{Error, Id, SnapshotId, Vault};
 
 use super::super::app::{App, failure, in_full};
 use super::super::owner_store::OwnerStore;
 use super::super::tags;
 use super::again::{self, Allowance, Found, Stored};
 use super::record::Record;
-use super::state::{UpkeepState, name_packs, note_pack, pack_ids};
+use super::state::{DamagedPack, UpkeepState, name_packs, note_pack, pack_ids};
 
 /// How long packs are read before something else has its turn.
 const TURN_MAX: Duration = Duration::from_secs(20);
@@ -32,11 +32,18 @@ const TURN_MAX: Duration = Duration::from_secs(20);
 const LISTING_SHARE: u32 = 50;
 const LIST_AGAIN_MIN: Duration = Duration::from_secs(4);
 const NAMED_MAX: usize = 3;
+/// From so many damaged packs on that no index names they are said.
+const UNINDEXED_MIN: usize = 16;
+/// Opening copies takes a while as well: what was hit is opened anew after so many times as long.
+const OPENING_SHARE: u32 = 20;
+const OPEN_AGAIN_MIN: Duration = Duration::from_secs(10);
 
 pub struct Rereading {
     vault: Vault,
     record: Record,
     listing: Option<Listing>,
+    /// When it is looked next whether copies are whole again that were hit.
+    open_again_at: Instant,
     /// Something was read or found since the last look at what is verified.
     has_news: bool,
 }
@@ -66,8 +73,14 @@ impl Stored for Packs<'_> {
         drop_from_memory(&path);
         let read = self.vault.reread(id);
         drop_from_memory(&path);
-        let read = read.map_err(|error| failure(format!("cannot read what is stored again: {}", in_full(&error))))?;
-        Ok(read.into())
+        match read {
+            Ok(read) => Ok(read.into()),
+            // The system's own word is about this file.
+            Err(Error::Store(error @ levee_store::Error::Io { .. })) if is_of_the_system(&error) => {
+                Ok(Found::Unreadable { problem: in_full(&error) })
+            }
+            Err(error) => Err(failure(format!("cannot read what is stored again: {}", in_full(&error)))),
+        }
     }
 
     fn note(&mut self, id: &Id, at: Timestamp, problem: Option<String>) {
@@ -88,7 +101,7 @@ impl Rereading {
         let master_key = app.copies.vault()?.master_key().clone();
         let vault = Vault::open_with_master_key(Arc::new(OwnerStore::new(app, stop)), master_key)
             .map_err(|error| failure(in_full(&error)))?;
-        Ok(Self { vault, record, listing: None, has_news: true })
+        Ok(Self { vault, record, listing: None, open_again_at: Instant::now(), has_news: true })
     }
 
     /// Reads for a while what is due, and tells the board.
@@ -138,14 +151,14 @@ impl Rereading {
     }
 
     fn read(&mut self, app: &App, upkeep: &Upkeep, state: &mut UpkeepState, stop: &StopSignal) -> Result<(), Failure> {
-        let Self { vault, record, listing: Some(listing), has_news } = self else { return Ok(()) };
+        let Self { vault, record, listing: Some(listing), has_news, .. } = self else { return Ok(()) };
         let mut packs = Packs { app, vault, packs: &mut listing.packs, state, has_news };
         Allowance::of(upkeep, TURN_MAX).read_due(&mut packs, record, stop)
     }
 
     /// Says what is verified, and what damage hits.
-    fn tell(&self, app: &App, spec: &AppSpec, state: &mut UpkeepState) -> Result<(), Failure> {
-        let Some(listing) = &self.listing else { return Ok(()) };
+    fn tell(&mut self, app: &App, spec: &AppSpec, state: &mut UpkeepState) -> Result<(), Failure> {
+        let Self { listing: Some(listing), open_again_at, .. } = self else { return Ok(()) };
         let store = LocalStore::new(app.folder.repository());
         let arrivals = app.copies.arrivals().of(&store).map_err(|error| failure(in_full(&error)))?;
         let damaged = pack_ids(&state.damaged);
@@ -164,16 +177,21 @@ impl Rereading {
         };
         // What was taken out of the index is not relied on, and goes with the next prune.
         state.clearing.unpruned |= !damaged.is_empty() && hit.is_empty() && !is_indexed;
+        let torn = still_torn(app, state, &hit, open_again_at)?;
+        let is_whole = |id: &SnapshotId| !hit.contains(id) && !torn.contains(id);
         let through = verified_through(listing, state);
-        let mut verified = BTreeMap::new();
+        let (mut verified, mut verified_copies) = (BTreeMap::new(), BTreeMap::new());
         let mut remarks: BTreeMap<&AssetName, String> = BTreeMap::new();
         for asset in spec.asset_names() {
             let points = points_of(app, spec, asset)?;
             let mut of_asset: Vec<&Arrival> =
                 arrivals.iter().filter(|arrival| points.contains_key(&arrival.id)).collect();
             of_asset.sort_by_key(|arrival| (arrival.received_at, arrival.id));
-            let sound =
-                of_asset.iter().rev().find(|arrival| arrival.received_at < through && !hit.contains(&arrival.id));
+            let sound = of_asset.iter().rev().find(|arrival| arrival.received_at < through && is_whole(&arrival.id));
+            let known = state.verified_copies.get(asset).copied();
+            if let Some(copy) = newest_verified(&of_asset, &all, known, through, is_whole) {
+                verified_copies.insert(asset.clone(), copy);
+            }
             if let Some(point) = sound.and_then(|arrival| points.get(&arrival.id)) {
                 let known = state.verified.get(asset).filter(|known| known.point == *point).cloned();
                 let mark = known.unwrap_or_else(|| VerifiedBackup { point: point.clone(), at: Timestamp::now() });
@@ -191,21 +209,75 @@ impl Rereading {
             elsewhere.sort_by_key(|arrival| (arrival.received_at, arrival.id));
             remarks.insert(first, damage_text(state, &copies_hit(&elsewhere, None)));
         }
+        if let (false, true, Some(first)) = (is_indexed, remarks.is_empty(), spec.asset_names().next())
+            && let Some(text) = unindexed_text(&state.damaged)
+        {
+            remarks.insert(first, text);
+        }
         for asset in spec.asset_names() {
             app.board.remark(asset, "damage", remarks.remove(asset));
         }
         for asset in spec.asset_names() {
             app.board.update(asset, |entry| entry.verified = verified.get(asset).cloned());
         }
-        state.verified = verified;
+        (state.verified, state.verified_copies) = (verified, verified_copies);
+        state.hit = hit.into_iter().chain(torn).collect();
         state.write(&app.folder)
     }
 
     /// An error when not everything is read within the time that is asked for, or can't be.
     pub fn in_time(&self, upkeep: &Upkeep) -> Result<(), Failure> {
         let ages: Vec<PackAge> = self.listing.iter().flat_map(|listing| listing.packs.values().cloned()).collect();
+        self.record.all_readable("packs")?;
         Allowance::of(upkeep, TURN_MAX).in_time("packs", &ages)
     }
+}
+
+fn is_of_the_system(error: &levee_store::Error) -> bool {
+    matches!(error, levee_store::Error::Io { source, .. } if source.raw_os_error().is_some())
+}
+
+/// Copies that were hit, and lack what a repair has taken out of the index since, so that no damaged pack is to blame.
+fn still_torn(
+    app: &App,
+    state: &UpkeepState,
+    hit: &HashSet<SnapshotId>,
+    open_again_at: &mut Instant,
+) -> Result<BTreeSet<SnapshotId>, Failure> {
+    let were_hit: BTreeSet<SnapshotId> = state.hit.iter().filter(|id| !hit.contains(id)).copied().collect();
+    let begun = Instant::now();
+    if were_hit.is_empty() || begun < *open_again_at {
+        return Ok(were_hit);
+    }
+    let vault = app.copies.vault()?;
+    let mut torn = BTreeSet::new();
+    for id in were_hit {
+        match vault.open_snapshot(&id) {
+            Ok(()) | Err(Error::SnapshotNotFound { .. }) => {}
+            Err(error) if error.is_damage() => {
+                app.copies.open_anew(&id);
+                torn.insert(id);
+            }
+            Err(error) => return Err(failure(format!("cannot open what was damaged: {}", in_full(&error)))),
+        }
+    }
+    *open_again_at = Instant::now() + (begun.elapsed() * OPENING_SHARE).max(OPEN_AGAIN_MIN);
+    Ok(torn)
+}
+
+/// The newest copy of an asset that was read back, now or when it was told last, and is whole. `of_asset` are those
+/// that open, the oldest first; `all` are those that are here.
+fn newest_verified(
+    of_asset: &[&Arrival],
+    all: &[SnapshotId],
+    known: Option<SnapshotId>,
+    through: Timestamp,
+    is_whole: impl Fn(&SnapshotId) -> bool,
+) -> Option<SnapshotId> {
+    let was_read = |arrival: &Arrival| arrival.received_at < through || Some(arrival.id) == known;
+    let found = of_asset.iter().rev().find(|arrival| was_read(arrival) && is_whole(&arrival.id));
+    // One that does not open just now may do so in a moment.
+    found.map(|arrival| arrival.id).or(known.filter(|id| all.contains(id) && is_whole(id)))
 }
 
 /// Whatever was received before has been read in full, damaged packs aside.
@@ -266,6 +338,18 @@ fn damage_text(state: &UpkeepState, copies: &str) -> String {
     )
 }
 
+/// What to say of damaged packs that no index names. A few are left by a repair, and go unsaid.
+fn unindexed_text(damaged: &[DamagedPack]) -> Option<String> {
+    (damaged.len() >= UNINDEXED_MIN).then(|| {
+        format!(
+            "{} stored packs that no index names are DAMAGED: {}; no copy relies on them, and the next prune takes them away; \
+             unless a repair has taken that many out of the index, see what the writers send, and over what link",
+            damaged.len(),
+            name_packs(damaged)
+        )
+    })
+}
+
 fn pack_path(repository: &Path, pack: &Id) -> PathBuf {
     let name = pack.to_string();
     repository.join("data").join(&name[..2]).join(&name)
@@ -317,5 +401,43 @@ mod tests {
         check(vec![pack(20, false, false)], Some((15, Some(25))), Timestamp::MIN);
         check(vec![pack(20, false, false)], Some((15, None)), Timestamp::MIN);
         check(vec![pack(30, false, false)], Some((15, Some(25))), at(30));
+    }
+
+    #[test]
+    fn much_damage_that_no_index_names_is_said() {
+        let damaged = |count: usize| -> Vec<DamagedPack> {
+            let pack =
+                |number: usize| DamagedPack { pack: number.to_string(), at: at(0), problem: "it is junk".into() };
+            (0..count).map(pack).collect()
+        };
+        assert_eq!(unindexed_text(&damaged(UNINDEXED_MIN - 1)), None);
+        let said = unindexed_text(&damaged(UNINDEXED_MIN)).unwrap();
+        assert!(said.starts_with("16 stored packs that no index names") && said.contains("it is junk"), "{said}");
+    }
+
+    #[test]
+    fn the_newest_verified_copy_is_known_until_there_is_a_newer_one_or_it_is_damaged() {
+        let arrival = |number: i64| {
+            let id = SnapshotId(Id::of(&number.to_le_bytes()));
+            Arrival { id, received_at: at(number), writer: "e1".into() }
+        };
+        let arrivals = [10, 20, 30].map(arrival);
+        let id = |number: i64| arrival(number).id;
+        let check = |known: Option<i64>, through: i64, hit: &[i64], expected: Option<i64>| {
+            let (of_asset, all): (Vec<&Arrival>, Vec<SnapshotId>) =
+                arrivals.iter().map(|arrival| (arrival, arrival.id)).unzip();
+            let is_whole = |copy: &SnapshotId| !hit.iter().any(|number| id(*number) == *copy);
+            let found = newest_verified(&of_asset, &all, known.map(id), at(through), is_whole);
+            assert_eq!(found, expected.map(id), "{known:?} {through} {hit:?}");
+        };
+        check(None, 5, &[], None);
+        check(None, 25, &[], Some(20));
+        check(Some(20), 35, &[], Some(30));
+        // Its data were moved, and are not read again yet.
+        check(Some(20), 5, &[], Some(20));
+        check(Some(20), 15, &[], Some(20));
+        check(Some(30), 35, &[20, 30], Some(10));
+        check(Some(20), 5, &[20], None);
+        check(Some(40), 5, &[], None);
     }
 }

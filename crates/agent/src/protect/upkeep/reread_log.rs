@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use levee_database::StopSignal;
-use levee_journal::{ClosedSegment, LogJournal, RereadSegment};
+use levee_journal::{ClosedSegment, Error as JournalError, LogJournal, RereadSegment};
 use levee_model::AssetName;
 use levee_model::control::Failure;
 use levee_model::protection::{AppSpec, Upkeep};
@@ -68,10 +68,12 @@ impl Stored for Segments<'_> {
         drop_from_memory(&segment.closed.path);
         let read = segment.journal.reread(&segment.closed);
         drop_from_memory(&segment.closed.path);
-        match read.map_err(|error| failure(format!("cannot read stored log again: {}", in_full(&error))))? {
-            RereadSegment::Sound => Ok(Found::Sound),
-            RereadSegment::Damaged { problem } => Ok(Found::Damaged { problem }),
-            RereadSegment::Gone => Ok(Found::Gone),
+        match read {
+            Ok(RereadSegment::Sound) => Ok(Found::Sound),
+            Ok(RereadSegment::Damaged { problem }) => Ok(Found::Damaged { problem }),
+            Ok(RereadSegment::Gone) => Ok(Found::Gone),
+            Err(error @ JournalError::Io { .. }) => Ok(Found::Unreadable { problem: in_full(&error) }),
+            Err(error) => Err(failure(format!("cannot read stored log again: {}", in_full(&error)))),
         }
     }
 
@@ -170,6 +172,7 @@ impl LogRereading {
 
     /// An error when not everything is read within the time that is asked for.
     pub fn in_time(&self, upkeep: &Upkeep) -> Result<(), Failure> {
+        self.record.all_readable("segments of log")?;
         Allowance::of(upkeep, TURN_MAX).in_time("segments of log", &ages(&self.segments))
     }
 }

@@ -1,11 +1,11 @@
 //! What upkeep has to know after a restart: `upkeep/state.json`.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use jiff::Timestamp;
 use levee_model::AssetName;
 use levee_model::control::{Failure, VerifiedBackup};
-use levee_vault::Id;
+use levee_vault::{Id, SnapshotId};
 use serde::{Deserialize, Serialize};
 
 use super::super::app::failure;
@@ -30,6 +30,13 @@ pub struct UpkeepState {
     /// The newest backup of each asset that was read back.
     #[serde(default)]
     pub verified: BTreeMap<AssetName, VerifiedBackup>,
+    /// Copies that can't be restored whole: damage hits them, or has, and what it took is not there again.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub hit: BTreeSet<SnapshotId>,
+    /// The newest copy of each asset that was ever read back and is not damaged since. Unlike `verified` it outlasts that
+    /// its data are moved, and were not read again yet: retention leaves it alone.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub verified_copies: BTreeMap<AssetName, SnapshotId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,5 +81,25 @@ impl UpkeepState {
             return Ok(());
         }
         durable::write_json(&path, self).map_err(|error| failure(format!("cannot write {}: {error}", path.display())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_of_another_version_can_be_read() {
+        let earlier = r#"{ "pruned_at": null, "unpruned": true, "waiting_until": null, "what_is_to_come": 1 }"#;
+        let read: UpkeepState = serde_json::from_str(earlier).unwrap();
+        assert!(read.clearing.unpruned && read.hit.is_empty() && read.verified_copies.is_empty());
+        let copy = SnapshotId(Id::of(b"copy"));
+        let state = UpkeepState {
+            hit: BTreeSet::from([copy]),
+            verified_copies: BTreeMap::from([("documents".parse().unwrap(), copy)]),
+            ..read
+        };
+        let written = serde_json::to_string(&state).unwrap();
+        assert_eq!(serde_json::from_str::<UpkeepState>(&written).unwrap(), state);
     }
 }

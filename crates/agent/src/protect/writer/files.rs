@@ -69,11 +69,9 @@ impl Folder<'_> {
             Some(known) => known,
             None => *self.last_begun.insert(self.newest_copy()?),
         };
-        let now = Timestamp::now();
         let salt = AssetId::new(self.app.name.clone(), self.asset.clone()).to_string();
-        if let Some(Due::Later(at)) = self.spec.rhythm().map(|rhythm| rhythm.due(last_begun, now, &salt)) {
-            let left = Duration::try_from(at.duration_since(now)).unwrap_or_default();
-            return Ok(left.min(LOOK_EVERY));
+        if let Some(pause) = self.not_due_for(last_begun, Timestamp::now(), &salt) {
+            return Ok(pause);
         }
         let tell = |waiting| self.app.board.update(self.asset, |entry| entry.waiting = waiting);
         let _turn = match self.app.context.queue.enter(format!("the files of {salt}"), stop, tell) {
@@ -82,6 +80,10 @@ impl Folder<'_> {
             Entered::Overlaps => return Err(transient(format!("another copy of {salt} is under way"))),
         };
         let now = Timestamp::now();
+        // A blackout may have begun while this waited: then it waits in line again when that is over.
+        if let Some(pause) = self.not_due_for(last_begun, now, &salt) {
+            return Ok(pause);
+        }
         let copy = hooks::CopyOf { app: self.app, asset: self.asset, kind: hooks::Kind::Files };
         let current = self.app.assignment();
         let bandwidth = current.spec.bandwidth.as_ref();
@@ -98,12 +100,22 @@ impl Folder<'_> {
         Ok(Duration::ZERO)
     }
 
+    /// When to look again, if no copy is due yet.
+    fn not_due_for(&self, last_begun: Option<Timestamp>, now: Timestamp, salt: &str) -> Option<Duration> {
+        match self.spec.rhythm()?.due(last_begun, now, salt) {
+            Due::Later(at) => Some(Duration::try_from(at.duration_since(now)).unwrap_or_default().min(LOOK_EVERY)),
+            Due::Now { .. } => None,
+        }
+    }
+
     /// When the newest copy that is at the other site was begun.
     fn newest_copy(&self) -> Result<Option<Timestamp>, Failure> {
         let vault = self.app.remote.vault(self.assignment, self.app.assignment().spec.bandwidth.as_ref())?;
         let of_this_folder = tags::snapshots(&vault, &tags::files(&self.app.name, self.asset))
             .map_err(|error| transient(format!("cannot list the copies of {}: {}", self.asset, in_full(&error))))?;
-        Ok(of_this_folder.into_iter().map(|(_, snapshot)| snapshot.time).max())
+        // One from ahead of the clock, which was put back since, says nothing of when the next is due.
+        let now = Timestamp::now();
+        Ok(of_this_folder.into_iter().map(|(_, snapshot)| snapshot.time).filter(|begun_at| *begun_at <= now).max())
     }
 }
 
@@ -138,6 +150,7 @@ pub fn copy_once(
         paths: vec![place.path.clone()],
         host: Some(assignment.site.to_string()),
         tags: vec![tags::files(&app.name, asset), tags::epoch(assignment.epoch)],
+        incomplete_tag: Some(tags::INCOMPLETE.into()),
         excludes: spec.exclude.clone(),
         time: Some(taken_at),
         patience: SWAP_PATIENCE,
