@@ -7,7 +7,7 @@ use levee_api::{
 };
 use levee_model::control::AssetState;
 use levee_model::protection::CopyCount;
-use levee_model::{AppName, VaultName};
+use levee_model::{AppName, SiteName, VaultName};
 
 use super::connection::Connection;
 use super::text::{ago, list, moment, seconds, table};
@@ -80,14 +80,15 @@ fn describe(status: &FleetStatus) -> String {
         text.push_str(&table(&["APP", "ASSET", "VAULT", "COPY THERE"], &rows));
     }
     for app in &status.apps {
-        for line in remarks(app) {
+        for line in remarks(app, status.now) {
             text.push_str(&format!("{}: {line}\n", app.app));
         }
     }
     for agent in &status.agents {
         if !agent.connected && !agent.revoked {
-            let seen =
-                agent.last_seen.map_or("never seen".into(), |seen| format!("last seen {}", ago(seen, status.now)));
+            let seen = agent.last_seen.map_or("not seen since the server was started".into(), |seen| {
+                format!("last seen {}", ago(seen, status.now))
+            });
             text.push_str(&format!("agent {} at {} is away, {seen}\n", agent.agent, agent.site));
         }
         for problem in &agent.problems {
@@ -97,8 +98,12 @@ fn describe(status: &FleetStatus) -> String {
     text
 }
 
+/// The site that keeps the app's copies.
+fn kept_at(app: &AppStatus) -> &SiteName {
+    if app.writer == app.home { &app.recovery } else { &app.home }
+}
+
 fn rows(app: &AppStatus, now: Timestamp) -> Vec<Vec<String>> {
-    let kept_at = if app.writer == app.home { &app.recovery } else { &app.home };
     let proof = match &app.last_proof {
         Some(proof) if proof.passed => format!("passed {}", ago(proof.at, now)),
         Some(proof) => format!("FAILED {}", ago(proof.at, now)),
@@ -111,7 +116,7 @@ fn rows(app: &AppStatus, now: Timestamp) -> Vec<Vec<String>> {
                 app.app.to_string(),
                 asset.asset.to_string(),
                 app.writer.to_string(),
-                kept_at.to_string(),
+                kept_at(app).to_string(),
                 state(asset),
                 asset.age_s.map_or("none".into(), |age| format!("{} old", seconds(age))),
                 format!("{} {}", app.objective.recovery_point, verdict(app, asset)),
@@ -135,8 +140,8 @@ fn backup_rows(app: &AppStatus, now: Timestamp) -> Vec<Vec<String>> {
         vec![
             app.app.to_string(),
             asset.asset.to_string(),
-            show(&asset.last_good, "none"),
-            show(&asset.last_verified, "none yet"),
+            show(&asset.last_good, "none") + as_of_contact(asset),
+            show(&asset.last_verified, "none yet") + as_of_contact(asset),
             show(&asset.last_proven, "never"),
             copies(&asset.copies),
         ]
@@ -144,18 +149,31 @@ fn backup_rows(app: &AppStatus, now: Timestamp) -> Vec<Vec<String>> {
     app.assets.iter().map(row).collect()
 }
 
+/// Marks what the recovery site's agent has said, while it is away.
+fn as_of_contact(asset: &AssetView) -> &'static str {
+    if asset.last_contact.is_some() { ", as of last contact" } else { "" }
+}
+
 /// The copies of each asset in further vaults.
 fn vault_rows(app: &AppStatus) -> Vec<Vec<String>> {
-    let copy = |copy: &VaultCopyView| match (copy.as_of, copy.age_s) {
-        (Some(as_of), Some(age_s)) => {
-            let verdict = if copy.counts { "" } else { ", TOO OLD" };
-            format!("of {}, {} old{verdict}", moment(as_of), seconds(age_s))
+    let copy = |asset: &AssetView, copy: &VaultCopyView| {
+        let contact = as_of_contact(asset);
+        match (copy.as_of, copy.age_s) {
+            (Some(as_of), Some(age_s)) => {
+                // What is known from earlier alone may be young, and does not count either.
+                let verdict = match (copy.counts, asset.last_contact.is_some()) {
+                    (true, _) => "",
+                    (false, true) => ", NOT COUNTED",
+                    (false, false) => ", TOO OLD",
+                };
+                format!("of {}, {} old{verdict}{contact}", moment(as_of), seconds(age_s))
+            }
+            _ => format!("none yet{contact}"),
         }
-        _ => "none yet".to_string(),
     };
     let of_asset = |asset: &AssetView| {
         let row = |(vault, view): (&VaultName, &VaultCopyView)| {
-            vec![app.app.to_string(), asset.asset.to_string(), vault.to_string(), copy(view)]
+            vec![app.app.to_string(), asset.asset.to_string(), vault.to_string(), copy(asset, view)]
         };
         asset.vaults.iter().map(row).collect::<Vec<_>>()
     };
@@ -187,14 +205,25 @@ fn state(asset: &AssetView) -> String {
 }
 
 fn verdict(app: &AppStatus, asset: &AssetView) -> &'static str {
+    // An age that was known once says nothing of an asset that could not be brought back now.
+    let is_past = asset.last_contact.is_some() && !asset.protected;
     match asset.age_s {
-        Some(age_s) if age_s <= app.objective.recovery_point.duration().as_secs_f64() => "met",
+        Some(age_s) if !is_past && age_s <= app.objective.recovery_point.duration().as_secs_f64() => "met",
         _ => "MISSED",
     }
 }
 
-fn remarks(app: &AppStatus) -> Vec<String> {
+fn remarks(app: &AppStatus, now: Timestamp) -> Vec<String> {
     let mut lines = app.problems.clone();
+    // One agent keeps all of an app's copies.
+    let contacts = app.assets.iter().filter_map(|asset| asset.last_contact.as_ref());
+    if let Some(seen_at) = contacts.map(|contact| contact.seen_at).min() {
+        let ago = ago(seen_at, now);
+        lines.push(format!(
+            "what is said of the copies at {} is as of the last contact with its agent, {ago}",
+            kept_at(app)
+        ));
+    }
     for asset in &app.assets {
         lines.extend(asset.problems.iter().map(|problem| format!("{}: {problem}", asset.asset)));
         lines.extend(asset.notes.iter().map(|note| format!("{}: {note}", asset.asset)));
@@ -245,6 +274,8 @@ fn describe_gap(asset: &AssetView, gap: &GapView) -> String {
 
 #[cfg(test)]
 mod tests {
+    use levee_api::ContactView;
+
     use super::*;
 
     fn status(age_s: Option<f64>, state: &str, protected: bool, health: &str) -> FleetStatus {
@@ -306,6 +337,31 @@ mod tests {
         check(&status(Some(25.0), "protected", true, "degraded"), &["25 s old", "10s MISSED"], Exit::NOT_PROTECTED);
         check(&status(None, "copying", false, "unprotected"), &["first copy", "none"], Exit::NOT_PROTECTED);
         check(&status(None, "protected", false, "unprotected"), &["NOT PROTECTED"], Exit::NOT_PROTECTED);
+    }
+
+    #[test]
+    fn what_is_known_from_the_last_contact_is_marked_and_meets_nothing() {
+        let mut away = status(Some(0.3), "unprotected", false, "unprotected");
+        let seen_at: Timestamp = "2026-11-20T11:30:00Z".parse().unwrap();
+        for asset in &mut away.apps[0].assets {
+            asset.last_contact = Some(ContactView { seen_at, age_s: 1800.0 });
+            asset.vaults.values_mut().for_each(|copy| copy.counts = false);
+        }
+        let text = describe(&away);
+        let words = [
+            "UNPROTECTED",
+            "0.3 s old",
+            "10s MISSED",
+            "none, as of last contact",
+            "of 2026-11-20 10:00:00Z, 60 min ago, as of last contact",
+            "far    of 2026-11-20 11:59:28Z, 32 s old, NOT COUNTED, as of last contact\n",
+            "new    none yet, as of last contact\n",
+            "shop: what is said of the copies at east is as of the last contact with its agent, 30 min ago\n",
+        ];
+        for word in words {
+            assert!(text.contains(word), "{word} in {text}");
+        }
+        assert_eq!(exit_code(&away), Exit::NOT_PROTECTED);
     }
 
     #[test]

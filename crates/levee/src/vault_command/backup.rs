@@ -316,7 +316,9 @@ pub fn run(place: &Place, mut arguments: Arguments, output: Output) -> anyhow::R
         output.note(&format!("the backup could not be compared with the one before: {error}"));
         Vec::new()
     });
-    let copies = match summary.snapshot_id {
+    // Where nothing has changed, the snapshot before is what the others must have; an earlier copy of it may have failed.
+    let newest = summary.snapshot_id.or(summary.parent.filter(|_| !dry_run));
+    let copies = match newest {
         Some(snapshot) => targets.copy(&vault, snapshot, compression, patience, output),
         None => Vec::new(),
     };
@@ -379,6 +381,7 @@ fn options_of(arguments: Arguments, parent: Option<SnapshotId>) -> anyhow::Resul
         paths: arguments.paths,
         host: arguments.host,
         tags: arguments.tag.into_iter().filter(|tag| !tag.is_empty()).collect(),
+        incomplete_tag: None,
         excludes: with_files(arguments.exclude, &arguments.exclude_file)?,
         excludes_ignoring_case: with_files(arguments.iexclude, &arguments.iexclude_file)?,
         exclude_if_present,

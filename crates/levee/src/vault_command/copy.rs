@@ -49,6 +49,7 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
         selection: arguments.selection.selection()?,
         compression: arguments.compression.into(),
         patience: arguments.retry_lock,
+        pass_over_damage: true,
         no_lock_source: arguments.no_lock,
         dry_run: arguments.dry_run,
         ..CopyOptions::default()
@@ -65,7 +66,24 @@ pub fn copy(source: &Vault, vault: &Vault, options: &CopyOptions, output: Output
         let line = SummaryLine { message_type: "summary", dry_run: options.dry_run, report: &report };
         output.result(&line, |_| text(&report, options.dry_run))?;
     }
-    Ok(Exit::DONE)
+    Ok(exit_of(&report, output))
+}
+
+/// Names the snapshots that are damaged where they come from, and says what the process ends with.
+pub fn exit_of(report: &CopyReport, output: Output) -> Exit {
+    for failed in &report.failed {
+        output.note(&format!("snapshot {} was NOT COPIED: {}", failed.id.short(), failed.error));
+    }
+    match report.failed.len() {
+        0 => Exit::DONE,
+        count => {
+            output.note(&format!(
+                "{count} snapshots are damaged where they come from, and were left out: `levee vault check` there says \
+                 what is damaged; mend it with `levee vault repair`, and run this again"
+            ));
+            Exit::INCOMPLETE
+        }
+    }
 }
 
 fn text(report: &CopyReport, dry_run: bool) -> String {

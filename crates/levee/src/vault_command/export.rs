@@ -1,14 +1,15 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::bail;
 use clap::Args;
 use jiff::Timestamp;
-use levee_vault::transport::{Custody, VOLUME_BYTES_MIN, export, plan_export};
-use levee_vault::{CopyOptions, CopyReport};
+use levee_vault::transport::{Custody, Exported, VOLUME_BYTES_MIN, export, plan_export};
+use levee_vault::{CopyOptions, CopyReport, Id};
 use serde::Serialize;
 
 use super::amounts::{parse_bytes, parse_duration};
+use super::copy::exit_of;
 use super::place::Place;
 use super::progress::{Display, During};
 use super::selection::SelectionArguments;
@@ -43,6 +44,9 @@ struct SummaryLine<'a> {
     /// Not in a dry run.
     #[serde(skip_serializing_if = "Option::is_none")]
     custody: Option<&'a Custody>,
+    /// Keys in the volumes that the vault has no more. Not in a dry run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    old_keys: Option<&'a [Id]>,
 }
 
 pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Result<Exit> {
@@ -53,6 +57,7 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
     let options = CopyOptions {
         selection: arguments.selection.selection()?,
         patience: arguments.retry_lock,
+        pass_over_damage: true,
         ..CopyOptions::default()
     };
     let display = Display::new(output, During::Copy);
@@ -60,28 +65,44 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
         let result = plan_export(&vault, &arguments.target, &options, &display);
         display.finish();
         let report = result.map_err(ended)?;
-        let line = SummaryLine { message_type: "summary", dry_run: true, report: &report, custody: None };
+        let (custody, old_keys) = (None, None);
+        let line = SummaryLine { message_type: "summary", dry_run: true, report: &report, custody, old_keys };
         output.result(&line, |_| {
             let (copied, skipped, bytes) = (report.copied.len(), report.skipped.len(), report.bytes);
             let bytes = indicatif::BinaryBytes(bytes);
             format!("would export {copied} snapshots, {skipped} are there already; {} blobs, {bytes}", report.blobs)
         })?;
-        return Ok(Exit::DONE);
+        return Ok(exit_of(&report, output));
     }
     let result = export(&vault, &arguments.target, arguments.volume_size, &options, Timestamp::now(), &display);
     display.finish();
-    let (report, custody) = result.map_err(ended)?;
-    let line = SummaryLine { message_type: "summary", dry_run: false, report: &report, custody: Some(&custody) };
-    output.result(&line, |_| {
-        format!(
-            "exported {} snapshots, {} were there already\n{} volumes, {} in {}; its custody record is custody.json\n\
-             The password of the vault opens it: don't let it travel with the disks.",
-            report.copied.len(),
-            report.skipped.len(),
-            custody.volumes.len(),
-            indicatif::BinaryBytes(custody.bytes),
-            arguments.target.display(),
-        )
-    })?;
-    Ok(Exit::DONE)
+    let exported = result.map_err(ended)?;
+    let Exported { report, custody, old_keys } = &exported;
+    let (custody, old_keys) = (Some(custody), Some(old_keys.as_slice()));
+    let line = SummaryLine { message_type: "summary", dry_run: false, report, custody, old_keys };
+    output.result(&line, |_| text(&exported, &arguments.target))?;
+    Ok(exit_of(report, output))
+}
+
+fn text(exported: &Exported, target: &Path) -> String {
+    let Exported { report, custody, old_keys } = exported;
+    let mut text = format!(
+        "exported {} snapshots, {} were there already\n{} volumes, {} in {}; its custody record is custody.json\n\
+         The password of the vault opens it: don't let it travel with the disks.",
+        report.copied.len(),
+        report.skipped.len(),
+        custody.volumes.len(),
+        indicatif::BinaryBytes(custody.bytes),
+        target.display(),
+    );
+    if !old_keys.is_empty() {
+        let keys: Vec<String> = old_keys.iter().map(Id::short).collect();
+        text.push_str(&format!(
+            "\nOld passwords open it, too: of {} keys that the vault has no more ({}). Nothing is removed from volumes; \
+             to be rid of them export into an empty folder.",
+            keys.len(),
+            keys.join(", ")
+        ));
+    }
+    text
 }

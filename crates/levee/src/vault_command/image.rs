@@ -4,6 +4,7 @@ mod dump;
 mod ls;
 mod place_in_image;
 mod restore;
+mod thawing;
 
 use clap::Subcommand;
 

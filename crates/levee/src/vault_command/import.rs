@@ -9,6 +9,7 @@ use levee_vault::{CopyOptions, CopyReport, Vault};
 use serde::Serialize;
 
 use super::amounts::parse_duration;
+use super::copy::exit_of;
 use super::place::Place;
 use super::progress::{Display, During};
 use super::selection::SelectionArguments;
@@ -58,6 +59,7 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
     let options = CopyOptions {
         selection: arguments.selection.selection()?,
         patience: arguments.retry_lock,
+        pass_over_damage: true,
         dry_run: arguments.dry_run,
         ..CopyOptions::default()
     };
@@ -82,5 +84,5 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
             indicatif::BinaryBytes(report.bytes)
         )
     })?;
-    Ok(Exit::DONE)
+    Ok(exit_of(&report, output))
 }

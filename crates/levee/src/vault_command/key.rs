@@ -1,7 +1,9 @@
 use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::{Args, Subcommand};
-use levee_vault::{Id, KeyInfo, Vault};
+use levee_store::FileType;
+use levee_vault::{Error, Id, KeyInfo, Password, Vault};
 use serde::Serialize;
 
 use super::place::Place;
@@ -65,21 +67,11 @@ impl NewKey {
 }
 
 pub fn run(place: &Place, verb: KeyVerb, output: Output) -> anyhow::Result<Exit> {
-    let vault = open(place)?;
     match verb {
-        KeyVerb::List => list(&vault, output)?,
-        KeyVerb::Add(new) => add(&vault, &new, output)?,
-        KeyVerb::Remove { id, dry_run } => {
-            let id = find(&vault, &id)?;
-            let (removed, words) = match dry_run {
-                true => (vault.require_other_key(&id), "would remove key"),
-                false => (vault.remove_key(&id), "removed key"),
-            };
-            removed.map_err(ended)?;
-            let change = Change { id: Some(id.to_hex()), ..Change::new("key_removed", dry_run) };
-            output.result(&change, |_| format!("{words} {}", id.short()))?;
-        }
-        KeyVerb::Passwd(new) => passwd(place, &vault, &new, output)?,
+        KeyVerb::List => list(&open(place)?, output)?,
+        KeyVerb::Add(new) => add(&open(place)?, &new, output)?,
+        KeyVerb::Remove { id, dry_run } => remove(&open(place)?, &id, dry_run, output)?,
+        KeyVerb::Passwd(new) => passwd(place, &new, output)?,
     }
     Ok(Exit::DONE)
 }
@@ -129,11 +121,15 @@ struct Change {
     /// The key that a new one takes the place of.
     #[serde(skip_serializing_if = "Option::is_none")]
     removed_id: Option<String>,
+    /// Others of the same password.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    also_removed_ids: Vec<String>,
 }
 
 impl Change {
     fn new(message_type: &'static str, dry_run: bool) -> Self {
-        Self { message_type, dry_run, id: None, host_name: None, user_name: None, removed_id: None }
+        let (id, host_name, user_name, removed_id, also_removed_ids) = (None, None, None, None, Vec::new());
+        Self { message_type, dry_run, id, host_name, user_name, removed_id, also_removed_ids }
     }
 
     fn adding(note: &Note, dry_run: bool) -> Self {
@@ -154,35 +150,77 @@ fn add(vault: &Vault, new: &NewKey, output: Output) -> anyhow::Result<()> {
     output.result(&change, |_| format!("added key {}", id.short()))
 }
 
-/// Adds the new key, opens the vault with it, and only then removes the old one.
-fn passwd(place: &Place, vault: &Vault, new: &NewKey, output: Output) -> anyhow::Result<()> {
+fn remove(vault: &Vault, prefix: &str, dry_run: bool, output: Output) -> anyhow::Result<()> {
+    let id = find(vault, prefix)?;
+    let (removed, words) = match dry_run {
+        true => (vault.require_other_key(&id), "would remove key"),
+        false => (vault.remove_key(&id), "removed key"),
+    };
+    removed.map_err(ended)?;
+    let change = Change { id: Some(id.to_hex()), ..Change::new("key_removed", dry_run) };
+    output.result(&change, |_| format!("{words} {}", id.short()))
+}
+
+/// Adds the new key, opens the vault with it, and only then removes the old one, and whatever else the old password opens
+/// the vault with: a change that was cut short leaves two keys of one password.
+fn passwd(place: &Place, new: &NewKey, output: Output) -> anyhow::Result<()> {
+    let (vault, old_password) = open_with_its_password(place)?;
     let password = password::further(new.new_password_file.as_deref())?;
     let note = new.note();
-    let old = vault.keys().map_err(ended)?.into_iter().find(|key| key.current).map(|key| key.id);
+    // By the name that it was opened by: a list may lack it.
+    let old = vault.key_id();
+    let mut others = vault.keys_of(&old_password).map_err(ended)?;
+    others.retain(|id| Some(*id) != old);
     let removed_id = old.as_ref().map(Id::to_hex);
-    let mut change = Change { removed_id, ..Change::adding(&note, new.dry_run) };
+    let also_removed_ids = others.iter().map(Id::to_hex).collect();
+    let mut change = Change { removed_id, also_removed_ids, ..Change::adding(&note, new.dry_run) };
+    let removed = || old.iter().chain(&others);
     if new.dry_run {
         return output.result(&change, |_| {
-            let removed = old.map_or_else(String::new, |old| format!(", and remove key {}", old.short()));
-            note.would_add() + &removed
+            let removed = removed().map(|id| format!(", and remove key {}", id.short()));
+            note.would_add() + &removed.collect::<String>()
         });
     }
     let id = vault.add_key(&password, &note.host, &note.user).map_err(ended)?;
     // By its name: a list may lack it yet.
     let reopened = Vault::open_with_key_file(place.store()?, &id, &password).map_err(ended)?;
-    if let Some(old) = old {
-        reopened.remove_key(&old).map_err(ended)?;
+    for old in removed() {
+        match reopened.remove_key(old) {
+            // Somebody else was faster.
+            Ok(()) | Err(Error::Store(levee_store::Error::NotFound { .. })) => {}
+            Err(error) => {
+                return Err(ended(error)).with_context(|| {
+                    let old = old.short();
+                    format!("the new password opens the vault, and the old one still does: remove key {old} with `levee vault key remove {old}`")
+                });
+            }
+        }
     }
     change.id = Some(id.to_hex());
-    output.result(&change, |_| format!("the password was changed; the new key is {}", id.short()))
+    output.result(&change, |_| {
+        let also = match others.len() {
+            0 => String::new(),
+            count => format!("; {count} more of the old password were removed"),
+        };
+        format!("the password was changed; the new key is {}{also}", id.short())
+    })
+}
+
+/// Opens the vault, and keeps the password: it may open more than one key file.
+fn open_with_its_password(place: &Place) -> anyhow::Result<(Vault, Password)> {
+    let store = place.store()?;
+    // Before a person is asked for the password of a vault that isn't there.
+    if let Err(levee_store::Error::NotFound { .. }) = store.size_bytes(FileType::Config, "") {
+        return Err(ended(Error::NoRepository { location: store.location() }));
+    }
+    let password = password::current(place.password_file.as_deref())?;
+    Ok((Vault::open(store, &password).map_err(ended)?, password))
 }
 
 fn find(vault: &Vault, prefix: &str) -> anyhow::Result<Id> {
-    let keys = vault.keys().map_err(ended)?;
-    let mut matching = keys.iter().filter(|key| !prefix.is_empty() && key.id.to_hex().starts_with(prefix));
-    match (matching.next(), matching.next()) {
-        (Some(key), None) => Ok(key.id),
-        (Some(_), Some(_)) => anyhow::bail!("more than one key starts with {prefix}; give more digits"),
-        (None, _) => anyhow::bail!("there is no key {prefix}; `levee vault key list` shows which there are"),
+    match vault.find_keys(prefix).map_err(ended)?.as_slice() {
+        [id] => Ok(*id),
+        [] => anyhow::bail!("there is no key {prefix}; `levee vault key list` shows which there are"),
+        _ => anyhow::bail!("more than one key starts with {prefix}; give more digits"),
     }
 }

@@ -76,7 +76,11 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
         false => Ok(()),
     };
     tell("mounted")?;
-    mounted.wait(|| is_over.load(Ordering::Relaxed)).map_err(ended)?;
+    let in_use = || {
+        let until = "what is open stays readable, and this ends when the last of it is closed";
+        output.note(&format!("{mount_point} is in use: nothing is mounted there any more, but {until}"));
+    };
+    mounted.wait(|| is_over.load(Ordering::Relaxed), in_use).map_err(ended)?;
     tell("unmounted")?;
     Ok(Exit::DONE)
 }

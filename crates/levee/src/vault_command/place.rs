@@ -46,9 +46,10 @@ pub struct Place {
     /// Receive no faster
     #[arg(long, global = true, value_name = "RATE")]
     limit_download: Option<Timetable>,
-    /// The storage class of file contents at s3:…, such as STANDARD_IA; all else stays in the usual one
-    #[arg(long, global = true, value_name = "CLASS")]
-    s3_data_class: Option<String>,
+    /// The storage class of file contents: at s3:… such as STANDARD_IA; at azure:… Hot, Cool, Cold or Archive; at gs:…
+    /// STANDARD, NEARLINE, COLDLINE or ARCHIVE; all else stays in the usual one
+    #[arg(long, alias = "s3-data-class", global = true, value_name = "CLASS")]
+    data_class: Option<String>,
     /// Lock what is written to s3:… in compliance mode: for so many days nobody can remove it
     #[arg(long, global = true, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..=i64::from(LOCKED_DAYS_MAX)))]
     s3_object_lock: Option<u16>,
@@ -108,6 +109,7 @@ impl Place {
             bail!("name the vault with --vault or LEVEE_VAULT");
         };
         let address = Address::parse(vault)?;
+        self.data_class_at(&address)?;
         if self.is_one_of_several {
             return Ok(address);
         }
@@ -115,13 +117,25 @@ impl Place {
         if has_certificates && matches!(address, Address::Folder(_) | Address::Sftp(_)) {
             bail!("--cacert and --tls-client-cert are for vaults that are reached over HTTPS");
         }
-        if (self.s3_data_class.is_some() || self.s3_object_lock.is_some()) && !matches!(address, Address::S3(_)) {
-            bail!("--s3-data-class and --s3-object-lock are for vaults at s3:…");
+        if self.s3_object_lock.is_some() && !matches!(address, Address::S3(_)) {
+            bail!("--s3-object-lock is for vaults at s3:…");
         }
         if self.sftp_args.is_some() && !matches!(address, Address::Sftp(_)) {
             bail!("--sftp-args is for vaults at sftp:…");
         }
         Ok(address)
+    }
+
+    /// The class of file contents in this vault. Where several take part, one of another kind of store is meant for that
+    /// one; but what no store has is a mistake.
+    fn data_class_at(&self, address: &Address) -> anyhow::Result<Option<String>> {
+        let Some(class) = &self.data_class else { return Ok(None) };
+        match address.data_class_problem(class) {
+            None => Ok(Some(class.clone())),
+            Some(_) if self.is_one_of_several && !address.has_data_classes() => Ok(None),
+            Some(_) if self.is_one_of_several && Address::is_any_data_class(class) => Ok(None),
+            Some(problem) => bail!("--data-class: {problem}"),
+        }
     }
 
     /// Nothing of what opens a store is an argument, where every user of the machine could read it.
@@ -134,7 +148,7 @@ impl Place {
             sftp_arguments: arguments.split_whitespace().map(String::from).collect(),
             bandwidth,
             // Of the vault, not of who opens it.
-            s3_data_class: self.s3_data_class.clone(),
+            data_class: self.data_class_at(address)?,
             s3_locked_for_days: self.s3_object_lock,
             ..Opening::with(&variable)
         })

@@ -64,7 +64,7 @@ impl PruneArguments {
             recover_space: false,
             patience,
             dry_run,
-            without: Vec::new(),
+            ..PruneOptions::default()
         }
     }
 }

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
-use levee_vault::{Id, Overwrite, OwnerMap, Owners, RestoreLock, RestoreOptions, RestoreSummary, ThawState, Vault};
+use levee_vault::{
+    Holes, Id, Overwrite, OwnerMap, Owners, RestoreLock, RestoreOptions, RestoreSummary, ThawState, Vault,
+};
 use serde::Serialize;
 
 use super::backup::images::ImageFormat;
@@ -67,9 +69,10 @@ pub struct Arguments {
     /// No extended attributes whose names match the pattern (can be repeated)
     #[arg(long, value_name = "PATTERN")]
     exclude_xattr: Vec<String>,
-    /// Make holes where there are only zeros
-    #[arg(long)]
-    sparse: bool,
+    /// Which files get holes where there are only zeros; without a value all, those that are there included
+    #[arg(long, value_enum, value_name = "WHICH", num_args = 0..=1, require_equals = true, default_value_t,
+        default_missing_value = "all")]
+    sparse: Sparse,
     /// Read everything again in the end and compare
     #[arg(long)]
     verify: bool,
@@ -125,6 +128,26 @@ impl From<OverwriteMode> for Overwrite {
     }
 }
 
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Sparse {
+    /// Those that are made anew
+    #[default]
+    New,
+    All,
+    /// None, for swap files and what else must have its blocks
+    Never,
+}
+
+impl From<Sparse> for Holes {
+    fn from(sparse: Sparse) -> Self {
+        match sparse {
+            Sparse::New => Holes::InNew,
+            Sparse::All => Holes::Everywhere,
+            Sparse::Never => Holes::Never,
+        }
+    }
+}
+
 fn options_of(arguments: &Arguments) -> anyhow::Result<RestoreOptions> {
     let with_files = |patterns: &[String], files: &[PathBuf]| -> anyhow::Result<Vec<String>> {
         let mut all = patterns.to_vec();
@@ -147,7 +170,7 @@ fn options_of(arguments: &Arguments) -> anyhow::Result<RestoreOptions> {
         include_attributes: arguments.include_xattr.clone(),
         exclude_attributes: arguments.exclude_xattr.clone(),
         overwrite: arguments.overwrite.into(),
-        sparse: arguments.sparse,
+        holes: arguments.sparse.into(),
         verify: arguments.verify,
         delete: arguments.delete,
         dry_run: arguments.dry_run,

@@ -15,7 +15,7 @@ use crate::output::Output;
 /// How to bring back what lies in an archive class.
 #[derive(Clone, Debug, Args)]
 pub struct ThawArguments {
-    /// How many days packs in an archive class stay readable once they are thawed
+    /// How many days packs in an archive class of S3 stay readable once they are thawed; at Azure they stay so for good
     #[arg(long, value_name = "DAYS", default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..=3660))]
     thaw_days: u16,
     /// How soon they are wanted, which is what it costs
@@ -34,7 +34,7 @@ enum Speed {
     /// Hours
     #[default]
     Standard,
-    /// The cheapest: half a day or two
+    /// The cheapest: half a day or two; at Azure as standard
     Bulk,
 }
 

@@ -9,6 +9,7 @@ mod full_disk;
 mod hooks;
 mod image_restores;
 mod images;
+mod incomplete_copies;
 mod interrupted;
 mod json;
 mod keys;

@@ -3,7 +3,7 @@ use std::io::{self, BufWriter, Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 use levee_image::{FileKind, ReadAt};
 use levee_vault::{Event, Progress};
@@ -14,6 +14,7 @@ use super::super::progress::{Display, During};
 use super::super::selection::FilterArguments;
 use super::super::snapshot_argument::Chosen;
 use super::place_in_image::{Disk, Inside, PlaceInImage};
+use super::thawing::{ImageThawArguments, Needed, with_disk};
 use crate::exit::Exit;
 use crate::output::Output;
 
@@ -24,6 +25,8 @@ pub struct Arguments {
     /// A file to write to instead of standard output
     #[arg(short, long, value_name = "FILE")]
     target: Option<PathBuf>,
+    #[command(flatten)]
+    thawing: ImageThawArguments,
     /// `latest` or the first digits of an id
     #[arg(value_name = "SNAPSHOT")]
     snapshot: String,
@@ -39,21 +42,27 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
     let vault = open(place)?;
     let chosen = Chosen::find(&vault, &arguments.snapshot, &arguments.filter.selection()?)?;
     let found = PlaceInImage::find(&vault, &chosen.id, &arguments.wanted)?;
-    let disk = Disk::open(&vault, &chosen.id, &found.image)?;
+    if arguments.thawing.waits() && output.is_json() && arguments.target.is_none() {
+        bail!("how far --thaw is goes to standard output with --json, where the content goes: give that a --target");
+    }
+    if arguments.thawing.goes_on(&Needed::of_image(&vault, &chosen.id, &found.image), false, output)? {
+        with_disk(&vault, &chosen.id, &found.image, |disk| dump(disk, &found.inside, &arguments, output))?;
+    }
+    Ok(Exit::DONE)
+}
+
+fn dump(disk: &Disk, inside: &Inside, arguments: &Arguments, output: Output) -> anyhow::Result<()> {
     let file_system;
-    let (mut content, total_bytes): (Box<dyn Read + '_>, Option<u64>) = match found.inside {
+    let (mut content, total_bytes): (Box<dyn Read + '_>, Option<u64>) = match inside {
         Inside::Whole => (Box::new(Whole { disk: disk.whole(), offset: 0 }), Some(disk.size_bytes())),
         Inside::Path { partition, path } => {
-            file_system = disk.file_system(partition)?;
+            file_system = disk.file_system(*partition)?;
             // Of a link the length is that of its text.
-            let attributes = file_system.attributes(&path).ok().filter(|attributes| attributes.kind == FileKind::File);
-            (file_system.open(&path)?, attributes.map(|attributes| attributes.size_bytes))
+            let attributes = file_system.attributes(path).ok().filter(|attributes| attributes.kind == FileKind::File);
+            (file_system.open(path)?, attributes.map(|attributes| attributes.size_bytes))
         }
     };
-    let Some(path) = &arguments.target else {
-        write(&mut *content, &mut io::stdout().lock(), &())?;
-        return Ok(Exit::DONE);
-    };
+    let Some(path) = &arguments.target else { return write(&mut *content, &mut io::stdout().lock(), &()) };
     let mut file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
     let display = Display::new(output, During::Dump);
     if let Some(bytes) = total_bytes {
@@ -61,8 +70,7 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
     }
     let written = write(&mut *content, &mut file, &display);
     display.finish();
-    written?;
-    Ok(Exit::DONE)
+    written
 }
 
 fn write(content: &mut dyn Read, out: &mut dyn Write, progress: &dyn Progress) -> anyhow::Result<()> {

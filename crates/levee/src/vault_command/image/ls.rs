@@ -13,6 +13,7 @@ use super::super::snapshot_argument::Chosen;
 use super::super::snapshots::local_time;
 use super::super::{ended, open};
 use super::place_in_image::{Disk, Inside, PlaceInImage};
+use super::thawing::{ImageThawArguments, Needed, is_frozen, with_disk};
 use crate::exit::Exit;
 use crate::output::Output;
 
@@ -26,6 +27,8 @@ pub struct Arguments {
     /// Below the named folder, list everything and not only what is directly inside
     #[arg(long)]
     recursive: bool,
+    #[command(flatten)]
+    thawing: ImageThawArguments,
     /// `latest` or the first digits of an id
     #[arg(value_name = "SNAPSHOT")]
     snapshot: String,
@@ -89,7 +92,12 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
     let vault = open(place)?;
     let chosen = Chosen::find(&vault, &arguments.snapshot, &arguments.filter.selection()?)?;
     let Some(wanted) = &arguments.wanted else {
-        for image in vault.images(&chosen.id).map_err(ended)? {
+        let needed = Needed::of_descriptions(&vault, &chosen.id);
+        if !arguments.thawing.goes_on(&needed, false, output)? {
+            return Ok(Exit::DONE);
+        }
+        let images = vault.images(&chosen.id).map_err(|error| needed.explain(is_frozen(&error), ended(error)))?;
+        for image in images {
             let line = ImageLine {
                 message_type: "image",
                 struct_type: "image",
@@ -104,20 +112,21 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
         return Ok(Exit::DONE);
     };
     let found = PlaceInImage::find(&vault, &chosen.id, wanted)?;
-    let disk = Disk::open(&vault, &chosen.id, &found.image)?;
-    match found.inside {
-        Inside::Whole => list_partitions(&disk, output)?,
-        Inside::Path { partition, path } => {
-            let file_system = disk.file_system(partition)?;
-            let attributes = file_system.attributes(&path)?;
-            let listing = Listing { file_system: &*file_system, arguments: &arguments, output };
-            match attributes.kind {
-                FileKind::Dir => listing.list(&path)?,
-                _ => listing.print(&path, &attributes)?,
-            }
-        }
+    if arguments.thawing.goes_on(&Needed::of_image(&vault, &chosen.id, &found.image), false, output)? {
+        with_disk(&vault, &chosen.id, &found.image, |disk| list(disk, &found.inside, &arguments, output))?;
     }
     Ok(Exit::DONE)
+}
+
+fn list(disk: &Disk, inside: &Inside, arguments: &Arguments, output: Output) -> anyhow::Result<()> {
+    let Inside::Path { partition, path } = inside else { return list_partitions(disk, output) };
+    let file_system = disk.file_system(*partition)?;
+    let attributes = file_system.attributes(path)?;
+    let listing = Listing { file_system: &*file_system, arguments, output };
+    match attributes.kind {
+        FileKind::Dir => listing.list(path),
+        _ => listing.print(path, &attributes),
+    }
 }
 
 fn list_partitions(disk: &Disk, output: Output) -> anyhow::Result<()> {

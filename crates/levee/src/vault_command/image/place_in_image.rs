@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use levee_image::{Contents, FileSystem, Partition, ReadAt, TableKind, Window};
-use levee_vault::{Image, SnapshotId, StoredImage, Vault};
+use levee_vault::{Image, SnapshotId, Vault};
 
 use super::super::ended;
 
@@ -31,26 +31,18 @@ pub enum Inside {
 impl PlaceInImage {
     /// Names and paths may hold colons, so that an image of the snapshot must fit: the longest one does.
     pub fn find(vault: &Vault, snapshot: &SnapshotId, argument: &str) -> anyhow::Result<Self> {
-        let images = vault.images(snapshot).map_err(ended)?;
+        let images = vault.image_paths(snapshot).map_err(ended)?;
         if let Some(found) = parse(argument, &images) {
             return Ok(found);
         }
         // For its error: no such image, or several.
         let name = argument.split_once(':').map_or(argument, |(name, _)| name);
-        let image = vault.find_image(snapshot, Path::new(name)).map_err(ended)?;
-        bail!(
-            "{argument:?} names {} but not a place in it: write NAME:PARTITION/PATH or NAME:/PATH",
-            image.path.display()
-        )
+        let image = vault.find_image_path(snapshot, Path::new(name)).map_err(ended)?;
+        bail!("{argument:?} names {} but not a place in it: write NAME:PARTITION/PATH or NAME:/PATH", image.display())
     }
 }
 
-fn parse(argument: &str, images: &[StoredImage]) -> Option<PlaceInImage> {
-    let paths: Vec<&Path> = images.iter().map(|image| image.path.as_path()).collect();
-    parse_by_paths(argument, &paths)
-}
-
-fn parse_by_paths(argument: &str, images: &[&Path]) -> Option<PlaceInImage> {
+fn parse(argument: &str, images: &[PathBuf]) -> Option<PlaceInImage> {
     let mut candidates: Vec<(&Path, String)> = Vec::new();
     for path in images {
         candidates.push((path, path.to_string_lossy().into_owned()));
@@ -88,8 +80,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    pub fn open(vault: &Vault, snapshot: &SnapshotId, path: &Path) -> anyhow::Result<Self> {
-        let image = Arc::new(Image::open(vault, snapshot, path).map_err(ended)?);
+    pub fn of(image: Arc<Image>) -> anyhow::Result<Self> {
         // A boot sector of a file system looks like a table of partitions.
         let contents = levee_image::probe(&*image).context("cannot read the image")?;
         let found = match contents {
@@ -143,7 +134,7 @@ mod tests {
 
     #[test]
     fn places_are_named_by_image_partition_and_path() {
-        let images = ["/srv/disk.raw", "/srv/a:1", "/a/same", "/b/same"].map(Path::new);
+        let images = ["/srv/disk.raw", "/srv/a:1", "/a/same", "/b/same"].map(PathBuf::from);
         // The image, and what of it is meant.
         type Named<'a> = Option<(&'a str, Option<(Option<u32>, &'a str)>)>;
         let check = |argument: &str, expected: Named<'_>| {
@@ -154,7 +145,7 @@ mod tests {
                     Some((partition, path)) => Inside::Path { partition, path: path.into() },
                 },
             });
-            assert_eq!(parse_by_paths(argument, &images), expected, "{argument}");
+            assert_eq!(parse(argument, &images), expected, "{argument}");
         };
         check("disk.raw", Some(("/srv/disk.raw", None)));
         check("/srv/disk.raw", Some(("/srv/disk.raw", None)));

@@ -13,6 +13,7 @@ use super::super::progress::{Display, During};
 use super::super::selection::FilterArguments;
 use super::super::snapshot_argument::Chosen;
 use super::place_in_image::{Disk, Inside, PlaceInImage};
+use super::thawing::{ImageThawArguments, Needed, with_disk};
 use crate::exit::Exit;
 use crate::output::Output;
 
@@ -32,6 +33,8 @@ pub struct Arguments {
     /// Say what would be restored and how much of it stands there already, but change nothing
     #[arg(short = 'n', long)]
     dry_run: bool,
+    #[command(flatten)]
+    thawing: ImageThawArguments,
     /// `latest` or the first digits of an id
     #[arg(value_name = "SNAPSHOT")]
     snapshot: String,
@@ -67,12 +70,25 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
             "this restores files out of an image, NAME:PARTITION/PATH; the whole of it: `levee vault restore --image`"
         );
     };
-    let disk = Disk::open(&vault, &chosen.id, &found.image)?;
+    let needed = Needed::of_image(&vault, &chosen.id, &found.image);
+    if arguments.thawing.goes_on(&needed, arguments.dry_run, output)? {
+        with_disk(&vault, &chosen.id, &found.image, |disk| bring_out(disk, partition, &path, &arguments, output))?;
+    }
+    Ok(Exit::DONE)
+}
+
+fn bring_out(
+    disk: &Disk,
+    partition: Option<u32>,
+    path: &Path,
+    arguments: &Arguments,
+    output: Output,
+) -> anyhow::Result<()> {
     let file_system = disk.file_system(partition)?;
     let display = Display::new(output, During::Restore);
     let done = match arguments.dry_run {
-        true => foresee(&*file_system, &path, &arguments, &display),
-        false => restore(&*file_system, &path, &arguments, &display),
+        true => foresee(&*file_system, path, arguments, &display),
+        false => restore(&*file_system, path, arguments, &display),
     };
     display.finish();
     let line = SummaryLine { seconds_elapsed: display.elapsed_s() as u64, ..done? };
@@ -80,7 +96,7 @@ pub fn run(place: &Place, arguments: Arguments, output: Output) -> anyhow::Resul
         output.result(&line, |line| text(line, arguments.verify, display.elapsed_s()))?;
     }
     match (line.errors, line.dry_run) {
-        (0, _) => Ok(Exit::DONE),
+        (0, _) => Ok(()),
         (errors, true) => bail!("{errors} entries could not be restored"),
         (errors, false) => bail!("{errors} entries could not be restored, or did not read back"),
     }

@@ -117,6 +117,51 @@ fn a_vault_that_is_out_of_reach_keeps_no_snapshot_from_being_made() {
 }
 
 #[test]
+fn a_copy_that_is_missing_is_made_up_for_also_when_nothing_has_changed_since() {
+    let case = Case::with_vault();
+    let source = source(&case);
+    let (far, password) = further(&case, "far");
+    let away = case.path("away");
+    // From within it: other tests change the folders above, which are in a snapshot too.
+    let backup = |more: &[&str]| {
+        let copy = ["backup", ".", "--json", "--copy-to", text(&far), "--copy-to-password-file", text(&password)];
+        let output = case.command(&[&copy[..], more].concat()).current_dir(&source).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let mut lines = said.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let summary = lines.find(|line| line["message_type"] == "summary").expect("a summary");
+        (output.status.code(), summary)
+    };
+    // What was written just now is not taken for unchanged.
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    let unless_unchanged = &["--skip-if-unchanged"];
+    fs::rename(&far, &away).unwrap();
+    let (code, summary) = backup(unless_unchanged);
+    assert!(code == Some(1) && summary["copies"][0]["error"].is_string(), "{summary}");
+    assert!(summary["snapshot_id"].is_string(), "{summary}");
+    // It is still away, and nothing has changed: that is no success.
+    let (code, summary) = backup(unless_unchanged);
+    assert!(code == Some(1) && summary["copies"][0]["error"].is_string(), "{summary}");
+    assert!(summary["snapshot_id"].is_null(), "{summary}");
+
+    fs::rename(&away, &far).unwrap();
+    // What only looks copies nothing.
+    let (code, summary) = backup(&["--skip-if-unchanged", "--dry-run"]);
+    assert!(code == Some(0) && summary["copies"].is_null(), "{summary}");
+    let (code, summary) = backup(unless_unchanged);
+    assert!(code == Some(0) && summary["snapshot_id"].is_null(), "{summary}");
+    assert!(summary["copies"][0]["snapshot_id"].is_string(), "{summary}");
+    let (restic, target) = (Restic::distribution(), case.path("restored"));
+    restic.run(&far, OTHER, &["check", "--read-data"]);
+    restic.run(&far, OTHER, &["restore", "latest", "--target", text(&target)]);
+    assert_eq!(fs::read_to_string(target.join("small")).unwrap(), "small");
+    // From then on it is there already, and is not copied again.
+    let (code, summary) = backup(unless_unchanged);
+    let copy = &summary["copies"][0];
+    assert!(code == Some(0) && copy["snapshot_id"].is_null() && copy["error"].is_null(), "{summary}");
+    assert_eq!(case.json(&["snapshots"])[0].as_array().unwrap().len(), 1);
+}
+
+#[test]
 fn a_vault_whose_disk_becomes_full_meanwhile_holds_no_other_up() {
     const DISK_MIB: usize = 64;
     /// For a pack, and not for all of them.

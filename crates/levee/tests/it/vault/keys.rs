@@ -55,6 +55,55 @@ fn passwords_come_and_go() {
     Restic::distribution().run(&case.vault, OTHER, &["check"]);
 }
 
+/// A change that was cut short, or another user's key, leaves several key files of one password.
+#[test]
+fn a_password_that_was_changed_opens_nothing_any_more() {
+    let case = Case::with_vault();
+    let (same, new) = (case.path("same"), case.path("new"));
+    fs::write(&same, PASSWORD).unwrap();
+    fs::write(&new, OTHER).unwrap();
+    let unused = case.path("unused");
+    fs::write(&unused, "a third one").unwrap();
+    for password in [&same, &same, &unused] {
+        case.levee(&["key", "add", "--new-password-file", text(password)]);
+    }
+    let passwd = ["key", "passwd", "--new-password-file", text(&new)];
+    let foreseen = case.json(&[&passwd[..], &["--dry-run"]].concat()).pop().unwrap();
+    let changed = case.json(&passwd).pop().unwrap();
+    for summary in [&foreseen, &changed] {
+        assert_eq!(summary["also_removed_ids"].as_array().unwrap().len(), 2, "{summary}");
+    }
+    assert_eq!(foreseen["removed_id"], changed["removed_id"]);
+    case.levee_fails(12, &["snapshots"]);
+    // The third is somebody else's.
+    assert_eq!(fs::read_dir(case.vault.join("keys")).unwrap().count(), 2);
+    for password in [OTHER, "a third one"] {
+        succeed(command(&case.vault).env("LEVEE_PASSWORD", password).arg("snapshots"));
+    }
+    // To the same password once more: the key that it opens in the end is the new one.
+    let again = ["key", "passwd", "--new-password-file", text(&new)];
+    succeed(command(&case.vault).env("LEVEE_PASSWORD", OTHER).args(again));
+    succeed(command(&case.vault).env("LEVEE_PASSWORD", OTHER).arg("snapshots"));
+    assert_eq!(fs::read_dir(case.vault.join("keys")).unwrap().count(), 2);
+}
+
+#[test]
+fn a_damaged_key_file_is_removed_by_the_name_that_check_gives() {
+    let case = Case::with_vault();
+    let further = case.path("further");
+    fs::write(&further, OTHER).unwrap();
+    let added = case.json(&["key", "add", "--new-password-file", text(&further)]).pop().unwrap();
+    let id = added["id"].as_str().unwrap();
+    let path = case.vault.join("keys").join(id);
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, "no JSON").unwrap();
+    let output = case.command(&["check"]).output().unwrap();
+    assert!(!output.status.success() && super::texts(&output).contains(id), "{}", super::texts(&output));
+    assert_eq!(keys(&case).len(), 1);
+    case.levee(&["key", "remove", &id[..8]]);
+    case.levee(&["check"]);
+}
+
 const DISK_BYTES: u64 = 40 << 20;
 
 fn text(path: &Path) -> &str {

@@ -101,6 +101,36 @@ fn a_mounted_vault_looks_as_what_was_stored() {
     assert!(fs::read_dir(case.vault.join("locks")).unwrap().next().is_none());
 }
 
+/// What would be left otherwise is a place at which everybody who looks gets errors.
+#[test]
+fn a_signal_while_a_file_is_open_leaves_no_dead_mount_point_and_the_file_readable() {
+    use std::io::Read;
+    let case = Case::with_vault();
+    let source = case.path("source");
+    tree::make(&source);
+    case.backup(&[source.to_str().unwrap()]);
+    let mut mounted = Mounted::at(&case, "mounted");
+    let at = mounted.at.clone();
+    let latest = fs::canonicalize(at.join("snapshots/latest")).unwrap();
+    let mut file = fs::File::open(below(&latest, &source).join("noise")).unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_child(&mounted.child), rustix::process::Signal::INT)
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while is_mounted(&at) {
+        assert!(Instant::now() < deadline, "it is still mounted");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(fs::read_dir(&at).unwrap().next().is_none(), "the folder below is empty");
+    // None of it was read before, so that somebody must still be serving it.
+    let mut content = Vec::new();
+    file.read_to_end(&mut content).unwrap();
+    assert!(content == fs::read(source.join("noise")).unwrap());
+    assert!(mounted.child.try_wait().unwrap().is_none(), "it ended before the file was closed");
+    drop(file);
+    assert_eq!(mounted.child.wait().unwrap().code(), Some(0));
+    assert!(fs::read_dir(case.vault.join("locks")).unwrap().next().is_none());
+}
+
 #[test]
 fn unmounting_from_outside_ends_it() {
     let case = Case::with_vault();

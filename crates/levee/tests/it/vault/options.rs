@@ -97,6 +97,28 @@ fn snapshots_keep_their_writers_distance_from_utc() {
     assert_eq!(time(&case), "2026-02-03T23:30:00+05:30");
 }
 
+/// Policies count days by the distance from UTC that a snapshot notes.
+#[test]
+fn a_time_that_is_given_anew_is_one_of_the_day_that_it_was_given_for() {
+    let case = Case::with_vault();
+    let source = source(&case);
+    let here = |arguments: &[&str]| super::succeed(case.command(arguments).env("TZ", "Etc/GMT-2"));
+    for time in ["2026-11-19 12:00:00", "2026-11-20 12:00:00"] {
+        here(&["backup", source.to_str().unwrap(), "--time", time]);
+    }
+    here(&["rewrite", "--new-time", "2026-11-20 00:30:00", "--forget", "latest"]);
+    let times = || -> Vec<String> {
+        let snapshots = case.json(&["snapshots"]).remove(0);
+        let times = snapshots.as_array().unwrap().iter().map(|snapshot| snapshot["time"].as_str().unwrap().to_string());
+        times.collect()
+    };
+    let expected = ["2026-11-19T12:00:00+02:00", "2026-11-20T00:30:00+02:00"];
+    assert_eq!(times(), expected);
+    // In UTC both would be of one day.
+    case.levee(&["forget", "--keep-daily", "2"]);
+    assert_eq!(times(), expected);
+}
+
 #[test]
 fn restore_takes_what_is_included() {
     let case = Case::with_vault();

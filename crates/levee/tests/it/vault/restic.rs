@@ -59,7 +59,7 @@ fn levee_restores_what_levee_wrote_and_leaves_it_alone_afterwards() {
     let summary = case.backup(&[source.to_str().unwrap()]);
     let id = summary["snapshot_id"].as_str().unwrap();
     case.levee(&["check", "--read-data"]);
-    case.levee(&["restore", id, "--target", target.to_str().unwrap(), "--sparse", "--verify"]);
+    case.levee(&["restore", id, "--target", target.to_str().unwrap(), "--verify"]);
     let restored = below(&target, &source);
     assert_same(&source, &restored);
     assert!(allocated_bytes(&restored.join("sparse")) < 4 << 20, "the hole was filled");

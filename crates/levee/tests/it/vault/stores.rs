@@ -8,12 +8,13 @@ use levee_store::object_store::{KeyPair, S3Options, Service, TransportOptions};
 use levee_store::{BucketAddress, Entry, FileType, ObjectStore, Store, content_name};
 use levee_testing::ceph::{ACCESS_KEY, Ceph, SECRET_KEY};
 use levee_testing::glacier::{ARCHIVE_CLASS, Glacier};
+use levee_testing::image::{empty, ext4_of};
 use levee_testing::process::run;
 use levee_testing::restic;
 use levee_testing::sshd::Sshd;
 use levee_testing::webdav::{self, WebDav};
 
-use super::tree::{self, assert_same_to_restic};
+use super::tree::{self, assert_same_to_restic, noise};
 use super::{Case, PASSWORD, below, command, fail, succeed};
 
 /// With every restic.
@@ -83,6 +84,7 @@ fn s3_on_ceph() {
     work_together(&case, &levee, &|restic| with_keys(restic.command(&vault, PASSWORD)));
     only_what_is_referred_to_is_retained(&case, &ceph);
     what_a_thief_hides_or_overwrites_comes_back(&case, &ceph);
+    what_a_thief_hides_or_overwrites_is_no_renewal(&case, &ceph);
     a_bucket_without_versions_brings_nothing_back(&ceph);
     files_that_cannot_be_locked_are_counted(&ceph);
     a_restore_thaws_what_it_needs(&case, &ceph);
@@ -96,7 +98,7 @@ fn on_s3(endpoint: &str, path: &str, arguments: &[&str]) -> Command {
     command
 }
 
-fn last_line(text: &str) -> serde_json::Value {
+pub fn last_line(text: &str) -> serde_json::Value {
     serde_json::from_str(text.lines().last().unwrap()).unwrap()
 }
 
@@ -151,10 +153,15 @@ fn all_files(store: &ObjectStore) -> Vec<(FileType, Entry)> {
 
 /// Writes over a file of a vault in a bucket, as Levee never does.
 fn overwrite(ceph: &Ceph, bucket: &str, path: &str, content: &str) {
+    overwrite_with(ceph, bucket, path, content, &[]);
+}
+
+/// The same with headers, as options of `curl`.
+fn overwrite_with(ceph: &Ceph, bucket: &str, path: &str, content: &str, headers: &[&str]) {
     let mut curl = Command::new("curl");
     curl.args(["-s", "-S", "--fail", "-X", "PUT", "--aws-sigv4", "aws:amz:us-east-1:s3", "-u"]);
     curl.arg(format!("{ACCESS_KEY}:{SECRET_KEY}"));
-    curl.args(["-H", &format!("x-amz-content-sha256: {}", content_name(content.as_bytes()))]);
+    curl.args(["-H", &format!("x-amz-content-sha256: {}", content_name(content.as_bytes()))]).args(headers);
     run(curl.args(["--data-binary", content]).arg(format!("{}/{bucket}/vault/{path}", ceph.endpoint())));
 }
 
@@ -181,11 +188,14 @@ fn what_a_thief_hides_or_overwrites_comes_back(case: &Case, ceph: &Ceph) {
     std::thread::sleep(Duration::from_secs(1));
     let packs: Vec<_> = store.list(FileType::Data).unwrap().into_iter().map(|entry| entry.name).collect();
     for pack in &packs[..2] {
-        overwrite(ceph, "robbed", &format!("data/{}/{pack}", &pack[..2]), "garbage");
+        overwrite(ceph, "robbed", &path_of(pack), "garbage");
         assert_eq!(store.read(FileType::Data, pack).unwrap(), b"garbage");
     }
     // Of these two, one cannot be removed either.
-    assert!(store.retain(FileType::Data, &packs[0], 1).unwrap());
+    let tomorrow = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24);
+    let locked_until = format!("x-amz-object-lock-retain-until-date: {}", tomorrow.strftime("%Y-%m-%dT%H:%M:%SZ"));
+    let locked = ["-H", "x-amz-object-lock-mode: COMPLIANCE", "-H", &locked_until];
+    overwrite_with(ceph, "robbed", &path_of(&packs[0]), "garbage", &locked);
     overwrite(ceph, "robbed", "config", "garbage");
     let foreign = content_name(b"an index");
     overwrite(ceph, "robbed", &format!("index/{foreign}"), "garbage");
@@ -230,6 +240,59 @@ fn what_a_thief_hides_or_overwrites_comes_back(case: &Case, ceph: &Ceph) {
     assert_eq!(counts(&succeed(&mut repair_with(&[]))), [0; 5]);
     let state = store.state(FileType::Data, &packs[0]).unwrap().unwrap();
     assert!(state.locked_until.is_some(), "{state:?}");
+}
+
+/// The path of a pack in its vault.
+fn path_of(pack: &str) -> String {
+    format!("data/{}/{pack}", &pack[..2])
+}
+
+fn what_a_thief_hides_or_overwrites_is_no_renewal(case: &Case, ceph: &Ceph) {
+    let levee = |arguments: &[&str]| {
+        let locking = ["--s3-object-lock", "1"];
+        on_s3(&ceph.endpoint(), "covered/vault", &[&locking, arguments].concat())
+    };
+    succeed(&mut levee(&["init"]));
+    let file = case.path("covered");
+    // Packs of contents are larger than those of trees.
+    for seed in [1, 2] {
+        std::fs::write(&file, noise(seed, 64 << 10)).unwrap();
+        succeed(&mut levee(&["backup", file.to_str().unwrap()]));
+    }
+    let store = files_of(ceph, "covered");
+    let mut packs = store.list(FileType::Data).unwrap();
+    packs.sort_by_key(|pack| std::cmp::Reverse(pack.size_bytes));
+    let (hidden, covered) = (&packs[0].name, &packs[1].name);
+    let sound = last_line(&succeed(&mut levee(&["retain", "--days", "2", "--json"])));
+    std::thread::sleep(Duration::from_secs(2));
+    let since = jiff::Timestamp::now().to_string();
+    std::thread::sleep(Duration::from_secs(1));
+    let retain = |more: &[&str]| levee(&[&["retain", "--days", "3"], more].concat());
+    let retained = |code: i32| {
+        let output = retain(&["--json"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
+        last_line(&String::from_utf8(output.stdout).unwrap())
+    };
+
+    store.remove(FileType::Data, hidden).unwrap();
+    let told = fail(1, &mut retain(&[]));
+    assert!(told.contains(hidden) && told.contains("levee vault repair versions"), "{told}");
+    fail(1, &mut retain(&["--dry-run"]));
+    let renewed = retained(1);
+    assert_eq!(renewed["missing"], serde_json::json!([hidden]), "{renewed}");
+    assert_eq!(renewed["files"].as_u64().unwrap() + 1, sound["files"].as_u64().unwrap(), "the others are renewed");
+
+    overwrite(ceph, "covered", &path_of(covered), &"x".repeat(packs[1].size_bytes as usize));
+    let renewed = retained(1);
+    assert_eq!((&renewed["failed"], &renewed["not_tried"]), (&1.into(), &0.into()), "{renewed}");
+    let failure = renewed["first_failures"][0].to_string();
+    assert!(failure.contains(covered) && failure.contains("locked anew"), "{failure}");
+    assert_eq!(store.state(FileType::Data, covered).unwrap().unwrap().locked_until, None, "the junk is locked");
+
+    succeed(&mut levee(&["repair", "versions", "--since", &since, "--apply"]));
+    let renewed = retained(0);
+    assert_eq!((&renewed["files"], &renewed["failed"]), (&sound["files"], &0.into()), "{renewed}");
+    succeed(&mut levee(&["check", "--read-data"]));
 }
 
 fn a_bucket_without_versions_brings_nothing_back(ceph: &Ceph) {
@@ -303,9 +366,11 @@ fn a_restore_thaws_what_it_needs(case: &Case, ceph: &Ceph) {
     assert!(said.contains("nothing was asked for"), "{said}");
     assert_eq!(glacier.counts(), (2, 0));
     an_image_is_thawed_before_it_is_restored(case, &glacier);
+    a_restore_over_an_image_asks_only_for_what_it_lacks(case, &glacier);
+    a_file_comes_out_of_a_frozen_image(case, &glacier);
 }
 
-/// Also of a snapshot with two images: to find one, something is read of the other.
+/// Also of a snapshot with two images: to find one, nothing is read of the other.
 fn an_image_is_thawed_before_it_is_restored(case: &Case, glacier: &Glacier) {
     let levee = |arguments: &[&str]| on_s3(&glacier.endpoint(), "vaults/archive", arguments);
     let (disk, other, target) = (case.path("disk.raw"), case.path("other.raw"), case.path("thawed.raw"));
@@ -332,18 +397,105 @@ fn an_image_is_thawed_before_it_is_restored(case: &Case, glacier: &Glacier) {
     assert_eq!((glacier.requests(), target.exists()), (asked, false));
 
     let said = last_line(&restore(&["--thaw-only"]));
-    assert!(said["packs_frozen"] == 0 && said["packs_thawing"].as_u64() > Some(0), "{said}");
+    assert_eq!((&said["packs_frozen"], &said["packs_thawing"]), (&0.into(), &1.into()), "{said}");
     assert!(!target.exists(), "--thaw-only writes nothing");
     let said = restore(&["--thaw-poll", "1s"]);
     assert!(said.contains("\"thaw\"") && last_line(&said)["bytes_restored"].as_u64() > Some(0), "{said}");
     assert_eq!(std::fs::read_to_string(&target).unwrap(), words(2));
+    assert_eq!(glacier.counts().1, 1);
 
-    // What looks into an image does not wait, and says what to do.
+    // What looks into an image asks only where that is wished, for it asks for all of the image.
     glacier.freeze();
-    let refused = fail(1, &mut levee(&["image", "dump", "latest", "disk.raw"]));
+    let asked = glacier.requests();
+    let dump = ["image", "dump", "latest", "disk.raw"];
+    let refused = fail(1, &mut levee(&dump));
+    assert!(refused.contains("1 packs of ") && refused.contains("--thaw asks for all"), "{refused}");
     assert!(refused.contains("levee vault thaw"), "{refused}");
+    // Nobody can tell lines of JSON from a file on standard output.
+    let refused = fail(1, &mut levee(&[&dump[..], &["--thaw", "--json"]].concat()));
+    assert!(refused.contains("--target"), "{refused}");
+    assert_eq!(glacier.requests(), asked);
+    assert_eq!(succeed(&mut levee(&[&dump[..], &["--thaw", "--thaw-poll", "1s"]].concat())), words(2));
+    assert_eq!(glacier.counts().1, 1);
+    glacier.freeze();
     succeed(&mut levee(&["thaw", "latest", "--wait", "--thaw-poll", "1s"]));
-    assert_eq!(succeed(&mut levee(&["image", "dump", "latest", "disk.raw"])), words(2));
+    assert_eq!(succeed(&mut levee(&dump)), words(2));
+}
+
+/// A pack for each backup: what describes the image, what it held first, and a chunk that was changed.
+fn a_restore_over_an_image_asks_only_for_what_it_lacks(case: &Case, glacier: &Glacier) {
+    let levee = |arguments: &[&str]| on_s3(&glacier.endpoint(), "vaults/archive", arguments);
+    let (disk, target) = (case.path("changed.raw"), case.path("over.raw"));
+    let path = |path: &Path| path.to_str().unwrap().to_string();
+    let first = noise(21, 2 << 20);
+    let mut second = first.clone();
+    second[1 << 20..][..64 << 10].copy_from_slice(&noise(22, 64 << 10));
+    let packs_before = glacier.counts().0;
+    for content in [&vec![0; 2 << 20], &first, &second] {
+        std::fs::write(&disk, content).unwrap();
+        succeed(&mut levee(&["backup", "--s3-data-class", ARCHIVE_CLASS, "--image", "--force", &path(&disk)]));
+    }
+    assert_eq!(glacier.counts().0 - packs_before, 3);
+    glacier.freeze();
+    let asked = glacier.requests();
+    let restore = |more: &[&str]| {
+        let arguments = ["restore", "latest", "--image", "changed.raw", "-t", &path(&target), "--json"];
+        succeed(&mut levee(&[&arguments[..], more].concat()))
+    };
+    assert_eq!(last_line(&restore(&["--dry-run"]))["packs_frozen"], 3);
+    std::fs::write(&target, &second).unwrap();
+    assert_eq!(last_line(&restore(&["--dry-run"]))["packs_frozen"], 1, "only what describes it");
+    std::fs::write(&target, &first).unwrap();
+    let said = last_line(&restore(&["--thaw-only"]));
+    assert_eq!((&said["packs_frozen"], &said["packs_thawing"]), (&0.into(), &2.into()), "{said}");
+    assert!(std::fs::read(&target).unwrap() == first, "--thaw-only writes nothing");
+    let said = last_line(&restore(&["--thaw-poll", "1s"]));
+    assert_eq!(said["bytes_restored"], 64 << 10, "{said}");
+    assert!(std::fs::read(&target).unwrap() == second);
+    assert_eq!((glacier.requests() - asked, glacier.counts().1), (2, 2));
+}
+
+fn a_file_comes_out_of_a_frozen_image(case: &Case, glacier: &Glacier) {
+    let levee = |arguments: &[&str]| on_s3(&glacier.endpoint(), "vaults/archive", arguments);
+    let (content, image, target) = (case.path("inside"), case.path("system.raw"), case.path("out"));
+    let path = |path: &Path| path.to_str().unwrap().to_string();
+    let backup =
+        || succeed(&mut levee(&["backup", "--s3-data-class", ARCHIVE_CLASS, "--image", "--force", &path(&image)]));
+    // What describes the image comes first, in a pack of its own.
+    empty(&image, 64 << 20);
+    backup();
+    std::fs::create_dir_all(&content).unwrap();
+    std::fs::write(content.join("file"), noise(23, 200_000)).unwrap();
+    ext4_of(&content, &image, 64, &[]);
+    backup();
+    glacier.freeze();
+    let refused = fail(1, &mut levee(&["image", "ls", "latest"]));
+    assert!(refused.contains("1 packs with the descriptions") && refused.contains("--thaw asks for all"), "{refused}");
+    let listed = succeed(&mut levee(&["image", "ls", "latest", "--thaw", "--thaw-poll", "1s"]));
+    assert!(listed.contains("system.raw"), "{listed}");
+    assert_eq!(glacier.counts().1, 1);
+    // What comes through a file system says in words of its own why it could not be read.
+    let refused = fail(1, &mut levee(&["image", "ls", "latest", "system.raw:/"]));
+    assert!(refused.contains("packs of ") && refused.contains("--thaw asks for all"), "{refused}");
+
+    let asked = glacier.requests();
+    let restore = |more: &[&str]| {
+        let arguments = ["image", "restore", "latest", "system.raw:/file", "-t", &path(&target), "--json"];
+        succeed(&mut levee(&[&arguments[..], more].concat()))
+    };
+    let said = last_line(&restore(&["--thaw", "--dry-run"]));
+    let frozen = said["packs_frozen"].as_u64().unwrap();
+    assert!(said["dry_run"] == true && frozen > 0, "{said}");
+    assert_eq!(glacier.requests(), asked);
+    let said = last_line(&restore(&["--thaw-only"]));
+    assert_eq!((&said["packs_frozen"], &said["packs_thawing"]), (&0.into(), &frozen.into()), "{said}");
+    assert!(!target.exists(), "--thaw-only writes nothing");
+    let said = restore(&["--thaw", "--thaw-poll", "1s", "--verify"]);
+    let thaw: Vec<_> = said.lines().filter(|line| line.contains("\"thaw\"")).collect();
+    assert!(thaw.len() >= 2 && thaw[0].contains(&format!("\"packs_thawing\":{frozen}")), "{said}");
+    let summary = last_line(&said);
+    assert_eq!((&summary["files_restored"], &summary["errors"]), (&1.into(), &0.into()), "{summary}");
+    assert!(std::fs::read(target.join("file")).unwrap() == noise(23, 200_000));
 }
 
 #[test]
