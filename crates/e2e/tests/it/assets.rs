@@ -47,12 +47,17 @@ fn an_asset_that_comes_later_is_protected_and_moves_along_and_one_that_goes_hold
 
 /// A protection file without the shop's database.
 fn without_orders(file: &str) -> String {
-    let mut is_of_orders = false;
+    without(file, "[app.shop.postgres.orders")
+}
+
+/// A protection file without the tables whose headings begin like this.
+pub fn without(file: &str, heading: &str) -> String {
+    let mut is_left_out = false;
     let keep = |line: &&str| {
         if line.starts_with('[') {
-            is_of_orders = line.starts_with("[app.shop.postgres.orders");
+            is_left_out = line.starts_with(heading);
         }
-        !is_of_orders
+        !is_left_out
     };
     file.lines().filter(keep).map(|line| format!("{line}\n")).collect()
 }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::time::{Duration, SystemTime};
 
 use levee_testing::wait::{poll, wait_until};
 use serde_json::Value;
 
 use super::hooks::put;
-use super::repository::count_of;
+use super::repository::{count, count_of};
 use super::status::wait_no_problem;
 use super::world::{PATIENCE, Setup, Site, World};
 
@@ -70,6 +71,51 @@ fn a_copy_that_waits_for_others_is_shown_with_what_it_waits_behind() {
     });
     assert!(over.is_some(), "{last:?} still\n{}", world.log_tails());
     wait_no_problem(&world);
+}
+
+/// It was due, and waited; when its turn comes nothing may begin any more.
+#[test]
+fn a_copy_that_waited_until_a_blackout_began_is_not_begun_in_it() {
+    const DOCUMENTS: &str = "levee-files:shop/documents";
+    /// Longer than a folder's agent waits until it looks again.
+    const SETTLED: Duration = Duration::from_secs(7);
+    let world = World::set_up(Setup { zero_loss: false, ..Setup::default() });
+    let mut file = world.protection_file();
+    for name in &FOLDERS[1..] {
+        file.push_str(&folder(&world, "shop", name, "2s", name.as_bytes()));
+    }
+    world.apply(&file);
+    world.wait_protected(Site::East);
+    // The two others, the database's base if it comes to that, and nothing else hold the line up.
+    let hold = world.root().join("client/hold");
+    fs::write(&hold, "").unwrap();
+    let wait = format!("while [ -e '{}' ]; do sleep 0.1; done", hold.display());
+    put(&world, Site::East, "before-copy", &format!("[ \"$LEVEE_ASSET\" = documents ] && exit 0\n{wait}"), 0o755);
+    // Due with each minute, and closed from the next but one on, of which at least one is far enough to be waited for.
+    let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let begin = (now().as_secs() + 35) / 60 + 2;
+    let time = |minutes: u64| format!("{:02}:{:02}", minutes / 60 % 24, minutes % 60);
+    let blackout = format!("{}-{}", time(begin), time(begin + 60));
+    let every_minute = format!("schedule = {{ cron = \"* * * * *\", blackout = [\"{blackout}\"] }}\nprobe");
+    let closing = file.replace("every = \"2s\"\nprobe", &every_minute);
+    assert!(closing.contains(&blackout), "{closing}");
+    world.apply(&closing);
+    let mut last = None;
+    let in_line = poll(PATIENCE, || {
+        last = waiting(&world);
+        last.as_ref()?.iter().any(|(who, _)| who == "documents").then_some(())
+    });
+    assert!(in_line.is_some(), "{last:?}\n{}", world.log_tails());
+    std::thread::sleep(Duration::from_secs(begin * 60 + 1).saturating_sub(now()));
+
+    let before = (count(&world, DOCUMENTS), count(&world, "levee-files:shop/music"));
+    assert!(waiting(&world).unwrap_or_default().iter().any(|(who, _)| who == "documents"), "it waits still");
+    fs::remove_file(&hold).unwrap();
+    wait_until("the others to go on", PATIENCE, || count(&world, "levee-files:shop/music") > before.1 + 1);
+    std::thread::sleep(SETTLED);
+    assert_eq!(count(&world, DOCUMENTS), before.0, "{}", world.log_tails());
+    let status = world.status().unwrap_or_default();
+    assert!(!waiting(&world).unwrap_or_default().iter().any(|(who, _)| who == "documents"), "{status:#}");
 }
 
 /// Every asset of every app, as APP/ASSET and as the status has it; nothing when the server does not answer.

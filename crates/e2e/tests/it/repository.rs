@@ -20,12 +20,16 @@ pub fn count(world: &World, tag: &str) -> usize {
 
 /// The same in the repository of any app.
 pub fn count_of(world: &World, app: &str, tag: &str) -> usize {
+    listed(world, app, tag).len()
+}
+
+/// Those snapshots, as restic lists them.
+pub fn listed(world: &World, app: &str, tag: &str) -> Vec<Value> {
     let west = world.agent_place(Site::West).folder.join("apps").join(app);
     let mut restic = Command::new("restic");
     restic.args(["snapshots", "--json", "--no-lock", "--no-cache", "--tag", tag, "-r"]);
     restic.arg(west.join("repository")).arg("--password-file").arg(west.join("repository-password"));
-    let listed: Value = serde_json::from_slice(&output(&mut restic).stdout).unwrap_or_default();
-    listed.as_array().map_or(0, Vec::len)
+    serde_json::from_slice(&output(&mut restic).stdout).unwrap_or_default()
 }
 
 pub fn packs(world: &World) -> BTreeSet<PathBuf> {

@@ -1,7 +1,7 @@
 //! A copy that an aborted switchover has staged, and a failover whose plan knows nothing of it.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,13 +15,16 @@ use super::world::{PATIENCE, Process, Site, World};
 /// A file that is all hole, and what of it may be on the disk.
 const SPARSE_BYTES: u64 = 64 << 20;
 const SPARSE_STORED_BYTES_MAX: u64 = 1 << 20;
+/// Neither what a new file has nor what one has while it is restored.
+const EARLY_MODE: u32 = 0o640;
 /// More than what a switchover still calls close.
 const TOO_OLD: Duration = Duration::from_secs(6);
 
 #[test]
 fn a_rebuild_that_finds_a_staged_copy_takes_in_what_came_since() {
-    let world = World::protected();
+    let mut world = World::protected();
     let documents = world.folder(Site::East).join("documents");
+    fs::write(documents.join("cut.txt"), "written whole").expect("our own folder");
     // The staging has most likely restored this one by the time of the failover, which takes in another.
     make_sparse(&documents.join("early.img"));
     let plan = world.expect(&["failover", "shop", "--yes", "--to", "west", "--dry-run"]);
@@ -34,12 +37,27 @@ fn a_rebuild_that_finds_a_staged_copy_takes_in_what_came_since() {
     wait_until("the switchover to be aborted", PATIENCE, || switchover.state(&world)["state"] == "aborted");
     world.wait_protected(Site::East);
 
+    // As a power cut leaves a file: its size and time are those of the copy that was being taken in, and its content is not.
+    world.kill(Process::Agent(Site::West));
+    let cut = world.folder(Site::West).join("documents/cut.txt");
+    let changed = fs::metadata(&cut).and_then(|metadata| metadata.modified()).expect("it was staged");
+    fs::write(&cut, [0; "written whole".len()]).expect("our own file");
+    fs::File::options().write(true).open(&cut).and_then(|file| file.set_modified(changed)).expect("our own file");
+    fs::write(world.agent_place(Site::West).folder.join("apps/shop/unsettled-documents"), "another boot\n").unwrap();
+    world.start(Process::Agent(Site::West));
+    world.wait_protected(Site::East);
+
     // Only the last copy, which the stop makes, has it.
     fs::write(documents.join("late.txt"), "late").expect("our own folder");
     make_sparse(&documents.join("late.img"));
+    // It changes neither the size nor the time by which files are known to be alike.
+    fs::set_permissions(documents.join("early.img"), fs::Permissions::from_mode(EARLY_MODE)).expect("our own file");
     Begun::new(&world, &["failover", "shop", "--yes", "--to", "west", "--plan", id]).wait_done(&world);
     let late = fs::read_to_string(world.folder(Site::West).join("documents/late.txt"));
     assert_eq!(late.ok().as_deref(), Some("late"), "what was staged before the run is all that is there");
+    let early = fs::metadata(world.folder(Site::West).join("documents/early.img")).unwrap();
+    assert_eq!(early.mode() & 0o7777, EARLY_MODE, "whom a file is closed to, it is closed to there as well");
+    assert_eq!(fs::read_to_string(&cut).unwrap(), "written whole", "size and time were trusted after a restart");
     for name in ["early.img", "late.img"] {
         let restored = fs::metadata(world.folder(Site::West).join("documents").join(name)).unwrap();
         assert_eq!(restored.len(), SPARSE_BYTES, "{name}");

@@ -31,7 +31,7 @@ pub fn wait_copy_with(world: &World, repository: &Path, file: &str) -> String {
 
 /// Runs `levee vault undelete` at west, and gives the last value that it prints.
 #[track_caller]
-fn undelete(world: &World, repository: &Path, arguments: &[&str]) -> Value {
+pub fn undelete(world: &World, repository: &Path, arguments: &[&str]) -> Value {
     let mut command = world.command_at(Site::West);
     command.args(["vault", "undelete", "--json", "--vault"]).arg(repository).args(arguments);
     let said = run(command.env("LEVEE_PASSWORD", of_kit(world, "restic password")));

@@ -42,7 +42,7 @@ pub fn asset(world: &World, name: &str) -> Option<Value> {
 }
 
 /// Waits until the folder's problems are like this.
-fn wait_documents(world: &World, test: impl Fn(&str) -> bool) -> String {
+pub fn wait_documents(world: &World, test: impl Fn(&str) -> bool) -> String {
     let said = poll(PATIENCE, || Some(asset(world, "documents")?["problems"].to_string()).filter(|said| test(said)));
     said.unwrap_or_else(|| panic!("it is {:?}\n{}", asset(world, "documents"), world.log_tails()))
 }
@@ -186,7 +186,7 @@ fn a_mended_rule_brings_them_back(world: &World, file: &str, of_large: &str) {
 }
 
 /// The closed segments of the shop's log at west.
-fn closed_segments(world: &World) -> Vec<PathBuf> {
+pub fn closed_segments(world: &World) -> Vec<PathBuf> {
     let journal = world.shop_folder(Site::West).join("journal/orders");
     let folders = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
     let timelines =
