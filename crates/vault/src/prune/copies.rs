@@ -31,7 +31,9 @@ impl Prune<'_> {
                 let read = |(pack, blobs): &(Id, Vec<PackedBlob>)| sound_among(vault, pack, blobs);
                 for ((pack, blobs), sound) in group.iter().zip(parallel_map(compute_threads(), group, read)) {
                     let sound = sound?;
-                    for blob in &sound {
+                    // What is written anew stays nowhere yet: another copy of it must not be given up before that is done.
+                    let staying: &[PackedBlob] = if self.packs.fate(pack) == Fate::Keep { &sound } else { &[] };
+                    for blob in staying {
                         if let Some(place) = self.reach.table.find(blob.kind, &blob.id) {
                             self.reach.table.set(place, Flag::Kept);
                         }
@@ -75,7 +77,8 @@ impl Prune<'_> {
         })
     }
 
-    /// The copies in packs that stay of what is not known to stay yet.
+    /// The copies of what is not known to stay yet, in packs that stay and in those that are written anew: a pack of noise
+    /// must not be chosen for that either.
     fn copies_to_read(&self, file: &Packs) -> Packs {
         let table = &self.reach.table;
         let is_wanted = |blob: &&PackedBlob| {
@@ -84,7 +87,7 @@ impl Prune<'_> {
         };
         let mut work = Packs::new();
         for (pack, blobs) in file {
-            let is_trusted = self.packs.find(pack).is_some_and(|facts| facts.fate == Fate::Keep && !facts.is_doubted);
+            let is_trusted = self.packs.find(pack).is_some_and(|facts| facts.fate != Fate::Remove && !facts.is_doubted);
             let wanted: Vec<PackedBlob> = match is_trusted {
                 true => blobs.iter().filter(is_wanted).copied().collect(),
                 false => Vec::new(),

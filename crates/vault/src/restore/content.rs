@@ -9,7 +9,7 @@ use rustix::fs::{FallocateFlags, OFlags};
 use super::direct::{DIRECT_FROM_BYTES, DirectWriter};
 use super::prepare::{FileState, PreparedFile, finish_file, take_back};
 use super::{Context, Holes, unfinished};
-use crate::chunker::is_hole;
+use crate::chunker::{is_hole, zero_chunk_id};
 use crate::pack::PackedBlob;
 use crate::parallel::parallel_map_with;
 use crate::vault::BlobOpener;
@@ -209,7 +209,8 @@ impl<'a> Writer<'a> {
             (Way::Buffered(opened), false) => opened.write_all_at(plaintext, place.offset).map_err(failed)?,
             (Way::Direct(writer), false) => writer.write(place.offset, plaintext).map_err(failed)?,
         }
-        if !hole {
+        // As a dry run foresees it, which looks into no blob.
+        if !(hole && place.blob.id == zero_chunk_id()) {
             context.bytes_written.fetch_add(length, Ordering::Relaxed);
         }
         context.progress.report(Event::Bytes(length));

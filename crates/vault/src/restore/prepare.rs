@@ -378,7 +378,6 @@ fn compare_only(
     size: u64,
 ) -> Result<Prepared> {
     let existing = context.target.stat(path)?;
-    let mut to_write = size;
     let mut missing: Option<Vec<NeededBlob>> = None;
     if let Some(existing) = existing {
         if keeps(context, &existing, node, size) {
@@ -392,12 +391,18 @@ fn compare_only(
                 report_unchanged(context, path, node);
                 return Ok(Prepared::Done);
             }
-            let offsets: HashSet<u64> = needed.iter().map(|blob| blob.offset).collect();
-            to_write = blobs.iter().filter(|(blob, _)| offsets.contains(&blob.offset)).map(|(_, length)| length).sum();
             missing = Some(needed);
         }
     }
-    note_packs(context, missing.unwrap_or_else(|| all_of(blobs)))?;
+    let hole = match context.options.holes {
+        Holes::Everywhere => Some(zero_chunk_id()),
+        Holes::InNew if missing.is_none() => Some(zero_chunk_id()),
+        Holes::InNew | Holes::Never => None,
+    };
+    let needed = missing.unwrap_or_else(|| all_of(blobs));
+    let offsets: HashSet<u64> = needed.iter().filter(|blob| Some(blob.id) != hole).map(|blob| blob.offset).collect();
+    let to_write = blobs.iter().filter(|(blob, _)| offsets.contains(&blob.offset)).map(|(_, length)| length).sum();
+    note_packs(context, needed)?;
     context.bytes_written.fetch_add(to_write, Ordering::Relaxed);
     context.progress.report(Event::Bytes(node.size));
     report_restored(context, path);

@@ -1,14 +1,14 @@
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::PathBuf;
 
-use levee_vault::{Error, Event, ItemChange, Overwrite, Progress, RestoreOptions};
+use levee_vault::{Error, Event, Holes, ItemChange, Overwrite, Progress, RestoreOptions};
 
 use crate::support::*;
 
 #[test]
 fn everything_comes_back_and_a_second_time_writes_nothing() {
     let Saved { scratch: _scratch, source, vault, id, target } = Saved::zoo();
-    let options = || RestoreOptions { durable: true, verify: true, ..Default::default() };
+    let options = || RestoreOptions { durable: true, verify: true, holes: Holes::Never, ..Default::default() };
     let first = restore_with(&vault, id, &source, &target, options());
     assert_same(&source, &target);
     assert!(first.bytes_written > 40 << 20, "{first:?}");
